@@ -1,0 +1,71 @@
+"""Orders that the supervisor gives; imperative, complete, idempotent where they can be.
+
+Owns the shapes of actions. Must not know how they are carried out.
+"""
+
+from typing import NamedTuple
+
+from pyinit.core.events import Timer
+
+
+class Spawn(NamedTuple):
+    """Start the service's command; answered by ExecSucceeded or ExecFailed, later ProcessExited.
+
+    The shell starts watching its readiness itself (kind "exec" needs none: the core knows it by ExecSucceeded).
+    """
+
+    name: str
+
+
+class SendSignal(NamedTuple):
+    """Signal the main process; with `group`, everything the service's kill policy covers."""
+
+    name: str
+    signal: int
+    group: bool = False
+
+
+class KillLeftovers(NamedTuple):
+    """SIGKILL all that the service left behind, by its kill policy; answered by CleanupFinished."""
+
+    name: str
+
+
+class ArmTimer(NamedTuple):
+    """TimerFired(name, timer) at monotonic time `at_s`; replaces an armed one of the same name and timer."""
+
+    name: str
+    timer: Timer
+    at_s: float
+
+
+class CancelTimer(NamedTuple):
+    name: str
+    timer: Timer
+
+
+class Unwatch(NamedTuple):
+    """Drop the readiness watch of the service."""
+
+    name: str
+
+
+class Publish(NamedTuple):
+    """Tell people: the service entered `state` (a State value), `reason` may be empty."""
+
+    name: str
+    state: str
+    reason: str
+
+
+class KillAll(NamedTuple):
+    """SIGKILL every process of the container: the shutdown's time is over."""
+
+
+class Exit(NamedTuple):
+    """Everything is stopped: drain the logs and leave with this code."""
+
+    code: int
+
+
+Action = Spawn | SendSignal | KillLeftovers | ArmTimer | CancelTimer | Unwatch | Publish | KillAll | Exit

@@ -1,0 +1,48 @@
+"""What can go wrong, as exceptions, and the exit code that each leaves with.
+
+Owns the family of errors and the exit codes. Must not know any other module of pyinit.
+Law: a message is one line a user can act on: where, what was expected, what was found, what to do.
+"""
+
+EXIT_OK = 0
+EXIT_FAILED = 1  # the thing asked for failed
+EXIT_USAGE = 2
+EXIT_NOT_RUNNING = 3  # `status` of something that does not run
+EXIT_CONFIG = 100  # the user's error, as in s6 and the execline family
+EXIT_SYSTEM = 111  # a system call failed
+EXIT_NOT_EXECUTABLE = 126
+EXIT_NOT_FOUND = 127
+
+
+class PyinitError(Exception):
+    """A failure that a user is told about; `exit_code` is what the program leaves with."""
+
+    exit_code = EXIT_FAILED
+
+
+class UsageError(PyinitError):
+    """The command line is wrong."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(PyinitError):
+    """A config file is wrong; `problems` holds every one of its errors, each `file:line: text`."""
+
+    exit_code = EXIT_CONFIG
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class LaunchError(PyinitError):
+    """The system refused a step of the launch."""
+
+    exit_code = EXIT_SYSTEM
+
+
+class ControlError(PyinitError):
+    """A running pyinit refused a request, or none answers."""
+
+    exit_code = EXIT_FAILED

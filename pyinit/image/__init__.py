@@ -1,0 +1,1 @@
+"""Squashfs images: base system + skeleton + application, reproducibly."""

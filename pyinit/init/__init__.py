@@ -1,0 +1,1 @@
+"""PID 1: reap, spawn, watch readiness, log, obey the control socket."""

@@ -1,0 +1,1 @@
+"""The host side: plan the container, make it, watch it, undo it."""

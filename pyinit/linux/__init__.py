@@ -1,0 +1,1 @@
+"""The kernel, thinly: one call, one wrapper; no policy, no asyncio."""
