@@ -1,0 +1,49 @@
+"""Capabilities: names, the bounding set, the sets of this process.
+
+Owns the table of names. Must not know which set a service gets.
+Source: capabilities(7).
+"""
+
+import ctypes
+
+from pyinit.linux.libc import LIBC, check
+from pyinit.linux.process import prctl
+
+NAMES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL = 23, 24, 47, 4
+_VERSION_3 = 0x20080522
+
+
+def limit_bounding_set(keep: tuple[str, ...]) -> None:
+    """Drop all but `keep` from the bounding set: what root gets at exec is what is left."""
+    for number, name in enumerate(NAMES):
+        if name not in keep and LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+            prctl(_PR_CAPBSET_DROP, number)
+
+
+def clear_inheritable() -> None:
+    """Empty the inheritable and ambient sets; permitted and effective stay."""
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    check(LIBC.capget(ctypes.byref(header), ctypes.byref(data)), "capget")
+    data[2] = data[5] = 0
+    check(LIBC.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
+    prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+
+
+def has(name: str) -> bool:
+    """Whether `name` is in this process's effective set."""
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    check(LIBC.capget(ctypes.byref(header), ctypes.byref(data)), "capget")
+    number = NAMES.index(name)
+    return bool(data[3 * (number // 32)] >> (number % 32) & 1)
+
+

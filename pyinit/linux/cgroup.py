@@ -1,0 +1,94 @@
+"""Cgroups: where this process is in each hierarchy, and the files of a group.
+
+Owns the reading of /proc/self/cgroup and mountinfo. Must not know what a container's limits are.
+Laws: never one path for all hierarchies (hybrid hosts differ per controller); a group is removed only empty.
+Source: cgroups(7), Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+import os
+from typing import NamedTuple
+
+
+class Hierarchy(NamedTuple):
+    """One mounted hierarchy: `directory` is this process's own group in it; v2 has no controllers in its name."""
+
+    controllers: tuple[str, ...]
+    directory: str
+    version: int
+
+
+def hierarchies() -> list[Hierarchy]:
+    """Every hierarchy that is mounted and holds this process."""
+    with open("/proc/self/cgroup") as file:
+        rows = [line.rstrip("\n").split(":", 2) for line in file]
+    with open("/proc/self/mountinfo") as file:
+        mounts = [_cgroup_mount(line) for line in file if " - cgroup" in line]
+    found = []
+    for number, names, path in rows:
+        wanted = set(names.split(",")) - {""}
+        for kind, root, place, options in mounts:
+            fits = kind == "cgroup2" if number == "0" else kind == "cgroup" and wanted <= options
+            if fits and (path == root or root == "/" or path.startswith(root + "/")):
+                inner = path if root == "/" else path[len(root) :]
+                directory = os.path.normpath(place + "/" + inner)
+                if os.path.isdir(directory):
+                    found.append(Hierarchy(tuple(sorted(wanted)), directory, 2 if number == "0" else 1))
+                break
+    return found
+
+
+def _cgroup_mount(line: str) -> tuple[str, str, str, set[str]]:
+    left, _, right = line.rstrip("\n").partition(" - ")
+    fields, tail = left.split(" "), right.split(" ")
+    return tail[0], fields[3], fields[4].replace("\\040", " "), set(tail[-1].split(","))
+
+
+def write(directory: str, name: str, value: str) -> None:
+    """Write one file of a group; OSError names the file."""
+    path = os.path.join(directory, name)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise OSError(error.errno, f"write {value!r} to {path}: {os.strerror(error.errno or 0)}") from error
+
+
+def write_at(directory_fd: int, name: str, value: str) -> None:
+    """The same below an open directory."""
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def is_populated(events: bytes) -> bool:
+    """What a `cgroup.events` text says."""
+    return b"populated 1" in events
+
+
+def remove_tree(directory: str) -> None:
+    """rmdir a group and the groups below it; a missing one is fine, a busy one raises OSError."""
+    try:
+        children = [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return
+    for child in children:
+        remove_tree(child)
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        pass
+
+
+def processes(directory: str) -> list[int]:
+    """The pids in a group and in those below it."""
+    pids: list[int] = []
+    for place, _, names in os.walk(directory):
+        if "cgroup.procs" in names:
+            with open(os.path.join(place, "cgroup.procs")) as file:
+                pids += [int(line) for line in file]
+    return pids

@@ -1,0 +1,92 @@
+"""Mounting: the kernel's new mount API, pivot_root and openat2.
+
+Owns the numbers and one wrapper a call. Must not know what is mounted where, or why.
+Sources: mount(2), mount_setattr(2), openat2(2), fsopen(2) of kernel 5.2 and later. The numbers of
+these calls are the same on every architecture but alpha.
+"""
+
+import ctypes
+import os
+
+from pyinit.linux.libc import LIBC, check, syscall
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+AT_RECURSIVE, AT_EMPTY_PATH, AT_FDCWD = 0x8000, 0x1000, -100
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS = 0x10, 0x02
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
+_OPENAT2, _MOUNT_SETATTR = 437, 442
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
+_MOVE_EMPTY = 0x04 | 0x40  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+PROC_SUPER_MAGIC = 0x9FA0
+
+LIBC.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+LIBC.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    encoded = [os.fsencode(word) for word in (source, target, fstype)]
+    check(LIBC.mount(*encoded, flags, os.fsencode(data) if data else None), f"mount {fstype}".rstrip(), target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    check(LIBC.umount2(os.fsencode(target), flags), "umount", target)
+
+
+def open_tree(path: str, *, recursive: bool = True, dir_fd: int = AT_FDCWD) -> int:
+    """A detached copy of the mount at `path`, as an fd (CLOEXEC); nobody can reach it but through that fd."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    if not path:
+        flags |= AT_EMPTY_PATH
+    return syscall("open_tree", _OPEN_TREE, dir_fd, os.fsencode(path), flags, path=path)
+
+
+def mount_setattr(fd: int, *, attributes: int, recursive: bool = True) -> None:
+    """Set MOUNT_ATTR_* on the mount behind `fd`."""
+    attr = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    syscall("mount_setattr", _MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
+
+
+def new_filesystem(fstype: str, options: dict[str, str | None], *, attributes: int = 0, label: str = "") -> int:
+    """fsopen .. fsmount: a detached mount as an fd. An option of None is a flag (`ro`)."""
+    context = syscall("fsopen", _FSOPEN, os.fsencode(fstype), 1, path=fstype)
+    try:
+        for key, value in options.items():
+            command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+            text = None if value is None else os.fsencode(value)
+            syscall("fsconfig", _FSCONFIG, context, command, os.fsencode(key), text, 0, path=f"{fstype} {key}")
+        syscall("mount", _FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0, path=f"{fstype} {label}".rstrip())
+        return syscall("fsmount", _FSMOUNT, context, 1, attributes, path=fstype)
+    finally:
+        os.close(context)
+
+
+def move_mount(fd: int, target_fd: int) -> None:
+    """Attach the detached mount `fd` on what `target_fd` is open on."""
+    syscall("move_mount", _MOVE_MOUNT, fd, b"", target_fd, b"", _MOVE_EMPTY)
+
+
+def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
+    """openat2 with RESOLVE_IN_ROOT: whatever symlinks say, the answer lies below `root_fd`."""
+    how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return syscall("openat2", _OPENAT2, root_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), path=path)
+
+
+def pivot_to_cwd() -> None:
+    """pivot_root(".", "."), which stacks the old root on the new one, then detach the old (pivot_root(2), NOTES)."""
+    check(LIBC.pivot_root(b".", b"."), "pivot_root", ".")
+    umount(".", MNT_DETACH)
+    os.chdir("/")
+
+
+def filesystem_magic(fd: int) -> int:
+    """f_type of fstatfs(2)."""
+    buffer = (ctypes.c_long * 32)()
+    check(LIBC.fstatfs(fd, ctypes.byref(buffer)), "fstatfs")
+    return buffer[0]

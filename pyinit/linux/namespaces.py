@@ -1,0 +1,40 @@
+"""Namespaces: their flags, entering and leaving them, the host name, the loopback link.
+
+Owns the numbers. Must not know which namespaces a container wants.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+
+from pyinit.linux.libc import LIBC, check
+
+CLONE_FLAGS = {
+    "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
+    "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000, "time": 0x00000080,
+}  # fmt: skip
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    check(LIBC.unshare(flags), "unshare")
+
+
+def enter(fd: int, flags: int = 0) -> None:
+    """setns(2) into the namespace behind `fd`."""
+    check(LIBC.setns(fd, flags), "setns")
+
+
+def set_hostname(name: str) -> None:
+    """sethostname(2)."""
+    encoded = os.fsencode(name)
+    check(LIBC.sethostname(encoded, ctypes.c_size_t(len(encoded))), "sethostname", name)
+
+
+def loopback_up() -> None:
+    """Raise `lo` of the current network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))

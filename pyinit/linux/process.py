@@ -1,0 +1,88 @@
+"""Processes: clone3, pidfds, signalfd, prctl.
+
+Owns the numbers and one wrapper a call. Must not know services or containers.
+Law: clone3 here runs none of CPython's fork hooks, so the caller has one thread and says so.
+"""
+
+import ctypes
+import os
+import struct
+
+from pyinit.linux.libc import LIBC, check, syscall
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+CLONE_PIDFD, CLONE_INTO_CGROUP = 0x1000, 0x200000000
+_CLONE3, _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 435, 436, 4
+_SIGCHLD = 17
+_SIGINFO_SIZE = 128  # struct signalfd_siginfo
+_SIG_BLOCK, _SIG_SETMASK = 0, 2
+
+
+def prctl(option: int, value: int | bytes, third: int = 0) -> int:
+    """prctl(2)."""
+    word = value if isinstance(value, bytes) else ctypes.c_ulong(value)
+    return check(LIBC.prctl(option, word, ctypes.c_ulong(third), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl")
+
+
+def clone(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
+    """(pid, pidfd) in the parent, (0, -1) in the child, which has this process's memory, as after fork.
+
+    `cgroup_fd` is a directory of cgroup v2 that the child is born in.
+    """
+    pidfd = ctypes.c_int(-1)
+    flags |= CLONE_PIDFD
+    if cgroup_fd >= 0:
+        flags |= CLONE_INTO_CGROUP
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, size, cgroup
+    arguments = (ctypes.c_uint64 * 11)(
+        flags, ctypes.addressof(pidfd), 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+    )
+    pid = syscall("clone3", _CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    return (pid, pidfd.value) if pid else (0, -1)
+
+
+def close_from(lowest: int) -> None:
+    """Mark every fd from `lowest` up CLOEXEC."""
+    syscall("close_range", _CLOSE_RANGE, lowest, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
+
+
+def _signal_set(numbers: list[int]) -> ctypes.Array[ctypes.c_uint64]:
+    words = (ctypes.c_uint64 * 16)()
+    words[0] = sum(1 << (number - 1) for number in set(numbers))
+    return words
+
+
+def block_signals(numbers: list[int]) -> None:
+    """Add to the signal mask (sigprocmask); real-time numbers too, which `signal` can't name on its own."""
+    check(LIBC.sigprocmask(_SIG_BLOCK, ctypes.byref(_signal_set(numbers)), None), "sigprocmask")
+
+
+def set_signal_mask(numbers: list[int]) -> None:
+    """Replace the signal mask."""
+    check(LIBC.sigprocmask(_SIG_SETMASK, ctypes.byref(_signal_set(numbers)), None), "sigprocmask")
+
+
+def signalfd(numbers: list[int]) -> int:
+    """A non-blocking, CLOEXEC fd that reads what is pending of `numbers`; block them first."""
+    flags = os.O_NONBLOCK | os.O_CLOEXEC
+    return check(LIBC.signalfd(-1, ctypes.byref(_signal_set(numbers)), flags), "signalfd")
+
+
+def read_signals(fd: int) -> list[int]:
+    """The numbers of pending signals; empty if none."""
+    try:
+        data = os.read(fd, _SIGINFO_SIZE * 32)
+    except BlockingIOError:
+        return []
+    return [struct.unpack_from("=I", data, at)[0] for at in range(0, len(data), _SIGINFO_SIZE)]
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """Signal the process behind `pidfd`; ProcessLookupError if it is gone."""
+    syscall("pidfd_send_signal", 424, pidfd, number, None, 0)
+
+
+def set_name(name: str) -> None:
+    """The process's name as `ps` shows it (15 bytes)."""
+    prctl(PR_SET_NAME, os.fsencode(name)[:15] + b"\0")
