@@ -1,0 +1,305 @@
+"""Carrying out the plan's operations on the inside: mounts, devices, pivot.
+
+Owns the one way an operation meets the kernel. Must not know the order (plan.py) or processes (launcher.py).
+Laws: every target is opened below the new root by openat2(RESOLVE_IN_ROOT) and mounted on by fd, so no
+symlink of an image reaches the host; an OSError leaves as LaunchError with the operation's line and words.
+"""
+
+import errno
+import os
+import stat
+from typing import assert_never
+
+from pyinit.errors import LaunchError
+from pyinit.launch import plan as p
+from pyinit.launch.resolve import canonical_target
+from pyinit.linux import caps, loop, mount, namespaces
+from pyinit.model import Mount
+
+_ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
+               p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
+_SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
+
+
+class Builder:
+    """The state of one build: the staging folder (absolute) and, once mounted, the new root's fd."""
+
+    def __init__(self, staging: str) -> None:
+        self.staging = staging
+        self.root_fd = -1
+
+    def run(self, operations: tuple[p.Inside, ...]) -> None:
+        """Carry out `operations` in order; LaunchError names the first that fails."""
+        for operation in operations:
+            try:
+                self._execute(operation)
+            except OSError as error:
+                raise LaunchError(explain(operation, error)) from error
+
+    def _execute(self, operation: p.Inside) -> None:
+        match operation:
+            case p.Stage():
+                mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
+                mount.mount("tmpfs", self.staging, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700")
+            case p.AttachLayer():
+                self._layer(operation)
+            case p.MakeRoot():
+                self._root(operation)
+            case p.MountKernel():
+                self._kernel(operation)
+            case p.MakeDevices():
+                self._devices()
+            case p.MountDeclared():
+                self._declared(operation.mount)
+            case p.HidePaths():
+                self._hide(operation)
+            case p.SetHostname():
+                namespaces.set_hostname(operation.hostname)
+            case p.Pivot():
+                os.fchdir(self.root_fd)
+                mount.pivot_to_cwd()
+                os.close(self.root_fd)
+            case p.LimitCapabilities():
+                caps.limit_bounding_set(operation.keep)
+                caps.clear_inheritable()
+            case _:
+                assert_never(operation)
+
+    def _layer(self, operation: p.AttachLayer) -> None:
+        place = f"{self.staging}/{operation.index}"
+        os.mkdir(place)
+        if os.path.isdir(operation.path):
+            tree = mount.open_tree(operation.path)
+            mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE)
+        else:
+            with open(operation.path, "rb", buffering=0) as file:
+                tree = squashfs(file.fileno(), operation.path)
+        self._attach(tree, place)
+
+    @staticmethod
+    def _attach(tree: int, place: str) -> None:
+        target = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        try:
+            mount.move_mount(tree, target)
+        finally:
+            os.close(target)
+            os.close(tree)
+
+    def _root(self, operation: p.MakeRoot) -> None:
+        os.chdir(self.staging)  # relative names: no length limit, and no `:` or `,` of a path in the options
+        lowers = ":".join(str(index) for index in reversed(range(operation.layers)))
+        os.mkdir("view")
+        if operation.layers > 1:
+            mount.mount("overlay", "view", "overlay", mount.MS_RDONLY, f"lowerdir={lowers}")
+        view = os.open("view" if operation.layers > 1 else "0", os.O_PATH | os.O_CLOEXEC)
+        try:
+            self._generate(view, operation)
+        finally:
+            os.close(view)
+        options, flags = f"lowerdir=generated:{lowers}", mount.MS_RDONLY
+        if operation.writable == "tmpfs":
+            size = f",size={operation.size_bytes}" if operation.size_bytes else ""
+            os.mkdir("ram")
+            mount.mount("tmpfs", "ram", "tmpfs", mount.MS_NODEV, f"mode=0755{size}")
+            os.mkdir("ram/upper", 0o755)
+            os.mkdir("ram/work", 0o755)
+            options, flags = options + ",upperdir=ram/upper,workdir=ram/work", 0
+        os.mkdir("root")
+        mount.mount("overlay", "root", "overlay", flags | mount.MS_NODEV, options)
+        self.root_fd = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.chdir("/")
+
+    def _generate(self, view: int, operation: p.MakeRoot) -> None:
+        """The uppermost read-only layer: mount points and the files every container has."""
+        os.mkdir("generated", 0o755)
+        for target in operation.directories:
+            path = canonical_target(view, target)
+            self._copy_directories(view, path)
+        for target, content in operation.files:
+            folder = canonical_target(view, os.path.dirname(target))
+            self._copy_directories(view, folder)
+            with open(f"generated{folder}/{os.path.basename(target)}", "x") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(content)
+
+    @staticmethod
+    def _copy_directories(view: int, path: str) -> None:
+        """Make `path` in the generated layer; owners and modes as the image has them, for the top layer's win."""
+        done = ""
+        for name in path.strip("/").split("/") if path != "/" else ():
+            done += "/" + name
+            try:
+                os.mkdir("generated" + done, 0o755)
+            except FileExistsError:
+                continue
+            try:
+                seen = os.stat(done[1:], dir_fd=view, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            os.chown("generated" + done, seen.st_uid, seen.st_gid)
+            os.chmod("generated" + done, stat.S_IMODE(seen.st_mode))
+
+    def _place(self, target: str, *, directory: bool = True) -> int:
+        """An O_PATH fd of `target` below the root; what is missing is made where the place is writable."""
+        try:
+            return mount.open_in_root(self.root_fd, target)
+        except FileNotFoundError:
+            parent = self._place(os.path.dirname(target))
+        try:
+            name = os.path.basename(target)
+            if directory:
+                os.mkdir(name, 0o755, dir_fd=parent)
+            else:
+                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, dir_fd=parent))
+        finally:
+            os.close(parent)
+        return mount.open_in_root(self.root_fd, target)
+
+    def _mount(self, tree: int, target: str, *, directory: bool = True) -> None:
+        try:
+            place = self._place(target, directory=directory)
+            try:
+                mount.move_mount(tree, place)
+            finally:
+                os.close(place)
+        finally:
+            os.close(tree)
+
+    def _kernel(self, operation: p.MountKernel) -> None:
+        attributes = sum(_ATTRIBUTES[flag] for flag in operation.flags)
+        if operation.fstype == "cgroup2":
+            namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])  # late: we stand in the container's group now
+        tree = mount.new_filesystem(operation.fstype, dict(operation.options), attributes=attributes)
+        self._mount(tree, operation.target)
+
+    def _devices(self) -> None:
+        dev = mount.open_in_root(self.root_fd, "/dev", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name, major, minor in p.DEVICES:
+                os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
+                os.chmod(name, 0o666, dir_fd=dev)  # mknod obeys the umask
+            for name, target in p.DEVICE_LINKS:
+                os.symlink(target, name, dir_fd=dev)
+            for name in ("pts", "shm", "mqueue"):
+                os.mkdir(name, 0o755, dir_fd=dev)
+        finally:
+            os.close(dev)
+
+    def _declared(self, entry: Mount) -> None:
+        if entry.type == "tmpfs":
+            options = {"mode": f"{entry.mode:o}", "uid": str(entry.uid), "gid": str(entry.gid)}
+            if entry.size_bytes:
+                options["size"] = str(entry.size_bytes)
+            tree = mount.new_filesystem("tmpfs", dict(options), attributes=_SAFE)
+            self._mount(tree, entry.target)
+            self._files(entry)
+        elif entry.type == "squashfs":
+            self._mount(self._image(entry.source), entry.target)
+        else:
+            tree, directory = _bind(entry)
+            self._mount(tree, entry.target, directory=directory)
+            return
+        if entry.read_only and entry.type == "tmpfs":
+            place = mount.open_in_root(self.root_fd, entry.target)
+            mount.mount_setattr(place, attributes=mount.MOUNT_ATTR_RDONLY, recursive=False)
+            os.close(place)
+
+    def _image(self, source: str) -> int:
+        if source.startswith("image:"):
+            fd = mount.open_in_root(self.root_fd, source.removeprefix("image:"), os.O_RDONLY | os.O_NONBLOCK)
+        else:
+            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return squashfs(fd, source)
+        finally:
+            os.close(fd)
+
+    def _files(self, entry: Mount) -> None:
+        for name, content, mode in entry.files:
+            folder = self._place(os.path.normpath(f"{entry.target}/{os.path.dirname(name)}"))
+            try:
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(os.path.basename(name), flags, mode, dir_fd=folder)
+                with open(fd, "w") as file:
+                    os.fchmod(fd, mode)
+                    os.fchown(fd, entry.uid, entry.gid)
+                    file.write(content)
+            finally:
+                os.close(folder)
+
+    def _hide(self, operation: p.HidePaths) -> None:
+        for path in operation.masked:
+            self._mask(path)
+        for path in operation.readonly:
+            try:
+                place = mount.open_in_root(self.root_fd, path)
+            except FileNotFoundError:
+                continue
+            try:
+                tree = mount.open_tree("", dir_fd=place)
+                mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_RDONLY)
+                mount.move_mount(tree, place)
+                os.close(tree)
+            finally:
+                os.close(place)
+
+    def _mask(self, path: str) -> None:
+        """Nothing of the container runs yet, so /dev/null here is the one that MakeDevices made on our own tmpfs."""
+        try:
+            place = mount.open_in_root(self.root_fd, path)
+        except FileNotFoundError:
+            return
+        try:
+            if stat.S_ISDIR(os.fstat(place).st_mode):
+                tree = mount.new_filesystem("tmpfs", {"size": "0", "mode": "0555"}, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE)
+            else:
+                null = mount.open_in_root(self.root_fd, "/dev/null")
+                seen = os.fstat(null)
+                if not stat.S_ISCHR(seen.st_mode) or seen.st_rdev != os.makedev(1, 3):
+                    raise OSError(errno.EPERM, "/dev/null of the container is not the null device")
+                tree = mount.open_tree("", recursive=False, dir_fd=null)
+                os.close(null)
+            mount.move_mount(tree, place)
+            os.close(tree)
+        finally:
+            os.close(place)
+
+
+def squashfs(fd: int, label: str) -> int:
+    """A detached read-only mount of the squashfs behind `fd`; the loop device goes with the mount."""
+    device, path = loop.attach(fd, label)
+    try:
+        options = {"source": path, "ro": None}
+        return mount.new_filesystem("squashfs", options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
+    finally:
+        os.close(device)
+
+
+def _bind(entry: Mount) -> tuple[int, bool]:
+    if entry.create and not os.path.lexists(entry.source):
+        os.makedirs(entry.source)
+        os.chown(entry.source, entry.uid, entry.gid)
+        os.chmod(entry.source, entry.mode)
+    directory = os.path.isdir(entry.source)
+    tree = mount.open_tree(entry.source)
+    attributes = _SAFE | (mount.MOUNT_ATTR_RDONLY if entry.read_only else 0)
+    mount.mount_setattr(tree, attributes=attributes)
+    return tree, directory
+
+
+def explain(operation: p.Operation, error: OSError) -> str:
+    """`file:line: what: why; what to do` of a step that the kernel refused."""
+    why = error.strerror or str(error)
+    hint = ""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        missing = [name for name in ("SYS_ADMIN", "MKNOD", "NET_ADMIN") if not caps.has(name)]
+        hint = f"; this process lacks CAP_{' CAP_'.join(missing)}: run it as root" if missing else ""
+    elif error.errno in (errno.EINVAL, errno.EIO) and "squashfs" in why:
+        hint = "; the file is no squashfs image that this kernel reads (truncated, or its compressor is missing): build it again"
+    elif error.errno == errno.ENODEV:
+        hint = "; this kernel lacks that file system"
+    elif error.errno == errno.EROFS:
+        hint = "; the place is missing in the image and cannot be made there: make it in the image, or put a tmpfs above"
+    return f"{operation.origin}: {operation.describe()}: {why}{hint}"
+
+

@@ -1,0 +1,300 @@
+"""The plan of a launch: a config becomes the ordered operations that make its container. Pure.
+
+Owns what is done and in which order. Must not know how: no syscall, no clock, no file is touched here.
+Laws: each operation describes itself in one line, which `pyinit plan`, the debug log and the error message
+share, and carries the config line that asked for it; what an operation leaves on the host is told by `undo()`.
+User namespaces go before "isolate", seccomp after "limit-capabilities" when they come.
+"""
+
+from typing import NamedTuple
+
+from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
+
+DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+                ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))  # fmt: skip
+RO, NOSUID, NODEV, NOEXEC = "ro", "nosuid", "nodev", "noexec"
+
+
+class MakeCgroup(NamedTuple):
+    """A group of the container's own in each hierarchy that a limit or the tracking needs."""
+
+    name: str
+    limits: CgroupLimits
+    origin: Origin
+
+    def describe(self) -> str:
+        limits = self.limits
+        words = [f"{key}={value:g}" for key, value in (
+            ("memory_max", limits.memory_max_bytes), ("memory_high", limits.memory_high_bytes),
+            ("cpu_max", limits.cpu_max), ("cpu_weight", limits.cpu_weight), ("pids_max", limits.pids_max),
+        ) if value]  # fmt: skip
+        return f"make cgroup pyinit-{self.name}" + (f" with {' '.join(words)}" if words else "")
+
+    def undo(self) -> str:
+        return "kill what is in the group, remove it"
+
+
+class MakeNetwork(NamedTuple):
+    """A veth pair from the container (`host0`) to a bridge of the host, with address and default route."""
+
+    network: Network
+    link: str  # the name outside
+    origin: Origin
+
+    def describe(self) -> str:
+        net = self.network
+        text = f"make veth {self.link} on bridge {net.bridge}, host0 with {net.address} inside"
+        return text + (f", default route by {net.gateway}" if net.gateway else "")
+
+    def undo(self) -> str:
+        return "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it"
+
+
+class Isolate(NamedTuple):
+    """Clone PID 1 into new namespaces."""
+
+    namespaces: tuple[str, ...]
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"clone PID 1 into new namespaces: {' '.join(self.namespaces)}"
+
+    def undo(self) -> str:
+        return "kill PID 1: all else in its pid namespace goes with it"
+
+
+class Stage(NamedTuple):
+    """A private tmpfs to build the root on; no mount of ours is seen by the host from here on."""
+
+    origin: Origin
+
+    def describe(self) -> str:
+        return "make all mounts private, mount a staging tmpfs"
+
+    def undo(self) -> str:
+        return ""
+
+
+class AttachLayer(NamedTuple):
+    """One lower layer: a squashfs through a read-only, autoclear loop device, or a directory."""
+
+    index: int
+    path: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"mount layer {self.index}, {self.path}, read-only"
+
+    def undo(self) -> str:
+        return ""
+
+
+class MakeRoot(NamedTuple):
+    """Overlay of generated layer (uppermost), then the images; with a RAM upper if `writable` is "tmpfs"."""
+
+    layers: int
+    directories: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
+    writable: str
+    size_bytes: int
+    origin: Origin
+
+    def describe(self) -> str:
+        kind = "read-only" if self.writable == "none" else "with a RAM upper layer"
+        return f"mount the root: {self.layers} image layer(s) under a generated one, {kind}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class MountKernel(NamedTuple):
+    """A kernel or RAM file system at a place of the container."""
+
+    fstype: str
+    target: str
+    options: tuple[tuple[str, str], ...]
+    flags: tuple[str, ...]
+    origin: Origin
+
+    def describe(self) -> str:
+        words = [*self.flags, *(f"{key}={value}" for key, value in self.options)]
+        return f"mount {self.fstype} on {self.target}" + (f" ({','.join(words)})" if words else "")
+
+    def undo(self) -> str:
+        return ""
+
+
+class MakeDevices(NamedTuple):
+    """The minimal nodes and links of /dev."""
+
+    origin: Origin
+
+    def describe(self) -> str:
+        return "make /dev/" + " ".join(name for name, _, _ in DEVICES) + " and the links fd stdin stdout stderr ptmx"
+
+    def undo(self) -> str:
+        return ""
+
+
+class MountDeclared(NamedTuple):
+    """One `[[container.mounts]]`, its files written."""
+
+    mount: Mount
+    origin: Origin
+
+    def describe(self) -> str:
+        mount = self.mount
+        source = f" {mount.source}" if mount.source else ""
+        files = ", with " + " ".join(name for name, _, _ in mount.files) if mount.files else ""
+        return f"mount {mount.type}{source} on {mount.target}{' read-only' if mount.read_only else ''}{files}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class HidePaths(NamedTuple):
+    """Masked paths read empty; read-only paths refuse writing."""
+
+    masked: tuple[str, ...]
+    readonly: tuple[str, ...]
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"mask {len(self.masked)} paths, make {len(self.readonly)} read-only"
+
+    def undo(self) -> str:
+        return ""
+
+
+class SetHostname(NamedTuple):
+    hostname: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"set the host name {self.hostname}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class Pivot(NamedTuple):
+    """The new root becomes /, the host's is detached."""
+
+    origin: Origin
+
+    def describe(self) -> str:
+        return "pivot_root, detach the host's root"
+
+    def undo(self) -> str:
+        return ""
+
+
+class LimitCapabilities(NamedTuple):
+    """The bounding set: what a root service gets; PID 1 itself keeps more."""
+
+    keep: tuple[str, ...]
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"limit the bounding set to {' '.join(self.keep)}"
+
+    def undo(self) -> str:
+        return ""
+
+
+Inside = (
+    Stage | AttachLayer | MakeRoot | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
+    | LimitCapabilities
+)  # fmt: skip
+Operation = MakeCgroup | MakeNetwork | Isolate | Inside
+
+
+class Plan(NamedTuple):
+    """`host`: done by the launcher before PID 1 goes on; `inside`: done by PID 1, in this order."""
+
+    host: tuple[MakeCgroup | MakeNetwork | Isolate, ...]
+    inside: tuple[Inside, ...]
+
+    def operations(self) -> tuple[Operation, ...]:
+        return self.host + self.inside
+
+
+def make(config: Config) -> Plan:
+    """The plan of a config that has a `[container]`."""
+    box = config.container
+    assert box is not None
+    host: list[MakeCgroup | MakeNetwork | Isolate] = []
+    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits():
+        host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin)))
+    host.append(Isolate(box.namespaces, box.origin))
+    if box.network.mode == "veth":
+        host.append(MakeNetwork(box.network, link_name(box.name), box.network.origin))
+    mounts = _with_defaults(config, box)
+    inside: list[Inside] = [Stage(box.origin)]
+    inside += [AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
+    inside.append(_root(box, mounts))
+    inside += _kernel_mounts(box)
+    inside += [MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
+    inside.append(HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
+    if "uts" in box.namespaces:
+        inside.append(SetHostname(box.hostname, box.origin))
+    inside += [Pivot(box.origin), LimitCapabilities(box.security.capabilities, box.origin)]
+    return Plan(tuple(host), tuple(inside))
+
+
+def link_name(name: str) -> str:
+    """`ve-NAME`, as nspawn has it; a name too long for a link (15 bytes) keeps its head and a short sum of all."""
+    if len(name) <= 12:
+        return f"ve-{name}"
+    total = 0
+    for char in name:
+        total = (total * 31 + ord(char)) % 16**5
+    return f"ve-{name[:7]}{total:05x}"
+
+
+def _first(*origins: Origin) -> Origin:
+    return next((origin for origin in origins if origin.line), origins[-1])
+
+
+def _with_defaults(config: Config, box: Container) -> list[Mount]:
+    """The declared mounts, after /run, /tmp and, for log files on a read-only root, the log folder as tmpfs."""
+    declared = {mount.target for mount in box.mounts}
+    wanted = [("/run", 0o755), ("/tmp", 0o1777)]
+    covered = any(config.init.log_dir == t or config.init.log_dir.startswith(t + "/") for t in (*declared, "/run", "/tmp"))
+    to_file = any(service.log.to == "file" for service in config.services)
+    if to_file and not covered and box.writable == "none":
+        wanted.append((config.init.log_dir, 0o755))
+    defaults = [Mount(type="tmpfs", target=target, mode=mode) for target, mode in wanted if target not in declared]
+    # A parent before its child, whatever the file's order, else the parent hides it.
+    return sorted([*defaults, *box.mounts], key=lambda mount: mount.target.rstrip("/").count("/"))
+
+
+def _root(box: Container, mounts: list[Mount]) -> MakeRoot:
+    places = ["/proc", "/sys", "/dev", "/etc", *(mount.target for mount in mounts)]
+    hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost"]
+    own = box.network.address.partition("/")[0] or "127.0.1.1"
+    hosts.append(f"{own}\t{box.hostname}")
+    hosts += [f"{address}\t{name}" for name, address in box.network.hosts]
+    files = [("/etc/hosts", "\n".join(hosts) + "\n"), ("/etc/hostname", box.hostname + "\n")]
+    resolv = "".join(f"nameserver {server}\n" for server in box.network.dns)
+    files.append(("/etc/resolv.conf", resolv))
+    return MakeRoot(len(box.layers), tuple(places), tuple(files), box.writable, box.writable_size_bytes, box.origin)
+
+
+def _kernel_mounts(box: Container) -> list[Inside]:
+    at = box.origin
+    strict = (NOSUID, NODEV, NOEXEC)
+    rows: list[Inside] = [
+        MountKernel("proc", "/proc", (), strict, at),
+        MountKernel("sysfs", "/sys", (), (RO, *strict), at),
+        MountKernel("tmpfs", "/dev", (("mode", "0755"), ("size", "64k")), (NOSUID, NOEXEC), at),
+        MakeDevices(at),
+        MountKernel("devpts", "/dev/pts", (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")), (NOSUID, NOEXEC), at),
+        MountKernel("tmpfs", "/dev/shm", (("mode", "1777"), ("size", "64m")), strict, at),
+    ]
+    if "ipc" in box.namespaces:
+        rows.append(MountKernel("mqueue", "/dev/mqueue", (), strict, at))
+    if "cgroup" in box.namespaces:
+        rows.append(MountKernel("cgroup2", "/sys/fs/cgroup", (), (RO, *strict), at))
+    return rows
