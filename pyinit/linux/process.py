@@ -86,3 +86,23 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 def set_name(name: str) -> None:
     """The process's name as `ps` shows it (15 bytes)."""
     prctl(PR_SET_NAME, os.fsencode(name)[:15] + b"\0")
+
+
+def reset_signal(number: int) -> None:
+    """signal(number, SIG_DFL) without CPython's bookkeeping, for a child about to exec."""
+    LIBC.signal(number, ctypes.c_void_p(0))
+
+
+def exits(limit: int) -> list[tuple[int, int, int]]:
+    """(pid, code, signal) of up to `limit` ended children, reaped; code is -1 for one killed by a signal."""
+    found: list[tuple[int, int, int]] = []
+    while len(found) < limit:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+        if pid == 0:
+            break
+        killed = os.WIFSIGNALED(status)
+        found.append((pid, -1, os.WTERMSIG(status)) if killed else (pid, os.WEXITSTATUS(status), 0))
+    return found
