@@ -1,0 +1,183 @@
+"""The container's own control groups: made, limited, emptied, removed.
+
+Owns what a limit is called in v1 and v2. Must not know processes of ours. Laws: only groups named
+`pyinit-NAME` below our own are made; tracking and killing is v2's (`cgroup.kill`), limits are v1's where the
+host is hybrid; every directory is in the journal before it is made.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import time
+from collections.abc import Callable
+
+from pyinit.errors import LaunchError
+from pyinit.launch.plan import MakeCgroup
+from pyinit.linux import cgroup
+from pyinit.model import CgroupLimits
+
+_PERIOD_US = 100_000
+_KILL_DEADLINE_S = 5.0
+INIT_LEAF = "init"
+
+
+def _v1_files(limits: CgroupLimits) -> dict[str, list[tuple[str, str]]]:
+    """controller -> (file, value), from our limits."""
+    files: dict[str, list[tuple[str, str]]] = {}
+    if limits.memory_max_bytes:
+        files["memory"] = [("memory.limit_in_bytes", str(limits.memory_max_bytes))]
+    if limits.memory_high_bytes:
+        files.setdefault("memory", []).append(("memory.soft_limit_in_bytes", str(limits.memory_high_bytes)))
+    if limits.cpu_max:
+        quota = int(limits.cpu_max * _PERIOD_US)
+        files["cpu"] = [("cpu.cfs_period_us", str(_PERIOD_US)), ("cpu.cfs_quota_us", str(quota))]
+    if limits.cpu_weight:  # v2's 1-10000 (100) onto v1's shares (1024), as runc and crun do for the default
+        files.setdefault("cpu", []).append(("cpu.shares", str(max(2, limits.cpu_weight * 1024 // 100))))
+    if limits.pids_max:
+        files["pids"] = [("pids.max", str(limits.pids_max))]
+    return files
+
+
+def _v2_files(limits: CgroupLimits) -> dict[str, list[tuple[str, str]]]:
+    files: dict[str, list[tuple[str, str]]] = {}
+    if limits.memory_max_bytes:
+        files["memory"] = [("memory.max", str(limits.memory_max_bytes))]
+    if limits.memory_high_bytes:
+        files.setdefault("memory", []).append(("memory.high", str(limits.memory_high_bytes)))
+    if limits.cpu_max:
+        files["cpu"] = [("cpu.max", f"{int(limits.cpu_max * _PERIOD_US)} {_PERIOD_US}")]
+    if limits.cpu_weight:
+        files.setdefault("cpu", []).append(("cpu.weight", str(limits.cpu_weight)))
+    if limits.pids_max:
+        files["pids"] = [("pids.max", str(limits.pids_max))]
+    return files
+
+
+def make(operation: MakeCgroup, journal: Callable[[str, str], None]) -> tuple[list[str], str]:
+    """Make the groups; (all directories, the v2 one or ""). `journal(kind, path)` is told before each."""
+    found = cgroup.hierarchies()
+    limits = operation.limits
+    v1, v2 = _v1_files(limits), _v2_files(limits)
+    made: list[str] = []
+    unified = ""
+    left = set(v2)
+    for hierarchy in found:
+        directory = f"{hierarchy.directory}/pyinit-{operation.name}"
+        if hierarchy.version == 2:
+            usable = _controllers(hierarchy.directory) & set(v2)
+            journal("cgroup", directory)
+            _enable(hierarchy.directory, usable, operation)
+            if _make(directory):
+                unified = directory
+                made.append(directory)
+                _write(directory, [row for name in usable for row in v2[name]], operation)
+                left -= usable
+        elif any(name in v1 for name in hierarchy.controllers):
+            journal("cgroup", directory)
+            _make(directory, must=operation)
+            made.append(directory)
+            for name in hierarchy.controllers:
+                _write(directory, v1.get(name, []), operation)
+                left.discard(name)
+    if left:
+        raise LaunchError(
+            f"{operation.origin}: {operation.describe()}: no mounted hierarchy has the controller "
+            f"{', '.join(sorted(left))}; mount it, or take the limit out"
+        )
+    return made, unified
+
+
+def _controllers(directory: str) -> set[str]:
+    with open(f"{directory}/cgroup.controllers") as file:
+        return set(file.read().split())
+
+
+def _enable(directory: str, names: set[str], operation: MakeCgroup) -> None:
+    """Hand `names` down to children of `directory` (v2: not while it holds processes and is not the root)."""
+    if not names:
+        return
+    try:
+        cgroup.write(directory, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(names)))
+    except OSError as error:
+        hint = "; start pyinit in a group of its own, as `systemd-run --scope -p Delegate=yes` does"
+        raise LaunchError(f"{operation.origin}: {operation.describe()}: {error.strerror}{hint}") from error
+
+
+def _make(directory: str, must: MakeCgroup | None = None) -> bool:
+    try:
+        os.mkdir(directory)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if must is None:  # tracking is a convenience: without it services are killed by session
+            return False
+        raise LaunchError(f"{must.origin}: {must.describe()}: {error.filename}: {error.strerror}") from error
+    return True
+
+
+def _write(directory: str, rows: list[tuple[str, str]], operation: MakeCgroup) -> None:
+    for name, value in rows:
+        try:
+            cgroup.write(directory, name, value)
+        except OSError as error:
+            raise LaunchError(f"{operation.origin}: {operation.describe()}: {error.strerror}") from error
+
+
+def enter(directories: list[str]) -> None:
+    """Move this process into each group; in v2 into a leaf, so that controllers may be handed down beside it."""
+    for directory in directories:
+        leaf = directory
+        if os.path.exists(f"{directory}/cgroup.subtree_control"):
+            leaf = f"{directory}/{INIT_LEAF}"
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(leaf)
+        cgroup.write(leaf, "cgroup.procs", "0")
+
+
+def kill(directory: str) -> None:
+    """Kill all in a group and wait until it is empty: `cgroup.kill` and cgroup.events where v2, else by pid."""
+    deadline = time.monotonic() + _KILL_DEADLINE_S
+    try:
+        if os.path.exists(f"{directory}/cgroup.kill"):
+            cgroup.write(directory, "cgroup.kill", "1")
+            _wait_empty(directory, deadline)
+            return
+        while pids := cgroup.processes(directory):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    pidfd = os.pidfd_open(pid)
+                    os.kill(pid, 9)
+                    select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+                    os.close(pidfd)
+            if time.monotonic() > deadline:
+                return
+    except FileNotFoundError:
+        return
+
+
+def _wait_empty(directory: str, deadline: float) -> None:
+    fd = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)
+        while cgroup.is_populated(os.pread(fd, 4096, 0)) and time.monotonic() < deadline:
+            poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    finally:
+        os.close(fd)
+
+
+def remove(directory: str) -> None:
+    """Kill what is in the group, remove it and its children; a missing one is fine."""
+    kill(directory)
+    deadline = time.monotonic() + _KILL_DEADLINE_S
+    while True:
+        try:
+            cgroup.remove_tree(directory)
+        except OSError as error:
+            # A dying task counts a moment longer than its exit is seen.
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            select.select([], [], [], 0.002)
+        else:
+            return

@@ -1,0 +1,112 @@
+"""The container's network: bridge, veth, address, route. The only user of pyroute2.
+
+Owns the order of netlink requests. Must not know mounts or services. Laws: runs in a short-lived child, so that
+neither monitor nor PID 1 ever loads pyroute2; a bridge that pyinit made carries the alias `pyinit`, and only such
+a one is removed, when nothing is left on it; one lock for all changes of bridges.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+
+from pyinit.errors import LaunchError
+from pyinit.launch.plan import MakeNetwork
+from pyinit.linux import namespaces
+
+BRIDGE_ALIAS = "pyinit"
+_INSIDE = "host0"
+
+
+def preload() -> None:
+    """Import pyroute2 (0.1-0.5 s), while the launcher does the rest."""
+    import pyroute2  # noqa: F401, PLC0415 - only this child may pay for it
+
+
+def make(operation: MakeNetwork, netns_fd: int, lock_path: str) -> None:
+    """Make it all; LaunchError with the config's line. The veth goes away with its namespace."""
+    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - see preload
+
+    net = operation.network
+    try:
+        with _locked(lock_path), IPRoute() as ip:
+            bridge = _bridge(ip, operation)
+            ip.link("add", ifname=operation.link, kind="veth", peer={"ifname": _INSIDE, "net_ns_fd": netns_fd})
+            outside = ip.link_lookup(ifname=operation.link)[0]
+            ip.link("set", index=outside, master=bridge, state="up")
+        namespaces.enter(netns_fd, namespaces.CLONE_FLAGS["net"])
+        with IPRoute() as ip:
+            inside = ip.link_lookup(ifname=_INSIDE)[0]
+            address, _, prefix = net.address.partition("/")
+            ip.addr("add", index=inside, address=address, prefixlen=int(prefix))
+            ip.link("set", index=inside, state="up")
+            if net.gateway:
+                ip.route("add", dst="default", gateway=net.gateway)
+    except NetlinkError as error:
+        text = os.strerror(error.code)
+        hint = ""
+        if error.code == errno.EPERM:
+            hint = "; it needs CAP_NET_ADMIN: run it as root"
+        elif error.code == errno.EEXIST:
+            hint = f"; a link {operation.link} is there already: another program's, remove it or name the container otherwise"
+        elif error.code == errno.ENETUNREACH:
+            hint = f"; the gateway {net.gateway} is not in the net of {net.address}"
+        raise LaunchError(f"{operation.origin}: {operation.describe()}: {text}{hint}") from error
+
+
+def _bridge(ip: object, operation: MakeNetwork) -> int:
+    """Index of the bridge; a missing one is made, with the gateway as its address."""
+    from pyroute2 import IPRoute  # noqa: PLC0415 - see preload
+
+    assert isinstance(ip, IPRoute)
+    net = operation.network
+    found = ip.link_lookup(ifname=net.bridge)
+    if found:
+        return int(found[0])
+    ip.link("add", ifname=net.bridge, kind="bridge")
+    index = int(ip.link_lookup(ifname=net.bridge)[0])
+    ip.link("set", index=index, ifalias=BRIDGE_ALIAS)
+    if net.gateway:
+        ip.addr("add", index=index, address=net.gateway, prefixlen=int(net.address.partition("/")[2]))
+    ip.link("set", index=index, state="up")
+    return index
+
+
+def remove_unused_bridge(name: str, lock_path: str) -> None:
+    """Remove the bridge if pyinit made it and no port is left on it; sysfs answers without pyroute2."""
+    folder = f"/sys/class/net/{name}"
+    with _locked(lock_path):
+        try:
+            with open(f"{folder}/ifalias") as file:
+                ours = file.read().strip() == BRIDGE_ALIAS
+            if not ours or os.listdir(f"{folder}/brif"):
+                return
+        except FileNotFoundError:
+            return
+        from pyroute2 import IPRoute  # noqa: PLC0415 - see preload
+
+        with IPRoute() as ip:
+            for index in ip.link_lookup(ifname=name):
+                ip.link("del", index=index)
+
+
+def remove_link(name: str) -> None:
+    """Remove a veth that outlived its container (its namespace is held by someone)."""
+    if not os.path.exists(f"/sys/class/net/{name}"):
+        return
+    from pyroute2 import IPRoute  # noqa: PLC0415 - see preload
+
+    with IPRoute() as ip:
+        for index in ip.link_lookup(ifname=name):
+            ip.link("del", index=index)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
