@@ -1,0 +1,93 @@
+"""What a service left behind: found and killed by its cgroup, or by its session.
+
+Owns the service's cgroup directories. Must not know why. Laws: a group's directory fd is opened before the mount
+goes read-only; without a writable cgroup v2 the session is the group, for a session's number lives as long as any
+member does, so it is never another's.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+
+from pyinit.init.loop import Loop
+from pyinit.linux import cgroup
+
+_KILL = 9
+
+
+class Groups:
+    """`finished(name)` is called, from the loop, when nothing of a killed service is alive."""
+
+    def __init__(self, root_fd: int, loop: Loop, finished: Callable[[str], None]) -> None:
+        self._root_fd = root_fd
+        self._loop = loop
+        self._finished = finished
+        self._directories: dict[str, int] = {}
+        self._sessions: dict[str, int] = {}
+        self._pending: set[str] = set()
+
+    def directory_for(self, name: str) -> int:
+        """fd of the service's own group, made at first use; -1 where groups can't be had."""
+        if self._root_fd < 0:
+            return -1
+        if name not in self._directories:
+            folder = f"svc-{name}"
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, dir_fd=self._root_fd)
+                self._directories[name] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root_fd)
+            except OSError:
+                return -1
+        return self._directories[name]
+
+    def started(self, name: str, pid: int) -> None:
+        self._sessions[name] = pid
+
+    def signal(self, name: str, number: int) -> None:
+        """To every process of the service."""
+        if number == _KILL and name in self._directories:
+            cgroup.write_at(self._directories[name], "cgroup.kill", "1")
+        for pid in self._members(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def kill(self, name: str, policy: str) -> None:
+        """SIGKILL what is left; with policy "process" nothing is."""
+        self._pending.add(name)
+        if policy != "process" and not self._is_empty(name):
+            self.signal(name, _KILL)
+        else:
+            self._pending.discard(name)
+            self._loop.call_soon(lambda: self._finished(name))
+
+    def check(self) -> None:
+        """After exits: whose clean-up is over? Orphans come to us, so each death passes through the reaper."""
+        for name in sorted(self._pending):
+            if self._is_empty(name):
+                self._pending.discard(name)
+                self._finished(name)
+
+    def _is_empty(self, name: str) -> bool:
+        if name in self._directories:
+            fd = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directories[name])
+            try:
+                return not cgroup.is_populated(os.read(fd, 4096))
+            finally:
+                os.close(fd)
+        return not self._members(name)
+
+    def _members(self, name: str) -> list[int]:
+        """Live pids of the service's session. Field 6 of /proc/PID/stat, counted behind the name's bracket."""
+        session = self._sessions.get(name, 0)
+        found = []
+        for entry in os.listdir("/proc") if session else ():
+            if not entry.isdigit():
+                continue
+            try:
+                with open(f"/proc/{entry}/stat", "rb", buffering=0) as file:
+                    fields = file.read(512).rpartition(b")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[3]) == session and fields[0] not in (b"Z", b"X"):
+                found.append(int(entry))
+        return found
