@@ -1,0 +1,106 @@
+"""The watch of a starting service, over real pipes and sockets."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from pyinit.init.loop import Loop
+from pyinit.init.readiness import NO_FD, Readiness
+from pyinit.model import Readiness as Spec
+from pyinit.model import ServiceSpec
+
+DEADLINE_S = 5.0
+
+
+class Bench:
+    """A loop, a Readiness and what it answered."""
+
+    def __init__(self, tmp_path) -> None:
+        self.errors: list[Exception] = []
+        self.loop = Loop(self.errors.append)
+        self.answers: list[tuple[str, int]] = []
+        self.readiness = Readiness(self.loop, str(tmp_path), self._became_ready)
+
+    def _became_ready(self, name: str, pid: int) -> None:
+        self.answers.append((name, pid))
+        self.loop.stop()
+
+    def run(self, limit_s: float = DEADLINE_S) -> list[tuple[str, int]]:
+        limit = self.loop.call_at(time.monotonic() + limit_s, self.loop.stop)
+        self.loop.run()
+        limit.cancel()
+        assert self.errors == []
+        return self.answers
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.readiness.close()
+
+
+def service(**ready) -> ServiceSpec:
+    return ServiceSpec("web", ("true",), ready=Spec(**ready))
+
+
+def test_a_newline_on_the_notification_fd_is_ready(bench):
+    spec = service(kind="fd", fd=3)
+    passed = bench.readiness.prepare(spec, -1)
+    assert passed[1] == 3
+    child_end = os.dup(passed[0])
+    bench.readiness.started(spec, 7, passed)
+    os.write(child_end, b"\n")
+    os.close(child_end)
+    assert bench.run() == [("web", 7)]
+
+
+def test_an_end_without_a_newline_is_not(bench):
+    spec = service(kind="fd", fd=3)
+    bench.readiness.started(spec, 7, bench.readiness.prepare(spec, -1))
+    assert bench.run(0.05) == []
+
+
+def test_notify_takes_ready_and_ignores_the_rest(bench):
+    spec = service(kind="notify")
+    passed = bench.readiness.prepare(spec, -1)
+    path = bench.readiness.environment(spec)["NOTIFY_SOCKET"]
+    assert (passed, os.stat(path).st_mode & 0o777) == (NO_FD, 0o600)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"READY=1", path)  # of the process before: must not count
+        bench.readiness.started(spec, 7, passed)
+        sender.sendto(b"STATUS=warming\nnonsense\n", path)
+        assert bench.run(0.05) == []
+        sender.sendto(b"STATUS=up\nREADY=1\n", path)
+        assert bench.run() == [("web", 7)]
+
+
+def test_tcp_is_ready_once_someone_listens(bench):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        spec = service(kind="tcp", host="127.0.0.1", port=listener.getsockname()[1])
+        bench.readiness.started(spec, 7, NO_FD)
+        assert bench.run(0.05) == []
+        listener.listen()
+        assert bench.run() == [("web", 7)]
+
+
+def test_path_of_a_dead_socket_does_not_count(bench, tmp_path):
+    path = str(tmp_path / "app.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        spec = service(kind="path", path=path)
+        bench.readiness.started(spec, 7, NO_FD)
+        assert bench.run(0.05) == []
+        listener.listen()
+        assert bench.run() == [("web", 7)]
+
+
+def test_unwatch_ends_the_watch(bench, tmp_path):
+    spec = service(kind="path", path=str(tmp_path / "later"))
+    bench.readiness.started(spec, 7, NO_FD)
+    bench.readiness.unwatch("web")
+    (tmp_path / "later").touch()
+    assert bench.run(0.05) == []
