@@ -167,8 +167,6 @@ class Builder:
 
     def _kernel(self, operation: p.MountKernel) -> None:
         attributes = sum(_ATTRIBUTES[flag] for flag in operation.flags)
-        if operation.fstype == "cgroup2":
-            namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])  # late: we stand in the container's group now
         tree = mount.new_filesystem(operation.fstype, dict(operation.options), attributes=attributes)
         self._mount(tree, operation.target)
 

@@ -125,14 +125,17 @@ def _write(directory: str, rows: list[tuple[str, str]], operation: MakeCgroup) -
 
 
 def enter(directories: list[str]) -> None:
-    """Move this process into each group; in v2 into a leaf, so that controllers may be handed down beside it."""
+    """Move this process into each group: what a cgroup namespace made now has as its root."""
     for directory in directories:
-        leaf = directory
-        if os.path.exists(f"{directory}/cgroup.subtree_control"):
-            leaf = f"{directory}/{INIT_LEAF}"
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(leaf)
-        cgroup.write(leaf, "cgroup.procs", "0")
+        cgroup.write(directory, "cgroup.procs", "0")
+
+
+def enter_leaf(directory: str) -> None:
+    """v2: move on into a leaf, so that groups of services may be made and given controllers beside it."""
+    leaf = f"{directory}/{INIT_LEAF}"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(leaf)
+    cgroup.write(leaf, "cgroup.procs", "0")
 
 
 def kill(directory: str) -> None:

@@ -84,11 +84,7 @@ def remove_unused_bridge(name: str, lock_path: str) -> None:
                 return
         except FileNotFoundError:
             return
-        from pyroute2 import IPRoute  # noqa: PLC0415 - see preload
-
-        with IPRoute() as ip:
-            for index in ip.link_lookup(ifname=name):
-                ip.link("del", index=index)
+        namespaces.remove_bridge(name)  # an ioctl: pyroute2's import would be most of the whole stop
 
 
 def remove_link(name: str) -> None:
@@ -104,7 +100,8 @@ def remove_link(name: str) -> None:
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """`path` is a folder: a lock that leaves no file behind."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

@@ -15,7 +15,7 @@ CLONE_FLAGS = {
     "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
     "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000, "time": 0x00000080,
 }  # fmt: skip
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_SIOCSIFFLAGS, _SIOCBRDELBR, _IFF_UP = 0x8914, 0x89A1, 1
 
 
 def unshare(flags: int) -> None:
@@ -38,3 +38,11 @@ def loopback_up() -> None:
     """Raise `lo` of the current network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def remove_bridge(name: str) -> None:
+    """Take a bridge down and delete it (linux/sockios.h)."""
+    encoded = os.fsencode(name)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", encoded, 0))
+        fcntl.ioctl(sock, _SIOCBRDELBR, encoded + b"\0")

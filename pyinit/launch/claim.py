@@ -1,0 +1,175 @@
+"""A name on this host: its folder, its locks, the journal of what to undo.
+
+Owns `/run/pyinit/NAME/`. Must not know what a container is made of. Laws: `lock` is held by monitor and PID 1
+together, so a free one means that both are gone; `monitor` is held by the monitor alone; a line stands in the
+journal before the thing that it names is made; undoing what is not there is fine.
+"""
+
+import contextlib
+import fcntl
+import os
+import select
+import time
+from collections.abc import Callable
+
+from pyinit.control import places
+from pyinit.errors import LaunchError
+from pyinit.launch import cgroups, network
+from pyinit.model import Origin
+
+CONTROL_SOCKET = "control.sock"
+_FILES = (CONTROL_SOCKET, "pid", "journal", "monitor", "lock")  # the locks go last
+
+
+class Claim:
+    """A name that is ours until `release()`; `lock_fd` goes to PID 1 too."""
+
+    def __init__(self, directory: str, lock_fd: int, monitor_fd: int) -> None:
+        self.directory = directory
+        self.lock_fd = lock_fd
+        self.monitor_fd = monitor_fd
+
+    def note(self, kind: str, value: str) -> None:
+        """Write to the journal what is about to be made."""
+        fd = os.open(f"{self.directory}/journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, f"{kind}\t{value}\n".encode())
+        finally:
+            os.close(fd)
+
+    def write_pid(self, pid: int) -> None:
+        """PID 1 as the host sees it, for `list` and messages."""
+        path = f"{self.directory}/pid"
+        with open(path + ".new", "w") as file:
+            file.write(f"{pid}\n")
+        os.rename(path + ".new", path)
+
+    def undo(self) -> list[str]:
+        """Undo what the journal names, last first; what could not be undone, in words."""
+        problems = []
+        for kind, value in reversed(_entries(self.directory)):
+            try:
+                _UNDO[kind](value)
+            except (OSError, KeyError) as error:
+                problems.append(f"{kind} {value} is left behind: {error}")
+        if not problems:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.directory}/journal")
+        return problems
+
+    def release(self) -> None:
+        """Give the name back; its folder goes, unless a journal with unfinished work is in it."""
+        keep = os.path.exists(f"{self.directory}/journal")
+        for name in _FILES:
+            if not (keep and name in ("journal", "lock")):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self.directory}/{name}")
+        with contextlib.suppress(OSError):
+            os.rmdir(self.directory)
+        os.close(self.lock_fd)
+        os.close(self.monitor_fd)
+
+
+def _remove_bridge(name: str) -> None:
+    network.remove_unused_bridge(name, places.runtime_dir())
+
+
+_UNDO: dict[str, Callable[[str], None]] = {
+    "cgroup": cgroups.remove,
+    "link": network.remove_link,
+    "bridge": _remove_bridge,
+}
+
+
+def _entries(directory: str) -> list[tuple[str, str]]:
+    try:
+        with open(f"{directory}/journal") as file:
+            rows = [line.rstrip("\n").partition("\t") for line in file if line.endswith("\n")]
+    except FileNotFoundError:
+        return []
+    return list(dict.fromkeys((kind, value) for kind, _, value in rows))
+
+
+def claim(name: str, origin: Origin, *, patience_s: float) -> Claim:
+    """Take `name`, after an orphaned PID 1 of that name has left; LaunchError if it is in use.
+
+    What a killed monitor left is undone first. `patience_s` bounds the wait for its PID 1, which is then killed.
+    """
+    directory = places.container_dir(name)
+    deadline = time.monotonic() + patience_s
+    while True:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        monitor_fd = _lock(f"{directory}/monitor")
+        if monitor_fd < 0:
+            raise _in_use(name, directory, origin)
+        lock_fd = _lock(f"{directory}/lock")
+        if lock_fd >= 0:
+            break
+        os.close(monitor_fd)
+        _outwait(directory, deadline)
+    found = Claim(directory, lock_fd, monitor_fd)
+    problems = found.undo()
+    if problems:
+        raise LaunchError(f"{origin}: an earlier run of {name} was not cleaned up: {'; '.join(problems)}")
+    for leftover in (CONTROL_SOCKET, "pid"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{directory}/{leftover}")
+    return found
+
+
+def _lock(path: str) -> int:
+    """fd of `path`, locked; -1 if someone else has it. The file may be removed under us: then once more."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return -1
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(fd).st_ino:
+                return fd
+        os.close(fd)
+
+
+def _read_pid(directory: str) -> int:
+    try:
+        with open(f"{directory}/pid") as file:
+            return int(file.read())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _in_use(name: str, directory: str, origin: Origin) -> LaunchError:
+    pid = _read_pid(directory)
+    who = f"as pid {pid}" if pid else "(it is starting)"
+    return LaunchError(
+        f"{origin}: container {name} is running already, {who}; "
+        f"stop it with `pyinit shutdown -c {name}`, or give this one another name in [container]"
+    )
+
+
+def _outwait(directory: str, deadline: float) -> None:
+    """The monitor is gone, its PID 1 stops in order: wait for that, then kill by cgroup."""
+    pid = _read_pid(directory)
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        for kind, value in _entries(directory):
+            if kind == "cgroup":
+                cgroups.kill(value)
+        raise LaunchError(f"PID 1 of an earlier run ({pid}) holds {directory}/lock and does not go away; kill it")
+    try:
+        pidfd = os.pidfd_open(pid) if pid else -1
+    except (ProcessLookupError, OSError):
+        pidfd = -1
+    if pidfd < 0:  # between the death and the release of the lock, or before the pid was noted
+        select.select([], [], [], 0.005)
+        return
+    try:
+        if not select.select([pidfd], [], [], left_s)[0]:
+            for kind, value in _entries(directory):
+                if kind == "cgroup":
+                    cgroups.kill(value)
+            select.select([pidfd], [], [], 2.0)
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,289 @@
+"""From a config to a running container: the choreography of launcher, PID 1 and monitor.
+
+Owns the order of steps and the channel between monitor and PID 1. Must not know what an operation does (apply.py)
+or what PID 1 does with its services (init). Laws: one thread at each clone; signals are blocked before anything is
+made and queue up meanwhile; whatever fails, what was made is undone and one line says why; the monitor never dies
+of its container.
+
+The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text. The monitor says b"go". Its end says that
+the monitor is gone.
+"""
+
+import os
+import select
+import socket
+import sys
+
+from pyinit.control import places, server
+from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
+from pyinit.init.pid1 import Endpoints, Init
+from pyinit.launch import apply, cgroups, network, plan
+from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
+from pyinit.linux import caps, namespaces, process
+from pyinit.model import RTMIN, Config, Origin
+
+HUP = 1
+# Stops, and what services may want to be told; not the faults, nor what job control and a broken pipe are for.
+FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(RTMIN + n for n in range(16)))
+_NEEDED = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
+_PATIENCE_MARGIN_S = 3.0
+_MOST_TEXT = 8192
+
+
+def launch(config: Config, import_path: list[str]) -> int:
+    """Run the container; its exit code. `import_path`: what is left to import from after the pivot."""
+    box = config.container
+    assert box is not None
+    steps = plan.make(config)
+    _check_privileges(box.origin, veth=box.network.mode == "veth")
+    process.block_signals(list(FORWARDED))
+    held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
+    try:
+        return _Launch(config, steps, held, import_path).run()
+    finally:
+        problems = held.undo()
+        held.release()
+        for problem in problems:
+            print(f"pyinit: {problem}", file=sys.stderr)
+
+
+def _check_privileges(origin: Origin, *, veth: bool) -> None:
+    needed = (*_NEEDED, "NET_ADMIN") if veth else _NEEDED
+    missing = [name for name in needed if not caps.has(name)]
+    if missing:
+        raise LaunchError(
+            f"{origin}: a container needs CAP_{' CAP_'.join(missing)}, which this process lacks: run pyinit as root"
+        )
+
+
+class _Launch:
+    def __init__(self, config: Config, steps: plan.Plan, held: Claim, import_path: list[str]) -> None:
+        assert config.container is not None
+        self.config = config
+        self.box = config.container
+        self.steps = steps
+        self.held = held
+        self.import_path = import_path
+        self.groups: list[str] = []
+        self.unified = ""
+        self.control_fd = -1
+        self.pidfd = -1
+
+    def run(self) -> int:
+        # 1. The network's helper is forked first: it imports pyroute2 while the rest is made.
+        networks = [step for step in self.steps.host if isinstance(step, plan.MakeNetwork)]
+        helper = _NetworkHelper(networks[0]) if networks else None
+        try:
+            return self._run(helper)
+        finally:
+            if helper is not None:
+                helper.close()
+
+    def _run(self, helper: "_NetworkHelper | None") -> int:
+        # 2. What stands on the host: journal first, then the thing.
+        self.control_fd = server.bind(f"{self.held.directory}/{CONTROL_SOCKET}")
+        for step in self.steps.host:
+            if isinstance(step, plan.MakeCgroup):
+                self.groups, self.unified = cgroups.make(step, self.held.note)
+        # 3. PID 1.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        flags = 0
+        for name in self.box.namespaces:
+            if name != "cgroup":  # after it stands in its group, for that one becomes the namespace's root
+                flags |= namespaces.CLONE_FLAGS[name]
+        if self.box.network.mode == "host":
+            flags &= ~namespaces.CLONE_FLAGS["net"]
+        pid, self.pidfd = process.clone(flags)
+        if pid == 0:
+            ours.close()
+            os._exit(_Child(self, theirs).run())
+        theirs.close()
+        os.close(self.control_fd)
+        self.held.write_pid(pid)
+        try:
+            # 4. The network needs the namespace; the mounts are being made meanwhile.
+            if helper is not None:
+                self._connect(helper, pid)
+            self._await_built(ours)
+            ours.send(b"go")
+            # 5. From here on: the monitor.
+            return _Monitor(self.pidfd).run()
+        except (PyinitError, OSError):
+            process.pidfd_send_signal(self.pidfd, 9)
+            select.select([self.pidfd], [], [])
+            os.waitpid(pid, 0)
+            raise
+        finally:
+            ours.close()
+            os.close(self.pidfd)
+
+    def _connect(self, helper: "_NetworkHelper", pid: int) -> None:
+        self.held.note("bridge", helper.step.network.bridge)
+        self.held.note("link", helper.step.link)
+        helper.make(pid)
+
+    def _await_built(self, channel: socket.socket) -> None:
+        text = channel.recv(_MOST_TEXT).decode("utf-8", "replace")
+        if text != "built":
+            raise LaunchError(text or f"{self.box.origin}: PID 1 ended while it made the container")
+
+
+class _NetworkHelper:
+    """A child that has pyroute2; it makes the network when told of the container's pid."""
+
+    def __init__(self, step: plan.MakeNetwork) -> None:
+        self.step = step
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._channel.close()
+            os._exit(self._child(theirs))
+        theirs.close()
+
+    def _child(self, channel: socket.socket) -> int:
+        try:
+            network.preload()
+            word = channel.recv(64)
+            if not word:
+                return 0
+            fd = os.open(f"/proc/{int(word)}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            network.make(self.step, fd, places.runtime_dir())
+            channel.send(b"made")
+        except ModuleNotFoundError as error:
+            channel.send(
+                f"{self.step.origin}: {self.step.describe()}: the Python package {error.name} is missing; "
+                "install it (Debian: python3-pyroute2)".encode()
+            )
+        except (PyinitError, OSError) as error:
+            text = str(error) if isinstance(error, PyinitError) else f"{self.step.origin}: {self.step.describe()}: {error}"
+            channel.send(text.encode()[:_MOST_TEXT])
+        return 0
+
+    def make(self, pid: int) -> None:
+        """Make it; LaunchError."""
+        self._channel.send(str(pid).encode())
+        text = self._channel.recv(_MOST_TEXT).decode("utf-8", "replace")
+        if text != "made":
+            raise LaunchError(text or f"{self.step.origin}: {self.step.describe()}: its helper process ended")
+
+    def close(self) -> None:
+        self._channel.close()
+        os.waitpid(self._pid, 0)
+
+
+class _Child:
+    """PID 1 up to the moment that it is the init."""
+
+    def __init__(self, launch: _Launch, channel: socket.socket) -> None:
+        self._launch = launch
+        self._channel = channel
+
+    def run(self) -> int:
+        """The exit code of the container."""
+        try:
+            endpoints = self._build()
+        except (PyinitError, OSError) as error:
+            self._channel.send(str(error).encode()[:_MOST_TEXT])
+            return EXIT_SYSTEM
+        self._channel.send(b"built")
+        if self._channel.recv(16) != b"go":
+            return EXIT_SYSTEM  # the monitor is gone before there was anything to stop
+        if self._launch.box.init:
+            return self._exec_init()
+        return Init(self._launch.config, endpoints).run()
+
+    def _build(self) -> Endpoints:
+        launch = self._launch
+        os.close(launch.held.monitor_fd)
+        os.setsid()
+        process.set_name("pyinit")
+        process.prctl(process.PR_SET_DUMPABLE, 0)
+        cgroup_fd = self._enter_groups()
+        if "net" in launch.box.namespaces and launch.box.network.mode != "host":
+            namespaces.loopback_up()
+        apply.Builder(launch.held.directory).run(launch.steps.inside)
+        self._shut_the_host_out()
+        return Endpoints(
+            channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, listen_fds=(launch.control_fd,),
+            container="pyinit", built=True,
+        )  # fmt: skip
+
+    def _enter_groups(self) -> int:
+        """fd of the container's own v2 group, opened while the mount that it is on can be written."""
+        launch = self._launch
+        cgroups.enter(launch.groups)
+        if "cgroup" in launch.box.namespaces:
+            namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
+        if not launch.unified:
+            return -1
+        cgroups.enter_leaf(launch.unified)
+        return os.open(launch.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _shut_the_host_out(self) -> None:
+        """No word and no path of the host's from here on."""
+        os.environ.clear()
+        sys.path[:] = self._launch.import_path
+        sys.path_importer_cache.clear()
+        sys.argv[:] = ["pyinit"]
+        os.umask(0o022)
+        os.environ["TZ"] = "UTC0"  # else the C library would read the image's /etc/localtime
+
+    def _exec_init(self) -> int:
+        """`[container] init`: a program of the image takes over, with what the container may have and no more."""
+        path = self._launch.box.init
+        process.set_signal_mask([])
+        process.close_from(3)
+        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container": "pyinit"}
+        try:
+            os.execve(path, [path], environment)
+        except OSError as error:
+            text = f"{self._launch.box.origin}: init {path} of the image: {error.strerror}"
+            print(f"pyinit: {text}", file=sys.stderr)
+            return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+class _Monitor:
+    """Forwards signals, waits for PID 1, brings its exit code out."""
+
+    def __init__(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+        self._signals = process.signalfd(list(FORWARDED))
+
+    def run(self) -> int:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        poll.register(self._signals, select.POLLIN)
+        try:
+            while True:
+                ready = [fd for fd, _ in poll.poll()]
+                if self._signals in ready:
+                    self._forward()
+                if self._pidfd in ready:
+                    return self._exit_code()
+        finally:
+            os.close(self._signals)
+
+    def _forward(self) -> None:
+        for number in process.read_signals(self._signals):
+            # A terminal that goes away means the end of what runs on it; HUP of a container is its reload.
+            sent = 15 if number == HUP and self._on_terminal() else number
+            try:
+                process.pidfd_send_signal(self._pidfd, sent)
+            except ProcessLookupError:
+                return
+
+    @staticmethod
+    def _on_terminal() -> bool:
+        """Whether this process has a controlling terminal; the hangup may have taken it just now."""
+        return any(os.isatty(fd) for fd in (0, 1, 2)) or _fields_of_self()[4] != "0"
+
+    def _exit_code(self) -> int:
+        found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        assert found is not None
+        return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+
+
+def _fields_of_self() -> list[str]:
+    """From field 3 on of proc_pid_stat(5), behind the name's bracket: state ppid pgrp session tty_nr ..."""
+    with open("/proc/self/stat") as file:
+        return file.read().rpartition(") ")[2].split()
