@@ -1,8 +1,8 @@
 """What a service left behind: found and killed by its cgroup, or by its session.
 
 Owns the service's cgroup directories. Must not know why. Laws: a group's directory fd is opened before the mount
-goes read-only; without a writable cgroup v2 the session is the group, for a session's number lives as long as any
-member does, so it is never another's.
+goes read-only; without a writable cgroup v2 the session is the group (its number lives as long as any member does,
+so it is never another's), and what left the session is known by a marker in its environment.
 """
 
 import contextlib
@@ -13,12 +13,14 @@ from pyinit.init.loop import Loop
 from pyinit.linux import cgroup
 
 _KILL = 9
+MARKER = "PYINIT_SERVICE"
 
 
 class Groups:
     """`finished(name)` is called, from the loop, when nothing of a killed service is alive."""
 
     def __init__(self, root_fd: int, loop: Loop, finished: Callable[[str], None]) -> None:
+        """`root_fd`: the init's own group of cgroup v2, writable; -1 without one."""
         self._root_fd = root_fd
         self._loop = loop
         self._finished = finished
@@ -47,7 +49,8 @@ class Groups:
         """To every process of the service."""
         if number == _KILL and name in self._directories:
             cgroup.write_at(self._directories[name], "cgroup.kill", "1")
-        for pid in self._members(name):
+            return
+        for pid in self.members(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -74,20 +77,37 @@ class Groups:
                 return not cgroup.is_populated(os.read(fd, 4096))
             finally:
                 os.close(fd)
-        return not self._members(name)
+        return not self.members(name)
 
-    def _members(self, name: str) -> list[int]:
-        """Live pids of the service's session. Field 6 of /proc/PID/stat, counted behind the name's bracket."""
+    def environment(self, name: str) -> dict[str, str]:
+        """What a service must carry to be found again; nothing where it has a cgroup."""
+        return {} if self._root_fd >= 0 else {MARKER: name}
+
+    def members(self, name: str) -> list[int]:
+        """Live pids of the service."""
+        if name in self._directories:
+            fd = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directories[name])
+            with open(fd) as file:
+                return [int(line) for line in file]
         session = self._sessions.get(name, 0)
-        found = []
-        for entry in os.listdir("/proc") if session else ():
-            if not entry.isdigit():
-                continue
-            try:
-                with open(f"/proc/{entry}/stat", "rb", buffering=0) as file:
-                    fields = file.read(512).rpartition(b")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[3]) == session and fields[0] not in (b"Z", b"X"):
-                found.append(int(entry))
-        return found
+        marker = f"{MARKER}={name}".encode()
+        return [pid for pid in _pids() if _belongs(pid, session, marker)] if session else []
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _belongs(pid: int, session: int, marker: bytes) -> bool:
+    """Whether a live process is of that session or carries the marker. proc_pid_stat(5), behind the name's bracket."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.read(512).rpartition(b")")[2].split()
+        if fields[0] in (b"Z", b"X") or pid == os.getpid():
+            return False
+        if int(fields[3]) == session:
+            return True
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            return marker in file.read(1 << 16).split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False

@@ -6,6 +6,7 @@ signals are blocked before the first child exists; each child is known before it
 read only from the loop; an error at the loop's edge is a line on stderr and the loop goes on.
 """
 
+import contextlib
 import errno
 import os
 import random
@@ -13,68 +14,96 @@ import resource
 import time
 from collections.abc import Callable
 
+from pyinit.control.server import Server, bind
 from pyinit.core import actions as a
 from pyinit.core import events as e
 from pyinit.core.supervisor import Supervisor
+from pyinit.errors import PyinitError
 from pyinit.init import reaper, spawn, users
 from pyinit.init.groups import Groups
+from pyinit.init.host import Host
 from pyinit.init.loop import Deadline, Loop
 from pyinit.init.output import Output
 from pyinit.init.readiness import Readiness
 from pyinit.linux import process
-from pyinit.model import RTMIN, Config, ServiceSpec
+from pyinit.model import RTMIN, Config, ServiceSpec, signal_name
 
 TERM, INT, QUIT, HUP, CHLD, PWR, KILL = 15, 2, 3, 1, 17, 30, 9
-STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, INT)
+STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, RTMIN + 5, INT)
+# All but KILL and STOP, the C library's own, faults of our own, and what a terminal or a pipe says by the way.
+HANDLED = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11, 31, 20, 21, 22, 13, 25)]
+LOG_DRAIN_S = 1.0
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RETRY_REAP = 256  # exits a turn: the rest waits for the next, so that a storm can't starve the socket
 
 
 class Endpoints:
-    """What the init is given: fds (-1: none), its role and the environment services may inherit."""
+    """What the init is given: fds (-1: none), its role and the environment that services may inherit."""
 
     def __init__(
-        self, *, channel_fd: int = -1, cgroup_fd: int = -1, container: str = "", inherited: dict[str, str] | None = None
-    ) -> None:
+        self, *, channel_fd: int = -1, cgroup_fd: int = -1, listen_fds: tuple[int, ...] = (), container: str = "",
+        inherited: dict[str, str] | None = None, control_path: str = "",
+    ) -> None:  # fmt: skip
         self.channel_fd = channel_fd
         self.cgroup_fd = cgroup_fd
+        self.listen_fds = listen_fds  # bound already, of the control socket
         self.container = container
         self.inherited = inherited or {}
+        self.control_path = control_path  # to be bound by the init itself; "" for none
 
 
 class Init:
-    """One run of the init; `run()` returns the exit code."""
+    """One run of the init; `run()` returns the exit code. Signals must be blocked before (HANDLED)."""
 
-    def __init__(self, config: Config, endpoints: Endpoints, log: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, endpoints: Endpoints) -> None:
         self.config = config
         self.endpoints = endpoints
-        self.log = log
         self.exit_code = 0
         self.specs = {service.name: service for service in config.services}
         self.supervisor = Supervisor(config.services, config.init, random=random.random)
-        self.loop = Loop(lambda error: log(f"internal error: {type(error).__name__}: {error}"))
+        self.loop = Loop(lambda error: self.log(f"internal error: {_where(error)}"))
         self.pids: dict[int, str] = {}  # unreaped main processes
         self.current: dict[str, int] = {}
         self.deadlines: dict[tuple[str, e.Timer], Deadline] = {}
         self.groups = Groups(endpoints.cgroup_fd, self.loop, lambda name: self.tell(e.CleanupFinished(name)))
-        self.output = Output(config, log)
-        self.readiness = Readiness(self.loop, lambda name, pid: self.tell(e.BecameReady(name, pid)))
+        self.output = Output(config, self.loop)
+        state_dir = config.init.state_dir
+        self.readiness = Readiness(self.loop, state_dir, lambda name, pid: self.tell(e.BecameReady(name, pid)))
+        self.server = Server(self.loop, Host(self), self.log)
         self.null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self.handlers: dict[int, Callable[[], None]] = {}
+
+    def log(self, text: str) -> None:
+        """One line for people."""
+        self.output.say(text)
 
     def run(self) -> int:
         """Until every service is down and the supervisor says Exit."""
-        wanted = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11, 31, 20, 21, 22, 13)]
-        process.block_signals(wanted)
-        signal_fd = process.signalfd(wanted)
+        process.block_signals(HANDLED)
+        signal_fd = process.signalfd(HANDLED)
         self.loop.add_reader(signal_fd, lambda: self._signals(process.read_signals(signal_fd)))
         if self.endpoints.channel_fd >= 0:
             self.loop.add_reader(self.endpoints.channel_fd, self._monitor_spoke)
+        self.output.start()
         self.do(self.supervisor.start(time.monotonic()))
+        self._listen()  # after the services: they come first
         self.loop.call_soon(self._reap)
-        self.loop.run()
-        self.output.close()
+        if not self.supervisor.finished:
+            self.loop.run()
+        self.server.close()
+        self.readiness.close()
+        self.output.close(LOG_DRAIN_S)
         return self.exit_code
+
+    def _listen(self) -> None:
+        """A socket that can't be had is no reason not to run services."""
+        listening = list(self.endpoints.listen_fds)
+        if self.endpoints.control_path:
+            try:
+                listening.append(bind(self.endpoints.control_path))
+            except (OSError, PyinitError) as error:
+                self.log(f"no control socket at {self.endpoints.control_path}: {error}")
+        for fd in listening:
+            self.server.listen(fd)
 
     def tell(self, event: e.Event) -> None:
         """Hand a fact to the supervisor and carry out what it orders."""
@@ -86,7 +115,7 @@ class Init:
                 case a.Spawn(name):
                     self._spawn(self.specs[name])
                 case a.SendSignal(name, number, group):
-                    self._signal(name, number, group=group)
+                    self.signal(name, number, group=group)
                 case a.KillLeftovers(name):
                     self.groups.kill(name, self.specs[name].kill)
                 case a.ArmTimer(name, timer, at_s):
@@ -104,8 +133,9 @@ class Init:
                     self.loop.stop()
 
     def _publish(self, name: str, state: str, reason: str) -> None:
-        if state in ("failed", "backoff") or reason:
+        if reason or state in ("ready", "done", "stopped"):
             self.log(f"{name}: {state}{': ' + reason if reason else ''}")
+        self.server.changed(name)
 
     def _arm(self, name: str, timer: e.Timer, at_s: float) -> None:
         self._cancel(name, timer)
@@ -125,8 +155,9 @@ class Init:
         """Facts are told from the loop's next turn: the supervisor is not entered from its own orders."""
         notify = (-1, -1)
         try:
-            notify = self.readiness.prepare(spec)
-            child = self._child(spec, notify)
+            user = self._user(spec)
+            notify = self.readiness.prepare(spec, user.uid if user else -1)
+            child = self._child(spec, user, notify)
             spawned = spawn.spawn(child)
         except (OSError, _Refused) as error:
             self.readiness.discard(notify)
@@ -153,10 +184,14 @@ class Init:
         self.pids.pop(spawned.pid, None)  # its exit is the failed step's, not the service's
         self.tell(e.ExecFailed(spec.name, spawned.pid, stage, number, _explain(spec, stage, number)))
 
-    def _child(self, spec: ServiceSpec, notify: tuple[int, int]) -> spawn.Child:
+    @staticmethod
+    def _user(spec: ServiceSpec) -> users.User | None:
         user = users.find_user(spec.user) if spec.user else None
         if spec.user and user is None:
-            raise _Refused("user", errno.ENOENT, f"{spec.user_origin}: user {spec.user} is not in the image's /etc/passwd")
+            raise _Refused("user", errno.ENOENT, f"{spec.user_origin}: user {spec.user} is not in /etc/passwd: add it to the image, or name another")
+        return user
+
+    def _child(self, spec: ServiceSpec, user: users.User | None, notify: tuple[int, int]) -> spawn.Child:
         changes = user is not None and (user.uid, user.gid) != (os.geteuid(), os.getegid()) or bool(spec.group or spec.groups)
         groups: tuple[int, ...] | None = None
         gid = user.gid if user else 0
@@ -167,6 +202,7 @@ class Init:
             groups = tuple(sorted({gid, *extra}))
         environment = self._environment(spec, user)
         environment.update(self.readiness.environment(spec))
+        environment.update(self.groups.environment(spec.name))
         return spawn.Child(
             argv=spec.command,
             path=spawn.find_program(spec.command[0], environment["PATH"]),
@@ -190,7 +226,7 @@ class Init:
     def _gid(spec: ServiceSpec, name: str) -> int:
         gid = users.find_group(name)
         if gid is None:
-            raise _Refused("user", errno.ENOENT, f"{spec.origin}: group {name} is not in the image's /etc/group")
+            raise _Refused("user", errno.ENOENT, f"{spec.origin}: group {name} is not in /etc/group: add it to the image, or name another")
         return gid
 
     def _environment(self, spec: ServiceSpec, user: users.User | None) -> dict[str, str]:
@@ -206,7 +242,7 @@ class Init:
             environment.pop(name, None)
         return environment
 
-    def _signal(self, name: str, number: int, *, group: bool) -> None:
+    def signal(self, name: str, number: int, *, group: bool = False) -> None:
         pid = self.current.get(name, 0)
         if group:
             self.groups.signal(name, number)
@@ -214,14 +250,16 @@ class Init:
             os.kill(pid, number)
 
     def _kill_all(self) -> None:
-        if os.getpid() == 1:
-            try:
-                os.kill(-1, KILL)  # our own pid namespace: nobody else is hit
-            except ProcessLookupError:
-                pass
+        """All but us and the logger, which has lines to write still. Twice: what was being forked then."""
+        if os.getpid() != 1:
+            for name in self.specs:
+                self.signal(name, KILL, group=True)
             return
-        for name in self.specs:
-            self._signal(name, KILL, group=True)
+        for _ in range(2):
+            for pid in _all_pids():
+                if pid not in (1, self.output.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, KILL)
 
     def _reap(self) -> None:
         ended = reaper.reap(_RETRY_REAP)
@@ -231,6 +269,8 @@ class Init:
             name = self.pids.pop(pid, None)
             if name is not None:
                 self.tell(e.ProcessExited(name, pid, code, number))
+            else:
+                self.output.exited(pid)
         if ended:
             self.groups.check()
 
@@ -240,11 +280,14 @@ class Init:
             if number == CHLD:
                 self._reap()
             elif number in stop:
-                self.tell(e.ShutdownRequested(f"signal {number}", None, number == INT and self.supervisor.stopping))
+                kill = number == INT and self.supervisor.stopping
+                self.tell(e.ShutdownRequested(f"{signal_name(number)} received", None, kill))
+            elif number == HUP:
+                self.log("HUP received: reload is not in this version; restart the container for a new config")
             else:
                 for wanted, name in self.config.init.forward_signals:
                     if wanted == number:
-                        self._signal(name, number, group=False)
+                        self.signal(name, number, group=False)
 
     def _monitor_spoke(self) -> None:
         """EOF: the monitor is gone, nobody would clean up after us; stop in order."""
@@ -253,6 +296,23 @@ class Init:
             box = self.config.container
             if box is None or not box.orphan:
                 self.tell(e.ShutdownRequested("the monitor is gone"))
+
+
+def _where(error: Exception) -> str:
+    """Type, text and place of an error, without traceback, which would read source files."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    at = f" at {os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else ""
+    return f"{type(error).__name__}: {error}{at}"
+
+
+def _all_pids() -> list[int]:
+    """Of our own pid namespace; without /proc, -1: kill(2) takes it for all, the logger too."""
+    try:
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    except FileNotFoundError:
+        return [-1]
 
 
 class _Refused(Exception):

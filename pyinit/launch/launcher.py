@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import sys
+from collections.abc import Callable
 
 from pyinit.control import places, server
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
@@ -28,10 +29,14 @@ FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(RTMIN + n for n in range(16)))
 _NEEDED = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
 _PATIENCE_MARGIN_S = 3.0
 _MOST_TEXT = 8192
+INSIDE_SOCKET = "/run/pyinit/control.sock"
 
 
-def launch(config: Config, import_path: list[str]) -> int:
-    """Run the container; its exit code. `import_path`: what is left to import from after the pivot."""
+def launch(config: Config, import_path: list[str], report: Callable[[str], None]) -> int:
+    """Run the container; its exit code. LaunchError; what could not be undone is reported.
+
+    `import_path`: what is left to import from after the pivot.
+    """
     box = config.container
     assert box is not None
     steps = plan.make(config)
@@ -44,7 +49,7 @@ def launch(config: Config, import_path: list[str]) -> int:
         problems = held.undo()
         held.release()
         for problem in problems:
-            print(f"pyinit: {problem}", file=sys.stderr)
+            report(problem)
 
 
 def _check_privileges(origin: Origin, *, veth: bool) -> None:
@@ -120,7 +125,10 @@ class _Launch:
     def _connect(self, helper: "_NetworkHelper", pid: int) -> None:
         self.held.note("bridge", helper.step.network.bridge)
         self.held.note("link", helper.step.link)
-        helper.make(pid)
+        try:
+            helper.make(pid)
+        finally:
+            helper.close()  # now: it holds pyroute2's memory, and our locks
 
     def _await_built(self, channel: socket.socket) -> None:
         text = channel.recv(_MOST_TEXT).decode("utf-8", "replace")
@@ -167,8 +175,11 @@ class _NetworkHelper:
             raise LaunchError(text or f"{self.step.origin}: {self.step.describe()}: its helper process ended")
 
     def close(self) -> None:
-        self._channel.close()
-        os.waitpid(self._pid, 0)
+        """End and reap it; once is enough."""
+        if self._pid:
+            self._channel.close()
+            os.waitpid(self._pid, 0)
+            self._pid = 0
 
 
 class _Child:
@@ -205,7 +216,7 @@ class _Child:
         self._shut_the_host_out()
         return Endpoints(
             channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, listen_fds=(launch.control_fd,),
-            container="pyinit", built=True,
+            container="pyinit", control_path=launch.config.init.control_socket or INSIDE_SOCKET,
         )  # fmt: skip
 
     def _enter_groups(self) -> int:

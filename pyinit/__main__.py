@@ -1,0 +1,95 @@
+"""The program: looks at its words, imports what that verb needs and no more.
+
+Owns the choice of the verb and the last line of defence. Must not know what a verb does.
+Law: as PID 1, signals are blocked before anything is imported, for a stop sent meanwhile must not be lost.
+"""
+
+import os
+import sys
+
+if os.getpid() == 1:
+    import _signal  # built into the interpreter: no file is read, no enum made
+
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, {n for n in range(1, 65) if n not in (32, 33)})
+if not __package__:  # run as a file, from the read-only copy of the package (launch/clone.py)
+    module = type(sys)("pyinit")
+    module.__path__ = [os.path.dirname(__file__)]
+    sys.modules["pyinit"] = module
+    import pyinit.__init__
+
+    module.__version__ = sys.modules["pyinit.__init__"].__version__  # type: ignore[attr-defined]
+
+from pyinit.errors import EXIT_USAGE, PyinitError
+
+PERSONALITIES = ("tini", "dumb-init", "catatonit")
+VERBS = {
+    "check": "check", "plan": "plan", "build": "build", "status": "status", "list": "list", "logs": "logs",
+    "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
+}  # fmt: skip
+USAGE = """\
+usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
+       pyinit [TINI OPTIONS] -- COMMAND [ARGUMENT...]  run one command as tini does
+       pyinit check FILE | plan FILE | build FILE      look at a config; build images
+       pyinit status [NAME...] | list | logs [NAME...] look at what runs
+       pyinit start | stop | restart NAME...           change it
+       pyinit signal SIGNAL NAME...
+       pyinit shutdown
+       pyinit --version | --help
+
+Every verb has --help. FILE may come from $PYINIT_CONFIG; the default is /etc/pyinit/services.toml.
+"""
+
+
+def main() -> int:
+    """The exit code."""
+    words = sys.argv[1:]
+    try:
+        return _dispatch(words)
+    except PyinitError as error:
+        for line in str(error).split("\n"):
+            print(f"pyinit: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `pyinit status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    first = words[0] if words else ""
+    if os.path.basename(sys.argv[0]) in PERSONALITIES or "--" in words and first.startswith("-"):
+        from pyinit.cli import single
+
+        return single.run(words)
+    if first in ("--version", "-V"):
+        from pyinit import __version__
+
+        print(f"pyinit {__version__}")
+        return 0
+    if first in ("--help", "-h", "help"):
+        print(USAGE, end="")
+        return 0
+    if first in VERBS:
+        verb = __import__(f"pyinit.cli.{VERBS[first]}", fromlist=["run"])
+        arguments = words if VERBS[first] == "services" else words[1:]
+        code: int = verb.run(arguments)
+        return code
+    if first and not first.startswith("-"):
+        return _unknown(first)
+    from pyinit.cli import run
+
+    return run.run(words)
+
+
+def _unknown(word: str) -> int:
+    import difflib  # on the way out only
+
+    close = difflib.get_close_matches(word, VERBS, 1)
+    hint = f"did you mean `{close[0]}`?" if close else "`pyinit --help` lists the verbs"
+    print(f"pyinit: {word}: there is no such verb; {hint}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

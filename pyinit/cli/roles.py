@@ -1,0 +1,125 @@
+"""The init without a launcher of ours: PID 1 of another runtime's container, or a plain supervisor.
+
+Owns what these roles find or make around themselves. Must not know services. Law: what a runtime does not grant
+(a cgroup, a writable folder) is one warning, never an end.
+"""
+
+import os
+import zlib
+from collections.abc import Callable
+
+from pyinit.control import places
+from pyinit.init.pid1 import HANDLED, Endpoints, Init
+from pyinit.launch.claim import CONTROL_SOCKET, claim
+from pyinit.linux import cgroup, process
+from pyinit.model import Config, InitSpec, Mount, Origin, ServiceSpec
+
+_DEFAULTS = InitSpec()
+_PATIENCE_S = 3.0
+INSIDE_SOCKET = "/run/pyinit/control.sock"
+
+
+def as_init(config: Config, report: Callable[[str], None]) -> int:
+    """PID 1 of a container that another runtime made; the exit code."""
+    process.block_signals(HANDLED)
+    if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
+        _own_session()
+    os.chdir("/")
+    _write_files(config, report)
+    endpoints = Endpoints(
+        cgroup_fd=_own_group(report),
+        container=os.environ.get("container", ""),
+        inherited={} if config.init.environment_clear else dict(os.environ),
+        control_path=config.init.control_socket or INSIDE_SOCKET,
+    )
+    return Init(config, endpoints).run()
+
+
+def _own_session() -> None:
+    try:
+        os.setsid()
+    except PermissionError:  # a group's leader has one, or its runtime's
+        pass
+
+
+def _write_files(config: Config, report: Callable[[str], None]) -> None:
+    """The RAM disks' files, where the runtime has mounted something writable in their place."""
+    skipped: list[str] = []
+    for entry in config.container.mounts if config.container else ():
+        for name, content, mode in entry.files:
+            path = os.path.join(entry.target, name)
+            try:
+                _write(entry, path, content, mode)
+            except OSError as error:
+                skipped.append(f"{path} ({error.strerror})")
+    if skipped:
+        report(f"these files of [[container.mounts]] can't be written here: {', '.join(skipped)}")
+
+
+def _write(entry: Mount, path: str, content: str, mode: int) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fd = os.open(path + ".new", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with open(fd, "w") as file:
+        os.fchmod(fd, mode)
+        if os.geteuid() == 0:
+            os.fchown(fd, entry.uid, entry.gid)
+        file.write(content)
+    os.rename(path + ".new", path)
+
+
+def _own_group(report: Callable[[str], None]) -> int:
+    """fd of our v2 group, if it is the root of a cgroup namespace and can be written; -1 without one."""
+    for found in cgroup.hierarchies():
+        if found.version != 2 or not _is_namespace_root():
+            continue
+        try:
+            leaf = f"{found.directory}/init"
+            os.makedirs(leaf, exist_ok=True)
+            cgroup.write(leaf, "cgroup.procs", "0")
+            return os.open(found.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            break
+    report("no writable cgroup: what a service leaves behind is found by its session and environment")
+    return -1
+
+
+def _is_namespace_root() -> bool:
+    with open("/proc/self/cgroup") as file:
+        return "0::/\n" in file.read()
+
+
+def as_supervisor(config: Config, report: Callable[[str], None]) -> int:
+    """Neither PID 1 nor a container: services of this machine, with or without root; the exit code."""
+    process.block_signals(HANDLED)
+    process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+    held = claim(supervisor_name(config.path), Origin(config.path, 1), patience_s=config.init.stop_timeout_s + _PATIENCE_S)
+    try:
+        held.write_pid(os.getpid())
+        init = config.init
+        changes = {}
+        if init.state_dir == _DEFAULTS.state_dir:
+            changes["state_dir"] = held.directory
+        if init.log_dir == _DEFAULTS.log_dir and os.geteuid() != 0:
+            state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+            changes["log_dir"] = f"{state}/pyinit/{os.path.basename(held.directory)}"
+        config = config._replace(init=init._replace(**changes))
+        if os.geteuid() != 0:
+            config = config._replace(services=tuple(_unprivileged(spec) for spec in config.services))
+        endpoints = Endpoints(
+            inherited={} if init.environment_clear else dict(os.environ),
+            control_path=init.control_socket or f"{held.directory}/{CONTROL_SOCKET}",
+        )
+        return Init(config, endpoints).run()
+    finally:
+        held.release()
+
+
+def _unprivileged(spec: ServiceSpec) -> ServiceSpec:
+    """Without root "user root", if nobody wrote it, means the user that we are."""
+    return spec if spec.user_origin.line else spec._replace(user="")
+
+
+def supervisor_name(path: str) -> str:
+    """The config's folder name and a short sum of its path: as the default name of a container."""
+    real = os.path.abspath(path)
+    return f"{os.path.basename(os.path.dirname(real)) or 'root'}-{zlib.crc32(os.fsencode(real)) & 0xFFFFFF:06x}"

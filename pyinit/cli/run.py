@@ -1,0 +1,85 @@
+"""`pyinit --config FILE`: the main job, in the role that fits.
+
+Owns the choice of the role: launcher, init of another runtime's container, or plain supervisor. Must not know
+how each is done.
+"""
+
+import os
+import sys
+
+from pyinit.errors import EXIT_OK, UsageError
+
+DEFAULT_CONFIG = "/etc/pyinit/services.toml"
+_HELP = "usage: pyinit --config FILE [--launch | --no-launch]\n"
+_MOST_CONFIG_BYTES = 1 << 20
+
+
+def run(words: list[str]) -> int:
+    """The exit code of the container or of the services."""
+    import_path = _take_over()
+    path, role = _parse(words)
+    if not path:
+        print(_HELP, end="")
+        return EXIT_OK
+    as_init = os.getpid() == 1
+    if import_path is None and os.geteuid() == 0 and role != "init" and (role or not as_init) and _may_launch(path):
+        from pyinit.launch import clone
+
+        clone.execute(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from pyinit.config.load import load
+
+    launches = role == "launch" or (role != "init" and not as_init)
+    config = load(path, os.environ, log_to="file" if launches or not as_init else "stdout")
+    if launches and config.container is not None:
+        from pyinit.launch import launcher
+
+        return launcher.launch(config, import_path or [], _report)
+    if role == "launch":
+        raise UsageError(f"{path}: --launch needs a [container] table in the config, and there is none")
+    from pyinit.cli import roles
+
+    return roles.as_init(config, _report) if as_init else roles.as_supervisor(config, _report)
+
+
+def _take_over() -> list[str] | None:
+    """In the process that runs from the copies: its own import path; None in the first one."""
+    if "pyinit" not in sys._xoptions:  # as clone.is_clone(), without importing ctypes for it
+        return None
+    from pyinit.launch import clone
+
+    return clone.take_over()
+
+
+def _parse(words: list[str]) -> tuple[str, str]:
+    path, role = os.environ.get("PYINIT_CONFIG", DEFAULT_CONFIG), ""
+    pending = list(words)
+    while pending:
+        word = pending.pop(0)
+        name, mark, value = word.partition("=")
+        if name in ("--config", "-c"):
+            if not mark and not pending:
+                raise UsageError(f"{name} needs a file: `pyinit --config services.toml`")
+            path = value if mark else pending.pop(0)
+        elif word == "--launch":
+            role = "launch"
+        elif word == "--no-launch":
+            role = "init"
+        elif word in ("--help", "-h"):
+            return "", ""
+        else:
+            raise UsageError(f"{word}: there is no such option; `pyinit --help` lists them")
+    return path, role
+
+
+def _may_launch(path: str) -> bool:
+    """Whether the file may have a [container] table; one that is included may have it, too."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            text = file.read(_MOST_CONFIG_BYTES)
+    except OSError:
+        return False
+    return b"container" in text or b"include" in text
+
+
+def _report(text: str) -> None:
+    print(f"pyinit: {text}", file=sys.stderr)
