@@ -5,7 +5,6 @@ Laws: nothing is written through a symlink of the tree; modes come out as 0644 o
 checkout was; a tree with something mounted in it is never removed, for that may be the machine's own /dev.
 """
 
-import glob
 import hashlib
 import os
 import shutil
@@ -103,8 +102,11 @@ def settle(tree: str, epoch: int) -> None:
         if os.path.lexists(path):
             os.unlink(path)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    for path in glob.iglob(f"{glob.escape(tree)}/**/__pycache__/*.pyc", recursive=True, include_hidden=True):
-        _clamp_pyc(path, epoch)
+    # Not by glob, which follows symlinks: /usr/lib/x -> /usr/lib/y would lead to the machine's own files.
+    for folder, _, names in os.walk(tree):
+        for name in names if folder.endswith("/__pycache__") else ():
+            if name.endswith(".pyc") and not os.path.islink(f"{folder}/{name}"):
+                _clamp_pyc(f"{folder}/{name}", epoch)
 
 
 def _clamp_pyc(path: str, epoch: int) -> None:

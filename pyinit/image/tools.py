@@ -1,0 +1,75 @@
+"""The helper programs of a build: found, run in a process group of their own, ended with us.
+
+Owns their processes. Must not know what they are asked for. Laws: none outlives the build, whatever ends it; what a
+program said is shown only if it fails, for its progress is not the user's business.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+
+from pyinit.image.spec import BuildError
+
+_PACKAGES = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools"}
+_SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # mmdebstrap wants chroot and ldconfig, users' PATHs lack them
+_TAIL_LINES = 15
+_END_S = 10.0
+
+
+def find(name: str) -> str:
+    """The program's path; BuildError says which Debian package has it."""
+    path = shutil.which(name, path=_path())
+    if path is None:
+        raise BuildError(f"{name} is missing: apt-get install {_PACKAGES.get(name, name)}")
+    return path
+
+
+def version(name: str, flag: str) -> str:
+    """The first line that `NAME FLAG` prints."""
+    done = subprocess.run([find(name), flag], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).partition("\n")[0].strip()
+
+
+def run(argv: Sequence[str], *, epoch: int, lock_fd: int, on_line: Callable[[str], None]) -> None:
+    """Run a program to its end; each line of its output goes to `on_line`; BuildError with its last lines if it fails.
+
+    It inherits `lock_fd`: should we be killed, the lock is held for as long as the program goes on.
+    """
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": _path(), "SOURCE_DATE_EPOCH": str(epoch)}
+    tail: list[str] = []
+    child = subprocess.Popen(
+        [find(argv[0]), *argv[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment, pass_fds=(lock_fd,), process_group=0, text=True, errors="replace",
+    )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        for line in child.stdout:
+            on_line(line.rstrip())
+            tail = [*tail[1 - _TAIL_LINES :], line.rstrip()]
+        code = child.wait()
+    except BaseException:  # KeyboardInterrupt above all
+        _end(child)
+        raise
+    if code:
+        how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
+        raise BuildError("\n".join([f"{argv[0]} {how}; it said last:", *(f"    {line}" for line in tail)]))
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """TERM to the group, so that mmdebstrap takes down what it mounted; then KILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, number)
+        except ProcessLookupError:
+            pass
+        try:
+            child.wait(_END_S)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _path() -> str:
+    return os.environ.get("PATH", os.defpath) + ":" + _SYSTEM_FOLDERS
