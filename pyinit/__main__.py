@@ -8,16 +8,18 @@ import os
 import sys
 
 if os.getpid() == 1:
-    import _signal  # built into the interpreter: no file is read, no enum made
+    import _signal  # type: ignore[import-not-found]  # built into the interpreter: no file is read, no enum made
 
     _signal.pthread_sigmask(_signal.SIG_BLOCK, {n for n in range(1, 65) if n not in (32, 33)})
 if not __package__:  # run as a file, from the read-only copy of the package (launch/clone.py)
-    module = type(sys)("pyinit")
-    module.__path__ = [os.path.dirname(__file__)]
-    sys.modules["pyinit"] = module
-    import pyinit.__init__
+    import importlib.util
 
-    module.__version__ = sys.modules["pyinit.__init__"].__version__  # type: ignore[attr-defined]
+    folder = os.path.dirname(__file__)
+    found = importlib.util.spec_from_file_location("pyinit", f"{folder}/__init__.py", submodule_search_locations=[folder])
+    assert found is not None
+    assert found.loader is not None
+    sys.modules["pyinit"] = module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
 
 from pyinit.errors import EXIT_USAGE, PyinitError
 
@@ -58,7 +60,7 @@ def main() -> int:
 
 def _dispatch(words: list[str]) -> int:
     first = words[0] if words else ""
-    if os.path.basename(sys.argv[0]) in PERSONALITIES or "--" in words and first.startswith("-"):
+    if os.path.basename(sys.argv[0]) in PERSONALITIES or ("--" in words and first.startswith("-")):
         from pyinit.cli import single
 
         return single.run(words)

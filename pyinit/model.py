@@ -72,7 +72,7 @@ class RestartDelay(NamedTuple):
 class StartLimit(NamedTuple):
     """More than `count` starts within `within_s`: `then` is "retry" (at the longest delay), "fail" or "exit"."""
 
-    count: int = 10
+    count: int = 10  # type: ignore[assignment]  # hides tuple.count, which nobody calls on a limit
     within_s: float = 60.0
     then: str = "retry"
 

@@ -8,7 +8,6 @@ import os
 import zlib
 from collections.abc import Callable
 
-from pyinit.control import places
 from pyinit.init.pid1 import HANDLED, Endpoints, Init
 from pyinit.launch.claim import CONTROL_SOCKET, claim
 from pyinit.linux import cgroup, process
@@ -28,7 +27,7 @@ def as_init(config: Config, report: Callable[[str], None]) -> int:
     _write_files(config, report)
     endpoints = Endpoints(
         cgroup_fd=_own_group(report),
-        container=os.environ.get("container", ""),
+        container=os.environ.get("container", ""),  # noqa: SIM112 - the container interface's own spelling
         inherited={} if config.init.environment_clear else dict(os.environ),
         control_path=config.init.control_socket or INSIDE_SOCKET,
     )
@@ -88,7 +87,7 @@ def _is_namespace_root() -> bool:
         return "0::/\n" in file.read()
 
 
-def as_supervisor(config: Config, report: Callable[[str], None]) -> int:
+def as_supervisor(config: Config) -> int:
     """Neither PID 1 nor a container: services of this machine, with or without root; the exit code."""
     process.block_signals(HANDLED)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
@@ -96,13 +95,12 @@ def as_supervisor(config: Config, report: Callable[[str], None]) -> int:
     try:
         held.write_pid(os.getpid())
         init = config.init
-        changes = {}
         if init.state_dir == _DEFAULTS.state_dir:
-            changes["state_dir"] = held.directory
+            init = init._replace(state_dir=held.directory)
         if init.log_dir == _DEFAULTS.log_dir and os.geteuid() != 0:
             state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-            changes["log_dir"] = f"{state}/pyinit/{os.path.basename(held.directory)}"
-        config = config._replace(init=init._replace(**changes))
+            init = init._replace(log_dir=f"{state}/pyinit/{os.path.basename(held.directory)}")
+        config = config._replace(init=init)
         if os.geteuid() != 0:
             config = config._replace(services=tuple(_unprivileged(spec) for spec in config.services))
         endpoints = Endpoints(

@@ -38,7 +38,7 @@ def run(words: list[str]) -> int:
         raise UsageError(f"{path}: --launch needs a [container] table in the config, and there is none")
     from pyinit.cli import roles
 
-    return roles.as_init(config, _report) if as_init else roles.as_supervisor(config, _report)
+    return roles.as_init(config, _report) if as_init else roles.as_supervisor(config)
 
 
 def _take_over() -> list[str] | None:

@@ -132,7 +132,7 @@ def _pending_mask() -> list[int]:
     """The mask that we were started with: the child's. As PID 1 __main__ has blocked all, so there it is empty."""
     if os.getpid() == 1:
         return []
-    import _signal
+    import _signal  # type: ignore[import-not-found]  # built in; the signal module makes enums that nobody needs here
 
     return [int(number) for number in _signal.pthread_sigmask(_signal.SIG_BLOCK, ())]
 

@@ -12,7 +12,6 @@ import os
 import random
 import resource
 import time
-from collections.abc import Callable
 
 from pyinit.control.server import Server, bind
 from pyinit.core import actions as a
@@ -159,7 +158,7 @@ class Init:
             notify = self.readiness.prepare(spec, user.uid if user else -1)
             child = self._child(spec, user, notify)
             spawned = spawn.spawn(child)
-        except (OSError, _Refused) as error:
+        except (OSError, _RefusedError) as error:
             self.readiness.discard(notify)
             failed = _failure(spec, error)
             self.loop.call_soon(lambda: self.tell(failed))
@@ -188,11 +187,11 @@ class Init:
     def _user(spec: ServiceSpec) -> users.User | None:
         user = users.find_user(spec.user) if spec.user else None
         if spec.user and user is None:
-            raise _Refused("user", errno.ENOENT, f"{spec.user_origin}: user {spec.user} is not in /etc/passwd: add it to the image, or name another")
+            raise _RefusedError("user", errno.ENOENT, f"{spec.user_origin}: user {spec.user} is not in /etc/passwd: add it to the image, or name another")
         return user
 
     def _child(self, spec: ServiceSpec, user: users.User | None, notify: tuple[int, int]) -> spawn.Child:
-        changes = user is not None and (user.uid, user.gid) != (os.geteuid(), os.getegid()) or bool(spec.group or spec.groups)
+        changes = (user is not None and (user.uid, user.gid) != (os.geteuid(), os.getegid())) or bool(spec.group or spec.groups)
         groups: tuple[int, ...] | None = None
         gid = user.gid if user else 0
         if changes and user is not None:
@@ -226,7 +225,7 @@ class Init:
     def _gid(spec: ServiceSpec, name: str) -> int:
         gid = users.find_group(name)
         if gid is None:
-            raise _Refused("user", errno.ENOENT, f"{spec.origin}: group {name} is not in /etc/group: add it to the image, or name another")
+            raise _RefusedError("user", errno.ENOENT, f"{spec.origin}: group {name} is not in /etc/group: add it to the image, or name another")
         return gid
 
     def _environment(self, spec: ServiceSpec, user: users.User | None) -> dict[str, str]:
@@ -315,7 +314,7 @@ def _all_pids() -> list[int]:
         return [-1]
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A step before fork that has no errno of its own to raise."""
 
     def __init__(self, stage: str, number: int, message: str) -> None:
@@ -323,8 +322,8 @@ class _Refused(Exception):
         self.stage, self.number = stage, number
 
 
-def _failure(spec: ServiceSpec, error: OSError | _Refused) -> e.ExecFailed:
-    if isinstance(error, _Refused):
+def _failure(spec: ServiceSpec, error: OSError | _RefusedError) -> e.ExecFailed:
+    if isinstance(error, _RefusedError):
         return e.ExecFailed(spec.name, 0, error.stage, error.number, str(error))
     stage = "exec" if error.filename else "fork"
     number = error.errno or 0

@@ -132,7 +132,7 @@ def _set_files(child: Child, status_fd: int) -> None:
         os.dup2(child.output_fd, 2)
     process.close_from(3)
     if passed >= 0:
-        os.set_inheritable(number, True)
+        os.set_inheritable(number, True)  # noqa: FBT003 - no keywords there
 
 
 def _reset_signals() -> None:

@@ -66,7 +66,7 @@ class Builder:
                 assert_never(operation)
 
     def _layer(self, operation: p.AttachLayer) -> None:
-        place = f"{self.staging}/{operation.index}"
+        place = f"{self.staging}/{operation.position}"
         os.mkdir(place)
         if os.path.isdir(operation.path):
             tree = mount.open_tree(operation.path)

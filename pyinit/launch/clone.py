@@ -35,7 +35,7 @@ def execute(package: str) -> None:
     carried = os.memfd_create("pyinit-environment", 0)
     os.write(carried, marshal.dumps((dict(os.environ), _third_party(package))))
     for fd in (tree, code, carried):
-        os.set_inheritable(fd, True)
+        os.set_inheritable(fd, True)  # noqa: FBT003 - no keywords there
     home = f"/proc/self/fd/{tree}"
     words = ["pyinit", "-P", "-s", "-S", "-B", "-X", f"{_OPTION}={carried}", f"/proc/self/fd/{code}/__main__.py", *sys.argv[1:]]
     os.execve(home + program.removeprefix(prefix), words, {"PYTHONHOME": home})
@@ -43,12 +43,12 @@ def execute(package: str) -> None:
 
 def take_over() -> list[str]:
     """After the exec: take environment and import path back, shut the fds from children; the copies' own path."""
-    carried = int(sys._xoptions[_OPTION])  # type: ignore[arg-type]
+    carried = int(sys._xoptions[_OPTION])
     own = list(sys.path)
     environment, path = marshal.loads(os.pread(carried, os.fstat(carried).st_size, 0))
     os.close(carried)
     for place in (os.environ["PYTHONHOME"], os.path.dirname(__file__)):
-        os.set_inheritable(int(place.split("/")[4]), False)
+        os.set_inheritable(int(place.split("/")[4]), False)  # noqa: FBT003 - no keywords there
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:] = own + path
@@ -79,7 +79,7 @@ def _compile(package: str) -> None:
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in names:
             if name.endswith(".py") and _is_stale(folder, name[:-3]):
-                import py_compile  # noqa: PLC0415 - once per change of the code
+                import py_compile
 
                 try:
                     py_compile.compile(f"{folder}/{name}", doraise=True)

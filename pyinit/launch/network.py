@@ -21,12 +21,12 @@ _INSIDE = "host0"
 
 def preload() -> None:
     """Import pyroute2 (0.1-0.5 s), while the launcher does the rest."""
-    import pyroute2  # noqa: F401, PLC0415 - only this child may pay for it
+    import pyroute2  # noqa: F401 - only this child may pay for it
 
 
 def make(operation: MakeNetwork, netns_fd: int, lock_path: str) -> None:
     """Make it all; LaunchError with the config's line. The veth goes away with its namespace."""
-    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - see preload
+    from pyroute2 import IPRoute, NetlinkError
 
     net = operation.network
     try:
@@ -57,7 +57,7 @@ def make(operation: MakeNetwork, netns_fd: int, lock_path: str) -> None:
 
 def _bridge(ip: object, operation: MakeNetwork) -> int:
     """Index of the bridge; a missing one is made, with the gateway as its address."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 - see preload
+    from pyroute2 import IPRoute
 
     assert isinstance(ip, IPRoute)
     net = operation.network
@@ -91,7 +91,7 @@ def remove_link(name: str) -> None:
     """Remove a veth that outlived its container (its namespace is held by someone)."""
     if not os.path.exists(f"/sys/class/net/{name}"):
         return
-    from pyroute2 import IPRoute  # noqa: PLC0415 - see preload
+    from pyroute2 import IPRoute
 
     with IPRoute() as ip:
         for index in ip.link_lookup(ifname=name):

@@ -79,12 +79,12 @@ class Stage(NamedTuple):
 class AttachLayer(NamedTuple):
     """One lower layer: a squashfs through a read-only, autoclear loop device, or a directory."""
 
-    index: int
+    position: int
     path: str
     origin: Origin
 
     def describe(self) -> str:
-        return f"mount layer {self.index}, {self.path}, read-only"
+        return f"mount layer {self.position}, {self.path}, read-only"
 
     def undo(self) -> str:
         return ""

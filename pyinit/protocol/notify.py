@@ -8,7 +8,7 @@ MOST_BYTES = 4096
 
 
 def parse(data: bytes) -> dict[str, str]:
-    """`READY=1\\nSTATUS=up` as a dict; the last of a repeated key wins, a line without `=` is dropped."""
+    r"""`READY=1\nSTATUS=up` as a dict; the last of a repeated key wins, a line without `=` is dropped."""
     found = {}
     for line in data.decode("utf-8", "replace").split("\n"):
         key, mark, value = line.partition("=")

@@ -59,7 +59,7 @@ def test_a_cycle_through_before_and_a_service_that_waits_for_itself():
 
 
 def test_a_chain_longer_than_the_recursion_limit():
-    services = tuple(spec(f"s{n}", requires=(f"s{n + 1}",)) for n in range(3000)) + (spec("s3000"),)
+    services = (*(spec(f"s{n}", requires=(f"s{n + 1}",)) for n in range(3000)), spec("s3000"))
     assert graph.start_order(services)[:2] == ("s3000", "s2999")
 
 
