@@ -55,6 +55,7 @@ def mount_setattr(fd: int, *, attributes: int, recursive: bool = True) -> None:
 
 def new_filesystem(fstype: str, options: dict[str, str | None], *, attributes: int = 0, label: str = "") -> int:
     """fsopen .. fsmount: a detached mount as an fd. An option of None is a flag (`ro`)."""
+    options = {"source": fstype, **options}  # else mountinfo says "none"
     context = syscall("fsopen", _FSOPEN, os.fsencode(fstype), 1, path=fstype)
     try:
         for key, value in options.items():
