@@ -11,7 +11,7 @@ from pyinit.model import NOWHERE, Origin
 
 # The compressors that mksquashfs and the kernel share; True: they have a level.
 COMPRESSORS = {"gzip": True, "lz4": False, "lzo": True, "xz": False, "zstd": True}
-DEFAULT_EPOCH = 1793491200  # 2026-11-01: any fixed date does
+DEFAULT_EPOCH = 1735689600  # 2025-01-01: any date in the past does
 
 
 class BuildError(PyinitError):
