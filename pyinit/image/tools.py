@@ -39,19 +39,19 @@ def run(argv: Sequence[str], *, epoch: int, lock_fd: int, on_line: Callable[[str
     """
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": _path(), "SOURCE_DATE_EPOCH": str(epoch)}
     tail: list[str] = []
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [find(argv[0]), *argv[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=environment, pass_fds=(lock_fd,), process_group=0, text=True, errors="replace",
-    )  # fmt: skip
-    try:
-        assert child.stdout is not None
-        for line in child.stdout:
-            on_line(line.rstrip())
-            tail = [*tail[1 - _TAIL_LINES :], line.rstrip()]
-        code = child.wait()
-    except BaseException:  # KeyboardInterrupt above all
-        _end(child)
-        raise
+    ) as child:  # fmt: skip
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                on_line(line.rstrip())
+                tail = [*tail[1 - _TAIL_LINES :], line.rstrip()]
+            code = child.wait()
+        except BaseException:  # KeyboardInterrupt above all
+            _end(child)
+            raise
     if code:
         how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
         raise BuildError("\n".join([f"{argv[0]} {how}; it said last:", *(f"    {line}" for line in tail)]))

@@ -12,6 +12,7 @@ import stat
 
 from pyinit.image.spec import BuildError
 
+MOUNTINFO = "/proc/self/mountinfo"
 KEEP = ".keep"  # git has no empty folders: such a file holds one, and stays out of the image
 
 # The machine that builds must not show in the image: names and keys of its own, logs, caches, apt's sources.
@@ -126,7 +127,7 @@ def remove(path: str) -> None:
     if not os.path.lexists(path):
         return
     inside = os.path.realpath(path) + "/"
-    with open("/proc/self/mountinfo") as file:
+    with open(MOUNTINFO) as file:
         # Spaces and the like are octal escapes there (proc(5)); the comparison is of the escaped form.
         escaped = inside.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
         mounted = [words[4] for words in map(str.split, file) if words[4].startswith(escaped)]
