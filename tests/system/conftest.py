@@ -1,0 +1,160 @@
+"""Real containers: an image of busybox, a running pyinit, and what must not be left behind."""
+
+import os
+import pathlib
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+REPO = pathlib.Path(__file__).parents[2]
+DEADLINE_S = 20.0
+APPLETS = "sh cat ls ps sleep env id hostname mount echo kill true false touch readlink dd wc head grep nc ip seq yes".split()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "system" in item.path.parts and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="containers need root: run tests/run as root"))
+
+
+def make_busybox(folder: pathlib.Path) -> pathlib.Path:
+    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "run", "root"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", folder / "bin/busybox")
+    for name in APPLETS:
+        (folder / "bin" / name).symlink_to("busybox")
+    (folder / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/:/bin/sh\n")
+    (folder / "etc/group").write_text("root:x:0:\napp:x:1000:\nextra:x:1001:app\n")
+    return folder
+
+
+def squash(folder: pathlib.Path, image: pathlib.Path) -> pathlib.Path:
+    subprocess.run(["mksquashfs", folder, image, "-quiet", "-no-progress", "-noappend"], check=True, capture_output=True)
+    return image
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("image")
+    return squash(make_busybox(folder / "tree"), folder / "busybox.squashfs")
+
+
+class Pyinit:
+    """One running `pyinit --config`; everything that it prints is in `.output`."""
+
+    def __init__(self, config: pathlib.Path, *options: str, environment: dict[str, str] | None = None) -> None:
+        self.config = config
+        self.output = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pyinit", "--config", str(config), *options],
+            cwd=REPO, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        os.set_blocking(self.process.stdout.fileno(), False)
+
+    def read(self, timeout_s: float) -> bool:
+        """Read on; False at the end of the output or the timeout."""
+        fd = self.process.stdout.fileno()
+        if not select.select([fd], [], [], max(0.0, timeout_s))[0]:
+            return False
+        data = os.read(fd, 1 << 16)
+        self.output += data.decode("utf-8", "replace")
+        return bool(data)
+
+    def wait_for(self, text: str, *, count: int = 1, timeout_s: float = DEADLINE_S) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.output.count(text) < count:
+            if not self.read(deadline - time.monotonic()):
+                raise AssertionError(f"no {text!r} ({count} times) in:\n{self.output}")
+
+    def wait(self, timeout_s: float = DEADLINE_S) -> int:
+        """The exit code, after the output's end."""
+        deadline = time.monotonic() + timeout_s
+        while self.read(deadline - time.monotonic()):
+            pass
+        return self.process.wait(max(0.1, deadline - time.monotonic()))
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.wait()
+
+    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A verb of the command, on this container."""
+        return verb(*words)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process.stdout.close()
+
+
+def verb(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pyinit", *words], cwd=REPO, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+class Bench:
+    """Writes configs, starts them, and knows what a container may leave behind."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.running: list[Pyinit] = []
+
+    def write(self, text: str, name: str = "services.toml") -> pathlib.Path:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def start(self, text: str, *options: str, name: str = "services.toml", environment=None) -> Pyinit:
+        found = Pyinit(self.write(text, name), *options, environment=environment)
+        self.running.append(found)
+        return found
+
+    def close(self) -> None:
+        for one in self.running:
+            one.close()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def leftovers() -> dict[str, list[str]]:
+    """What there is of ours on this host now, by kind."""
+    mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    loops = []
+    for path in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            loops.append(path.read_text().strip())
+        except OSError:
+            continue
+    groups = [str(path) for path in pathlib.Path("/sys/fs/cgroup").glob("**/pyinit-*") if path.is_dir()]
+    links = [name for name in os.listdir("/sys/class/net") if name.startswith(("ve-", "pyinit"))]
+    places = sorted(str(path) for path in pathlib.Path("/run/pyinit").glob("*"))
+    return {"mounts": mounts, "loops": sorted(loops), "cgroups": sorted(groups), "links": sorted(links), "run": places}
+
+
+@pytest.fixture
+def nothing_left():
+    """The host looks afterwards as it did before; a namespace's links and loops go a moment after its last process."""
+    before = leftovers()
+    yield
+    deadline = time.monotonic() + 5.0
+    while leftovers() != before and time.monotonic() < deadline:
+        select.select([], [], [], 0.01)
+    assert leftovers() == before

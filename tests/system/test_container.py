@@ -1,0 +1,209 @@
+"""A container of busybox: what it sees, what it leaves, what it says when it can't be."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+from conftest import verb
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+BASE = """
+[container]
+name = "pyinit-test"
+layers = ["{image}"]
+{more}
+[init]
+exit = "when-main-exits"
+main = "app"
+[services.app]
+log = {{ to = "stdout", timestamp = "none" }}
+"""
+
+
+def config(image, command: str, more: str = "", service: str = "") -> str:
+    return BASE.format(image=image, more=more) + f"command = ['/bin/sh', '-c', '''{command}''']\n" + service
+
+
+def said(box, name: str = "app") -> list[str]:
+    """The lines of one service."""
+    mark = f"{name}: "
+    return [line.removeprefix(mark) for line in box.output.splitlines() if line.startswith(mark)]
+
+
+def test_one_image_one_service_its_exit_code(bench, busybox):
+    box = bench.start(config(busybox, "echo hello from $$; hostname; exit 7"))
+    assert box.wait() == 7
+    assert said(box) == ["hello from 3", "pyinit-test"]
+
+
+def test_a_death_by_signal_is_128_plus_its_number(bench, busybox):
+    box = bench.start(config(busybox, "kill -9 $$"))
+    assert box.wait() == 137
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, 37])
+def test_a_stop_signal_ends_in_order_with_0(bench, busybox, number):
+    box = bench.start(config(busybox, "trap \"echo bye; exit 3\" TERM; echo up; while :; do sleep 0.1; done"))
+    box.wait_for("app: up")
+    assert box.stop(number) == 0
+    assert said(box) == ["up", "bye"]
+
+
+def test_the_environment_of_the_host_shows_nowhere(bench, busybox):
+    canary = "pyinit-canary-7f3a"
+    box = bench.start(
+        config(busybox, "env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; echo; echo end"),
+        environment={"CANARY": canary},
+    )
+    assert box.wait() == 0
+    assert said(box)[-1] == "end"
+    assert canary not in box.output
+    environment = [line for line in said(box) if "=" in line and "\0" not in line]
+    assert {line.partition("=")[0] for line in environment} == {
+        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "container", "PWD", "SHLVL",
+    }  # fmt: skip
+
+
+def test_a_service_gets_only_its_standard_fds(bench, busybox):
+    box = bench.start(config(busybox, "cd /proc/$$/fd; for n in *; do echo $n; done"))
+    assert box.wait() == 0
+    assert said(box) == ["0", "1", "10", "2"] or said(box) == ["0", "1", "2"]  # 10 is the shell's own
+
+
+def test_pid_1_is_closed_to_services(bench, busybox):
+    box = bench.start(config(busybox, "for f in environ mem maps fd exe root; do cat /proc/1/$f 2>&1 | head -c 200; echo; done"))
+    box.wait()
+    assert "Permission denied" in box.output
+    assert "PYTHONHOME" not in box.output
+
+
+def test_root_is_read_only_and_run_is_not(bench, busybox):
+    box = bench.start(config(busybox, "touch /x 2>&1; touch /run/x && echo run; touch /tmp/x && echo tmp"))
+    assert box.wait() == 0
+    assert said(box) == ["touch: /x: Read-only file system", "run", "tmp"]
+
+
+def test_a_ram_upper_layer_can_be_written(bench, busybox):
+    box = bench.start(config(busybox, "touch /x && ls /x", 'writable = "tmpfs"'))
+    assert box.wait() == 0
+    assert said(box) == ["/x"]
+
+
+def test_ram_disk_files_and_binds(bench, busybox, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/in").write_text("from the host\n")
+    more = """
+[[container.mounts]]
+type = "tmpfs"
+target = "/run/config"
+mode = "0750"
+files = { "app.env" = "WORD=${WORD:-none}\\n" }
+[[container.mounts]]
+type = "bind"
+source = "data"
+target = "/data"
+"""
+    box = bench.start(
+        config(busybox, "cat /run/config/app.env /data/in; echo out > /data/out", more), environment={"WORD": "moon"}
+    )
+    assert box.wait() == 0
+    assert said(box) == ["WORD=moon", "from the host"]
+    assert (tmp_path / "data/out").read_text() == "out\n"
+
+
+def test_a_user_of_the_image(bench, busybox):
+    box = bench.start(config(busybox, "id; echo $HOME $USER; grep Cap /proc/self/status", service='user = "app"\n'))
+    assert box.wait() == 0
+    lines = said(box)
+    assert lines[:2] == ["uid=1000(app) gid=1000(app) groups=1000(app),1001(extra)", "/ app"]
+    assert lines[2:6] == [f"Cap{kind}:\t{'0' * 16}" for kind in ("Inh", "Prm", "Eff")] + ["CapBnd:\t00000000a00405fb"]
+
+
+def test_limits_are_set(bench, busybox):
+    more = "[container.cgroup]\nmemory_max = '64M'\npids_max = 20\ncpu_max = 0.5\n"
+    box = bench.start(config(busybox, "echo up; for n in $(seq 40); do sleep 9 & done; echo none", more))
+    box.wait()
+    assert "can't fork" in box.output
+
+
+def test_two_containers_from_copies_of_one_file(bench, busybox):
+    text = config(busybox, "echo up; while :; do sleep 1; done")
+    boxes = [bench.start(text.replace("pyinit-test", f"pyinit-test-{n}"), name=f"{n}/services.toml") for n in (1, 2)]
+    for box in boxes:
+        box.wait_for("app: up")
+    listed = verb("list").stdout
+    assert "pyinit-test-1" in listed
+    assert "pyinit-test-2" in listed
+    assert [box.stop() for box in boxes] == [0, 0]
+
+
+def test_the_name_in_use_is_refused_with_its_pid(bench, busybox):
+    text = config(busybox, "echo up; while :; do sleep 1; done")
+    first = bench.start(text)
+    first.wait_for("app: up")
+    second = bench.start(text)
+    assert second.wait() == 111
+    with open("/run/pyinit/pyinit-test/pid") as file:
+        pid = file.read().strip()
+    assert second.output == (
+        f"pyinit: {bench.folder}/services.toml:2: container pyinit-test is running already, as pid {pid}; stop it with "
+        "`pyinit shutdown -c pyinit-test`, or give this one another name in [container]\n"
+    )
+    assert first.stop() == 0
+
+
+def test_kill_9_of_the_monitor_then_a_new_start(bench, busybox):
+    text = config(busybox, "trap \"echo bye; exit\" TERM; echo up; while :; do sleep 0.1; done")
+    first = bench.start(text)
+    first.wait_for("app: up")
+    first.process.kill()
+    second = bench.start(text)
+    second.wait_for("app: up")
+    first.wait()
+    assert said(first) == ["up", "bye"]  # stopped in order, not killed
+    assert second.stop() == 0
+
+
+def test_kill_9_of_monitor_and_pid_1(bench, busybox):
+    text = config(busybox, "echo up; while :; do sleep 0.1; done")
+    first = bench.start(text)
+    first.wait_for("app: up")
+    with open("/run/pyinit/pyinit-test/pid") as file:
+        pid = int(file.read())
+    first.process.kill()
+    os.kill(pid, signal.SIGKILL)
+    second = bench.start(text)
+    second.wait_for("app: up")
+    assert second.stop() == 0
+
+
+def test_nested_image_is_mounted_inside(bench, busybox, tmp_path):
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/word").write_text("nested\n")
+    subprocess.run(["mksquashfs", tmp_path / "tree", tmp_path / "app.squashfs", "-quiet"], check=True, capture_output=True)
+    more = '[[container.mounts]]\ntype = "squashfs"\nsource = "app.squashfs"\ntarget = "/app"\n'
+    box = bench.start(config(busybox, "cat /app/word; touch /app/x 2>&1", more))
+    assert box.wait() == 1
+    assert said(box) == ["nested", "touch: /app/x: Read-only file system"]
+
+
+def test_veth_address_route_and_hosts(bench, busybox):
+    more = """
+[container.network]
+mode = "veth"
+bridge = "pyinit-t0"
+address = "10.92.7.2/24"
+gateway = "10.92.7.1"
+hosts = { "db.internal" = "10.92.7.3" }
+"""
+    box = bench.start(config(busybox, "ip -4 -o addr show host0; ip route; cat /etc/hosts; echo up; while :; do sleep 1; done", more))
+    box.wait_for("app: up")
+    found = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    assert "ve-pyinit-test" in found.replace("ve-pyinit-te", "ve-pyinit-test") and "pyinit-t0" in found
+    assert box.stop() == 0
+    lines = said(box)
+    assert "10.92.7.2/24" in lines[0]
+    assert "default via 10.92.7.1 dev host0" in lines[1]
+    assert "10.92.7.3\tdb.internal" in lines
