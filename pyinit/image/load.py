@@ -41,8 +41,14 @@ def load(path: str, environment: Mapping[str, str]) -> BuildFile:
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}"]) from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{path}: {error}"]) from error
+        raise ConfigError([_syntax(path, str(error))]) from error
     return _Reader(path, text).file(table, environment)
+
+
+def _syntax(path: str, said: str) -> str:
+    """`Expected ... (at line 3, column 9)` with the line where the others have it; at the file's end there is none."""
+    found = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", said)
+    return f"{path}:{found[2]}: {found[1]}" if found else f"{path}: {said}"
 
 
 class _Lines(NamedTuple):

@@ -1,0 +1,139 @@
+"""build.toml: what it becomes, and every error of it with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from pyinit.errors import ConfigError
+from pyinit.image.load import load
+from pyinit.image.spec import DEFAULT_EPOCH, BuildFile, Image
+from pyinit.model import Origin
+
+
+def written(tmp_path: Path, text: str) -> str:
+    for folder in ("skel", "app"):
+        (tmp_path / folder).mkdir()
+    path = tmp_path / "build.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def problems(path: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    return caught.value.problems
+
+
+GOOD = """\
+output = "out"
+source_date_epoch = 1700000000
+
+[[image]]
+name = "base.squashfs"
+suite = "bookworm"
+packages = ["bash", "libstdc++6:amd64", "php8.2-fpm=8.2.1-1"]
+skeleton = "skel"
+exclude = ["usr/share/doc/*"]
+compression_level = 3
+
+[[image]]
+name = "app.squashfs"
+directory = "app"
+compression = "lz4"
+"""
+
+
+def test_a_file_becomes_images_with_absolute_places(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD)
+    base = Image(
+        name="base.squashfs",
+        suite="bookworm",
+        packages=("bash", "libstdc++6:amd64", "php8.2-fpm=8.2.1-1"),
+        skeleton=f"{tmp_path}/skel",
+        exclude=("usr/share/doc/*",),
+        level=3,
+        origin=Origin(path, 4),
+    )
+    app = Image(name="app.squashfs", directory=f"{tmp_path}/app", compression="lz4", origin=Origin(path, 12))
+    assert load(path, {}) == BuildFile(path, f"{tmp_path}/out", 1_700_000_000, (base, app))
+
+
+def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
+    assert load(written(tmp_path, GOOD), {"SOURCE_DATE_EPOCH": "1"}).epoch == 1
+
+
+def test_the_defaults(tmp_path: Path) -> None:
+    found = load(written(tmp_path, '[[image]]\nname = "a"\ndirectory = "app"\n'), {})
+    assert (found.output, found.epoch, found.images[0].compression) == (f"{tmp_path}/images", DEFAULT_EPOCH, "zstd")
+
+
+def test_all_errors_come_at_once_each_with_its_line(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """\
+outptu = "out"
+source_date_epoch = "now"
+
+[[image]]
+name = "../base.squashfs"
+packages = ["bash", "-o evil"]
+skeleton = "nowhere"
+exclude = ["/etc"]
+compression = "lz4"
+compression_level = 3
+
+[[image]]
+name = "app"
+directory = "app"
+skeleton = "skel"
+compression = "brotli"
+
+[[image]]
+name = "app"
+
+[[image]]
+name = 7
+directory = ""
+compression_level = 23
+""",
+    )
+    assert problems(path) == [
+        f"{path}:1: unknown key outptu; did you mean output?",
+        f"{path}:2: expected source_date_epoch = a number from 0 to 4294967295, found 'now'",
+        f"{path}:5: expected name = a plain file name such as \"base.squashfs\", found '../base.squashfs'",
+        f"{path}:7: expected skeleton = a folder, found none at {tmp_path}/nowhere",
+        f"{path}:10: lz4 has no levels: remove the key",
+        f"{path}:4: expected suite = a release's name such as \"bookworm\", found ''",
+        f"{path}:6: expected names of Debian packages, found '-o evil'",
+        f"{path}:8: expected patterns from the image's root, without a / before, found '/etc'",
+        f"{path}:15: expected either directory or suite, packages, skeleton, found both",
+        f"{path}:16: expected one of gzip, lz4, lzo, xz, zstd, found 'brotli'",
+        f"{path}:18: expected packages = [...] (a base system) or directory = \"...\", found neither",
+        f"{path}:22: expected name = a string, found 7",
+        f"{path}:22: expected name = a plain file name such as \"base.squashfs\", found ''",
+        f"{path}:23: expected directory = a folder, found an empty string",
+        f"{path}:24: expected compression_level = a number from 1 to 22, found 23",
+        f"{path}:18: the name app is taken by the image at {path}:12",
+    ]
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    path = written(tmp_path, 'output = "x"\n')
+    assert problems(path) == [f"{path}:1: expected at least one [[image]] table"]
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    path = f"{tmp_path}/none.toml"
+    assert problems(path) == [f"{path}: cannot be read: No such file or directory"]
+
+
+def test_a_bad_epoch_in_the_environment(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD)
+    with pytest.raises(ConfigError) as caught:
+        load(path, {"SOURCE_DATE_EPOCH": "yesterday"})
+    assert caught.value.problems == ["$SOURCE_DATE_EPOCH: expected seconds since 1970, up to 4294967295, found 'yesterday'"]
+
+
+def test_an_error_of_syntax_has_its_line(tmp_path: Path) -> None:
+    path = written(tmp_path, 'output = "x"\nname = [\n  "a",\n  b,\n]\n')
+    assert problems(path) == [f"{path}:4: Invalid value"]
