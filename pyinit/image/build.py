@@ -137,7 +137,8 @@ class _Build:
             raise BuildError(f"{self.image.origin}: {self.image.name}: {error}") from error
 
     def _line(self, line: str) -> None:
-        if line.startswith("I: ") and line.endswith("..."):  # mmdebstrap's steps
+        # mmdebstrap's steps; it also tells of the signals between its processes
+        if line.startswith("I: ") and line.endswith("...") and "received signal" not in line:
             self._step(line[3:-3])
 
     def _step(self, step: str) -> None:

@@ -47,7 +47,8 @@ def run(argv: Sequence[str], *, epoch: int, lock_fd: int, on_line: Callable[[str
             assert child.stdout is not None
             for line in child.stdout:
                 on_line(line.rstrip())
-                tail = [*tail[1 - _TAIL_LINES :], line.rstrip()]
+                if not line.startswith("I: "):  # mmdebstrap's steps say nothing of a failure
+                    tail = [*tail[1 - _TAIL_LINES :], line.rstrip()]
             code = child.wait()
         except BaseException:  # KeyboardInterrupt above all
             _end(child)
