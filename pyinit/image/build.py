@@ -96,10 +96,10 @@ class _Build:
             return
         if sources is not None:
             self._install(root, sources)
+            tree.settle(root, self.epoch)
         if self.image.skeleton:
             self._step(f"laying {self.image.skeleton} over it")
             tree.lay(self.image.skeleton, root, self.epoch)
-        tree.settle(root, self.epoch)
 
     def _install(self, root: str, sources: Sources) -> None:
         if os.geteuid() != 0:
@@ -125,9 +125,8 @@ class _Build:
             argv += ["-Xcompression-level", str(self.image.level)]
         if self.image.directory:
             argv += ["-all-root", "-no-xattrs"]
-        excluded = [*self.image.exclude, *(() if self.image.directory else tree.VOLATILE)]
-        if excluded:
-            argv += ["-wildcards", "-e", *excluded]  # last: all that follows -e is a pattern
+        if self.image.exclude:
+            argv += ["-wildcards", "-e", *self.image.exclude]  # last: all that follows -e is a pattern
         self._tool(argv)
 
     def _tool(self, argv: list[str]) -> None:
@@ -176,7 +175,7 @@ class _Build:
         facts = {
             "recipe": _RECIPE, "epoch": self.epoch, "suite": image.suite, "packages": sorted(image.packages),
             "exclude": image.exclude, "compression": image.compression, "level": image.level,
-            "sources": sources, "volatile": tree.VOLATILE,
+            "sources": sources, "volatile": tree.VOLATILE + tree.EMPTIED,
             "skeleton": tree.digest(image.skeleton) if image.skeleton else "",
             "directory": tree.digest(image.directory) if image.directory else "",
             "mksquashfs": tools.version("mksquashfs", "-version"),

@@ -5,10 +5,12 @@ Laws: nothing is written through a symlink of the tree; modes come out as 0644 o
 checkout was; a tree with something mounted in it is never removed, for that may be the machine's own /dev.
 """
 
+import fnmatch
 import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 
 from pyinit.image.spec import BuildError
 
@@ -97,17 +99,33 @@ def _clash(name: str, target: str, there: os.stat_result) -> str:
 
 
 def settle(tree: str, epoch: int) -> None:
-    """Make an installed system independent of where and when it was installed."""
+    """Make an installed system independent of where and when it was installed; before anything is laid over it."""
+    for pattern in VOLATILE:
+        for path in list(_matches(tree, pattern.split("/"))):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
     for name in EMPTIED:
         path = os.path.join(tree, name)
         if os.path.lexists(path):
             os.unlink(path)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    # Not by glob, which follows symlinks: /usr/lib/x -> /usr/lib/y would lead to the machine's own files.
     for folder, _, names in os.walk(tree):
         for name in names if folder.endswith("/__pycache__") else ():
             if name.endswith(".pyc") and not os.path.islink(f"{folder}/{name}"):
                 _clamp_pyc(f"{folder}/{name}", epoch)
+
+
+def _matches(place: str, parts: list[str]) -> Iterator[str]:
+    """The paths of the pattern; not by glob, which follows symlinks: /var/log -> /x would lead to the machine's own."""
+    if os.path.islink(place) or not os.path.isdir(place):
+        return
+    for name in sorted(fnmatch.filter(os.listdir(place), parts[0])):
+        if len(parts) == 1:
+            yield f"{place}/{name}"
+        else:
+            yield from _matches(f"{place}/{name}", parts[1:])
 
 
 def _clamp_pyc(path: str, epoch: int) -> None:

@@ -110,6 +110,25 @@ def test_settling_empties_what_names_the_machine(tmp_path: Path) -> None:
     assert outside.read_text() == "nameserver 192.0.2.1\n"
 
 
+def test_settling_removes_what_is_volatile_but_nothing_through_a_link(tmp_path: Path) -> None:
+    _, root = pair(tmp_path)
+    for name in ("etc/ssh", "run/lock/sub", "var/cache/apt", "var/lib"):
+        (root / name).mkdir(parents=True)
+    for name in ("etc/ssh/ssh_host_rsa_key", "etc/ssh/moduli", "etc/passwd-", "etc/passwd", "run/.hidden"):
+        (root / name).touch()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "log").touch()
+    (root / "var/log").symlink_to(outside)
+    (root / "var/cache/apt/link").symlink_to(outside)
+    tree.settle(str(root), EPOCH)
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.name not in ("var", "etc", "lib")) == [
+        "etc/hostname", "etc/machine-id", "etc/passwd", "etc/resolv.conf", "etc/ssh", "etc/ssh/moduli",
+        "run", "var/cache", "var/cache/apt", "var/log",
+    ]  # fmt: skip
+    assert (outside / "log").exists()
+
+
 def test_settling_sets_back_the_source_time_in_compiled_python(tmp_path: Path) -> None:
     _, root = pair(tmp_path)
     cache = root / "usr/lib/__pycache__"
