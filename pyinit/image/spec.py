@@ -9,8 +9,8 @@ from typing import NamedTuple
 from pyinit.errors import EXIT_SYSTEM, PyinitError
 from pyinit.model import NOWHERE, Origin
 
-# The compressors that mksquashfs and the kernel share; True: they have a level.
-COMPRESSORS = {"gzip": True, "lz4": False, "lzo": True, "xz": False, "zstd": True}
+# The compressors that mksquashfs and the kernel share, each with its highest level; 0: it has none.
+COMPRESSORS = {"gzip": 9, "lz4": 0, "lzo": 9, "xz": 0, "zstd": 22}
 DEFAULT_EPOCH = 1735689600  # 2025-01-01: any date in the past does
 
 

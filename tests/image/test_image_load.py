@@ -98,28 +98,28 @@ compression_level = 23
 """,
     )
     assert problems(path) == [
-        f"{path}:1: unknown key outptu; did you mean output?",
-        f"{path}:2: expected source_date_epoch = a number from 0 to 4294967295, found 'now'",
-        f"{path}:5: expected name = a plain file name such as \"base.squashfs\", found '../base.squashfs'",
-        f"{path}:7: expected skeleton = a folder, found none at {tmp_path}/nowhere",
-        f"{path}:10: lz4 has no levels: remove the key",
-        f"{path}:4: expected suite = a release's name such as \"bookworm\", found ''",
-        f"{path}:6: expected names of Debian packages, found '-o evil'",
-        f"{path}:8: expected patterns from the image's root, without a / before, found '/etc'",
-        f"{path}:15: expected either directory or suite, packages, skeleton, found both",
-        f"{path}:16: expected one of gzip, lz4, lzo, xz, zstd, found 'brotli'",
-        f"{path}:18: expected packages = [...] (a base system) or directory = \"...\", found neither",
-        f"{path}:22: expected name = a string, found 7",
-        f"{path}:22: expected name = a plain file name such as \"base.squashfs\", found ''",
-        f"{path}:23: expected directory = a folder, found an empty string",
-        f"{path}:24: expected compression_level = a number from 1 to 22, found 23",
-        f"{path}:18: the name app is taken by the image at {path}:12",
+        f"{path}:1: outptu: there is no such key; did you mean output?",
+        f'{path}:2: source_date_epoch: expected an integer from 0 to 4294967295, found "now"',
+        f"{path}:4: image[1].suite: expected a release's name such as \"bookworm\", found \"\"",
+        f'{path}:5: image[1].name: expected a plain file name such as "base.squashfs", found "../base.squashfs"',
+        f'{path}:6: image[1].packages[2]: expected the name of a Debian package, found "-o evil"',
+        f'{path}:7: image[1].skeleton: expected a folder, found none at {tmp_path}/nowhere',
+        f"{path}:8: image[1].exclude[1]: expected a pattern from the image's root, without a / before it, found \"/etc\"",
+        f"{path}:10: image[1].compression_level: lz4 has no levels: remove the key",
+        f"{path}:15: image[2].skeleton: expected either directory or suite, packages, skeleton, found both",
+        f'{path}:16: image[2].compression: expected "gzip", "lz4", "lzo", "xz" or "zstd", found "brotli"',
+        f'{path}:18: image[3].packages: expected packages = [...] (a base system) or directory = "...", found neither',
+        f"{path}:19: image[3].name: the name app is taken at {path}:13",
+        f"{path}:22: image[4].name: expected a string, found 7",
+        f'{path}:22: image[4].name: expected a plain file name such as "base.squashfs", found ""',
+        f'{path}:23: image[4].directory: expected a folder, found none at ""',
+        f"{path}:24: image[4].compression_level: expected an integer from 1 to 22, found 23",
     ]
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:
     path = written(tmp_path, 'output = "x"\n')
-    assert problems(path) == [f"{path}:1: expected at least one [[image]] table"]
+    assert problems(path) == [f"{path}:1: image: expected at least one [[image]]"]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -131,7 +131,9 @@ def test_a_bad_epoch_in_the_environment(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
     with pytest.raises(ConfigError) as caught:
         load(path, {"SOURCE_DATE_EPOCH": "yesterday"})
-    assert caught.value.problems == ["$SOURCE_DATE_EPOCH: expected seconds since 1970, up to 4294967295, found 'yesterday'"]
+    assert caught.value.problems == [
+        f'{path}:2: source_date_epoch: $SOURCE_DATE_EPOCH: expected seconds since 1970, found "yesterday"'
+    ]
 
 
 def test_an_error_of_syntax_has_its_line(tmp_path: Path) -> None:
