@@ -1,0 +1,70 @@
+"""`pyinit plan FILE`: what the launcher would do, step by step, doing nothing."""
+
+import os
+from collections.abc import Iterator, Mapping
+
+from pyinit.config.load import load
+from pyinit.core import graph
+from pyinit.errors import EXIT_OK, UsageError
+from pyinit.launch import plan
+from pyinit.model import Config
+
+_SHORTEST = 3  # of a value that is told from chance
+_HELP = "usage: pyinit plan FILE\n\nShow each step of the launch with its config line and what undoes it; do nothing.\n"
+
+
+def run(arguments: list[str]) -> int:
+    """0; ConfigError for what `check` would refuse."""
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(_HELP, end="")
+        return EXIT_OK
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise UsageError("expected one file: `pyinit plan services.toml`")
+    environment = _Recorder()
+    config = load(arguments[0], environment)
+    text = "\n".join(lines(config))
+    for name, value in environment.used.items():
+        if len(value) >= _SHORTEST:  # the name instead of the value, which may be a secret
+            text = text.replace(value, f"${{{name}}}")
+    print(text)
+    return EXIT_OK
+
+
+class _Recorder(Mapping[str, str]):
+    """The environment, and what of it a config has used."""
+
+    def __init__(self) -> None:
+        self.used: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        self.used[name] = os.environ[name]
+        return self.used[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(os.environ)
+
+    def __len__(self) -> int:
+        return len(os.environ)
+
+
+def lines(config: Config) -> list[str]:
+    """The plan as people read it."""
+    text = []
+    if config.container is not None:
+        for number, step in enumerate(plan.make(config).operations(), 1):
+            text.append(f"{number:3} {step.describe()}  [{step.origin}]")
+            if step.undo():
+                text.append(f"      undo: {step.undo()}")
+    specs = {spec.name: spec for spec in config.services}
+    text.append("services, in the order of their start:")
+    for name in graph.start_order(config.services):
+        spec = specs[name]
+        after = [*spec.requires, *(f"{other} (wanted)" for other in spec.wants)]
+        waits = f", after {', '.join(after)}" if after else ""
+        state = "" if spec.enabled else ", not enabled"
+        text.append(f"    {name}: {' '.join(_quote(word) for word in spec.command)}{waits}{state}  [{spec.origin}]")
+    return text
+
+
+def _quote(word: str) -> str:
+    return repr(word) if not word or set(word) & set(" \n\t'\"$") else word

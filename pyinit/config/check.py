@@ -1,0 +1,107 @@
+"""What a config must hold as a whole: names that exist, no circle, images that are whole.
+
+Owns the checks across tables and of the files on the host that a config names. Must not know TOML.
+"""
+
+import errno
+import os
+import struct
+from typing import NamedTuple
+
+from pyinit.core import graph
+from pyinit.model import NOWHERE, Config, Container, Mount, Origin, ServiceSpec
+
+_SQUASHFS_MAGIC = b"hsqs"
+_SUPERBLOCK_BYTES = 96
+_BYTES_USED_AT = 40
+
+
+class Problem(NamedTuple):
+    origin: Origin
+    text: str
+
+
+def services(config: Config) -> list[Problem]:
+    """References to services that are not there, and circles; the circle's first service gives the line."""
+    names = [spec.name for spec in config.services]
+    found = []
+    for spec in config.services:
+        for key in ("requires", "wants", "after", "before"):
+            for other in getattr(spec, key):
+                if other not in names:
+                    found.append(Problem(spec.origin, f"services.{spec.name}.{key}: there is no service {other}{_near(other, names)}"))
+                elif other == spec.name:
+                    found.append(Problem(spec.origin, f"services.{spec.name}.{key}: a service can't wait for itself; take it out"))
+    main = config.init.main
+    if main and main not in names:
+        found.append(Problem(Origin(config.path, 1), f"init.main: there is no service {main}{_near(main, names)}"))
+    cycle = graph.find_cycle(tuple(_without_self(spec) for spec in config.services))
+    if cycle is not None:
+        first = next(spec for spec in config.services if spec.name == cycle[0])
+        found.append(Problem(first.origin, f"services wait for each other in a circle: {' -> '.join(cycle)}; remove one of these"))
+    return found
+
+
+def _without_self(spec: ServiceSpec) -> ServiceSpec:
+    keep = {key: tuple(n for n in getattr(spec, key) if n != spec.name) for key in ("requires", "wants", "after", "before")}
+    return spec._replace(requires=keep["requires"], wants=keep["wants"], after=keep["after"], before=keep["before"])
+
+
+def _near(name: str, names: list[str]) -> str:
+    import difflib  # once there is an error: it costs 8 ms
+
+    close = difflib.get_close_matches(name, names, 1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are: {', '.join(names)}"
+
+
+def container(box: Container) -> list[Problem]:
+    """Layers and sources that are not there, or no whole images."""
+    found = []
+    for layer in box.layers:
+        if not os.path.isdir(layer.path):
+            found += _image(layer.path, layer.origin, "container.layers")
+    targets: dict[str, Mount] = {}
+    for mount in box.mounts:
+        if mount.target in targets and mount.target != "/":
+            there = targets[mount.target].origin
+            found.append(Problem(mount.origin, f"container.mounts: {mount.target} is the target of two mounts; the other is at {there}"))
+        targets[mount.target] = mount
+        found += _source(mount)
+    return found
+
+
+def _source(mount: Mount) -> list[Problem]:
+    at = mount.source_origin if mount.source_origin is not NOWHERE else mount.origin
+    if mount.type == "squashfs" and mount.source and not mount.source.startswith("image:"):
+        return _image(mount.source, at, "container.mounts.source")
+    if mount.type == "bind" and mount.source and not mount.create and not os.path.lexists(mount.source):
+        return [Problem(at, f"container.mounts.source: {mount.source} is not there; make it, or write create = true")]
+    return []
+
+
+def _image(path: str, origin: Origin, key: str) -> list[Problem]:
+    """A squashfs says its size in its superblock (kernel: Documentation/filesystems/squashfs.rst)."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return [Problem(origin, f"{key}: {path} is not there; build or copy it (`pyinit build` makes images)")]
+        return [Problem(origin, f"{key}: {path}: {error.strerror}")]
+    try:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            return [Problem(origin, f"{key}: expected a squashfs file, found a folder: {path}")]
+        head = os.read(fd, _SUPERBLOCK_BYTES)
+        size = os.fstat(fd).st_size
+    except OSError as error:
+        return [Problem(origin, f"{key}: {path}: {error.strerror}")]
+    finally:
+        os.close(fd)
+    if not head.startswith(_SQUASHFS_MAGIC):
+        what = "an empty file" if not head else "something else"
+        return [Problem(origin, f"{key}: expected a squashfs image, found {what}: {path}")]
+    used = struct.unpack_from("<Q", head, _BYTES_USED_AT)[0] if len(head) == _SUPERBLOCK_BYTES else _SUPERBLOCK_BYTES
+    if used > size:
+        return [Problem(origin, f"{key}: {path} is truncated: it says {used} bytes and has {size}; build or copy it again")]
+    return []

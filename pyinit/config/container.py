@@ -1,0 +1,288 @@
+"""`[init]` and `[container]`: tables become InitSpec and Container.
+
+Owns the keys of both and their defaults. Must not know files on disk (load.py looks at them) or services.
+"""
+
+import os
+import zlib
+
+from pyinit.config.decode import Table, show
+from pyinit.config.services import is_address, is_name
+from pyinit.linux.caps import NAMES as CAPABILITIES
+from pyinit.model import (
+    DEFAULT_CAPABILITIES,
+    DEFAULT_MASKED_PATHS,
+    DEFAULT_READONLY_PATHS,
+    CgroupLimits,
+    Container,
+    InitSpec,
+    Layer,
+    Mount,
+    Network,
+    Security,
+)
+
+NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
+_MOUNT_TYPES = ("squashfs", "tmpfs", "bind")
+_TYPES_LATER = ("erofs", "overlay", "nfs", "nfs4", "9p", "cifs", "fuse.sshfs", "proc", "sysfs", "ext4")
+_RESERVED = ("/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
+_LINK_BYTES = 15
+
+
+def init(table: Table | None) -> InitSpec:
+    if table is None:
+        return InitSpec()
+    base = InitSpec()
+    found = InitSpec(
+        control_socket=table.path_of("control_socket"),
+        state_dir=table.path_of("state_dir", base.state_dir),
+        log_dir=table.path_of("log_dir", base.log_dir),
+        stop_timeout_s=table.duration("stop_timeout", base.stop_timeout_s),
+        exit=table.choice("exit", base.exit, ("on-signal", "when-all-exited", "when-main-exits")),
+        main=table.string("main"),
+        environment=table.pairs("environment"),
+        environment_clear=table.boolean("environment_clear"),
+        stop_signals=table.signals("stop_signals"),
+    )
+    if found.exit == "when-main-exits" and not found.main:
+        table.fault("exit", 'expected main = "NAME" beside it: the service whose exit code counts')
+    table.close(("reexec", "web"))
+    return found
+
+
+def default_name(path: str) -> str:
+    """The folder's name and a short sum of the file's absolute path."""
+    folder = os.path.basename(os.path.dirname(path))
+    kept = "".join(char if is_name("x" + char) else "-" for char in folder).strip("-.@")[:40] or "pyinit"
+    return f"{kept}-{zlib.crc32(os.fsencode(path)) & 0xFFFFFF:06x}"
+
+
+def container(table: Table, path: str) -> Container:
+    """`path`: the main file's, absolute."""
+    name = table.string("name", default_name(path))
+    if not is_name(name) or "@" in name:
+        table.fault("name", f"expected up to 63 letters, digits, _ . or -, found {show(name)}")
+        name = default_name(path)
+    hostname = table.string("hostname", name)
+    if table.has("hostname") and not _is_hostname(hostname):
+        table.fault("hostname", f"expected up to 63 letters, digits, . or -, found {show(hostname)}")
+    namespaces = _namespaces(table)
+    network = _network(table.table("network"))
+    found = Container(
+        name=name,
+        hostname=hostname,
+        layers=_layers(table),
+        writable=_writable(table),
+        writable_size_bytes=table.size("writable_size"),
+        namespaces=namespaces,
+        mounts=tuple(_mount(one) for one in table.tables("mounts")),
+        cgroup=_cgroup(table.table("cgroup")),
+        network=network,
+        security=_security(table.table("security")),
+        orphan=table.boolean("orphan"),
+        init=table.path_of("init"),
+        origin=table.origin,
+    )
+    if network.mode == "veth" and "net" not in namespaces:
+        table.fault("namespaces", 'expected "net" among them: a veth needs a network namespace')
+    table.close(("user_namespace", "publish", "hooks"))
+    return found
+
+
+def _is_hostname(text: str) -> bool:
+    return is_name(text) and not set(text) & {"_", "@"}
+
+
+def _namespaces(table: Table) -> tuple[str, ...]:
+    found = table.strings("namespaces", NAMESPACES)
+    for position, name in enumerate(found):
+        if name in ("user", "time"):
+            table.fault("namespaces", f'"{name}" is not supported yet; take it out', position)
+        elif name not in NAMESPACES:
+            table.fault("namespaces", f"expected one of {', '.join(NAMESPACES)}, found {show(name)}", position)
+    for name in ("pid", "mount"):
+        if name not in found and table.has("namespaces"):
+            table.fault("namespaces", f'expected "{name}" among them: there is no container without it')
+    return tuple(dict.fromkeys(found))
+
+
+def _layers(table: Table) -> tuple[Layer, ...]:
+    paths = table.strings("layers")
+    if not paths:
+        missing = 'layers: expected a list of squashfs files or folders, such as ["base.squashfs"], found none'
+        table.document.problems.append((table.origin, f"container.{missing}"))
+    return tuple(
+        Layer(_absolute(table, path), table.document.origin((*table.path, "layers", number)))
+        for number, path in enumerate(paths)
+    )
+
+
+def _absolute(table: Table, path: str) -> str:
+    """Relative paths are relative to the file that they stand in."""
+    folder = os.path.dirname(os.path.abspath(table.document.file))
+    return os.path.normpath(os.path.join(folder, path))
+
+
+def _writable(table: Table) -> str:
+    value = table.raw("writable")
+    if isinstance(value, str) and "/" in value:
+        table.fault("writable", 'a kept folder is not supported yet: expected "none" or "tmpfs"')
+        return "none"
+    return table.choice("writable", "none", ("none", "tmpfs"))
+
+
+def _mount(table: Table) -> Mount:
+    kind = table.string("type")
+    if kind in _TYPES_LATER:
+        table.fault("type", f'{show(kind)} is not supported yet: expected "squashfs", "tmpfs" or "bind"')
+    elif kind not in _MOUNT_TYPES:
+        _missing_or_wrong(table, "type", '"squashfs", "tmpfs" or "bind"')
+    target = os.path.normpath(table.path_of("target", "/"))
+    if not table.has("target"):
+        _missing_or_wrong(table, "target", "an absolute path in the container")
+    elif ".." in str(table.raw("target")).split("/") or target in _RESERVED or target.startswith("/proc/"):
+        table.fault("target", f"expected a place of its own below the root, without .., found {show(table.raw('target'))}")
+    source = table.string("source")
+    if kind in ("squashfs", "bind") and not source:
+        _missing_or_wrong(table, "source", "a path on the host")
+    elif source and not source.startswith("image:"):
+        source = _absolute(table, source)
+    if kind == "tmpfs" and source:
+        table.fault("source", "a tmpfs has no source; take it out")
+    found = Mount(
+        type=kind,
+        target=target,
+        source="" if kind == "tmpfs" else source,
+        read_only=table.boolean("read_only"),
+        size_bytes=table.size("size"),
+        mode=table.octal("mode", 0o755, 0o7777),
+        uid=table.integer("uid", 0, 0, 2**32 - 2),
+        gid=table.integer("gid", 0, 0, 2**32 - 2),
+        create=table.boolean("create"),
+        files=_files(table.table("files")),
+        origin=table.origin,
+        source_origin=table.at("source"),
+    )
+    if found.files and kind != "tmpfs":
+        table.fault("files", f"only a tmpfs has files, found them on a {kind}")
+    table.close(("options",))
+    return found
+
+
+def _missing_or_wrong(table: Table, key: str, what: str) -> None:
+    value = table.raw(key)
+    if value is None:
+        where = ".".join(str(part) for part in table.path if not isinstance(part, int))
+        table.document.problems.append((table.origin, f"{where}: {key} is missing: expected {what}"))
+    else:
+        table.fault(key, f"expected {what}, found {show(value)}")
+
+
+def _files(table: Table | None) -> tuple[tuple[str, str, int], ...]:
+    """Names relative to the target: text, or a table of content and mode."""
+    if table is None:
+        return ()
+    found = []
+    for name, value in table.data.items():
+        if not name or name.startswith("/") or ".." in name.split("/") or name.endswith("/") or "\0" in name:
+            table.fault(name, "expected a name below the target, without ..")
+        if isinstance(value, dict):
+            inner = table.table(name)
+            assert inner is not None
+            found.append((name, inner.string("content"), inner.octal("mode", 0o644, 0o7777)))
+            inner.close()
+        else:
+            found.append((name, table.string(name), 0o644))
+    return tuple(found)
+
+
+def _cgroup(table: Table | None) -> CgroupLimits:
+    if table is None:
+        return CgroupLimits()
+    found = CgroupLimits(
+        memory_max_bytes=table.size("memory_max"),
+        memory_high_bytes=table.size("memory_high"),
+        cpu_max=table.number("cpu_max", 0.0, 0.01, 4096),
+        cpu_weight=table.integer("cpu_weight", 0, 1, 10_000),
+        pids_max=table.integer("pids_max", 0, 1, 1 << 22),
+        origin=table.origin,
+    )
+    table.close(("io_max", "io_weight", "swap_max"))
+    return found
+
+
+def _network(table: Table | None) -> Network:
+    if table is None:
+        return Network()
+    mode = table.choice("mode", "none", ("none", "host", "veth"))
+    found = Network(
+        mode=mode,
+        bridge=table.string("bridge"),
+        address=table.string("address"),
+        gateway=table.string("gateway"),
+        dns=table.strings("dns"),
+        hosts=_hosts(table),
+        origin=table.origin,
+    )
+    for number, server in enumerate(found.dns):
+        if not is_address(server):
+            table.fault("dns", f"expected a numeric address, found {show(server)}", number)
+    if mode == "veth":
+        _check_veth(table, found)
+    table.close(("publish", "mtu", "mac", "ipv6", "firewall"))
+    return found
+
+
+def _check_veth(table: Table, network: Network) -> None:
+    bridge = network.bridge
+    if not (0 < len(bridge.encode()) <= _LINK_BYTES and is_name(bridge)):
+        _missing_or_wrong(table, "bridge", f"a link's name of up to {_LINK_BYTES} letters")
+    address, mark, prefix = network.address.partition("/")
+    widest = 128 if ":" in address else 32
+    if not (is_address(address) and mark and prefix.isascii() and prefix.isdigit() and int(prefix) <= widest):
+        _missing_or_wrong(table, "address", 'an address with its prefix, such as "10.91.0.2/24"')
+    if network.gateway and not is_address(network.gateway):
+        table.fault("gateway", f"expected a numeric address, found {show(network.gateway)}")
+
+
+def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
+    inner = table.table("hosts")
+    if inner is None:
+        return ()
+    found = []
+    for name in inner.data:
+        address = inner.string(name)
+        if not is_address(address):
+            inner.fault(name, f"expected a numeric address, found {show(inner.data[name])}")
+        if not _is_hostname(name):
+            inner.fault(name, "expected a host name of letters, digits, . and -")
+        found.append((name, address))
+    return tuple(found)
+
+
+def _security(table: Table | None) -> Security:
+    if table is None:
+        return Security()
+    names = table.strings("capabilities", DEFAULT_CAPABILITIES)
+    for number, name in enumerate(names):
+        if name.removeprefix("CAP_") not in CAPABILITIES:
+            table.fault("capabilities", f'expected a capability such as "NET_BIND_SERVICE", found {show(name)}', number)
+    if table.string("seccomp", "unconfined") != "unconfined":
+        table.fault("seccomp", 'only "unconfined" is supported yet; take it out')
+    found = Security(
+        capabilities=tuple(sorted({name.removeprefix("CAP_") for name in names})),
+        masked_paths=_paths(table, "masked_paths", DEFAULT_MASKED_PATHS),
+        readonly_paths=_paths(table, "readonly_paths", DEFAULT_READONLY_PATHS),
+    )
+    table.close(("no_new_privileges",))
+    return found
+
+
+def _paths(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    if table.raw(key) == "default":
+        return default
+    paths = table.strings(key, default)
+    for number, path in enumerate(paths):
+        if not path.startswith("/"):
+            table.fault(key, f"expected an absolute path, found {show(path)}", number)
+    return paths
