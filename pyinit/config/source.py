@@ -2,7 +2,7 @@
 
 Owns the scanning of keys. Must not know what they mean. Law: the text was accepted by a TOML parser before, so that
 this reads structure only: tables, arrays of tables, dotted keys, inline tables, strings of every kind.
-Source: toml.io, version 1.0.
+Source: toml.io, version 1.0, and what tomli takes of 1.1: inline tables over lines, `\\e` and `\\x41`.
 """
 
 Path = tuple[str | int, ...]
@@ -168,7 +168,8 @@ class _Scanner:
         return False
 
 
-_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
+_ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b", '"': '"', "\\": "\\"}
+_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
 
 def _unescape(text: str) -> str:
@@ -177,8 +178,8 @@ def _unescape(text: str) -> str:
         if text[at] != "\\":
             out += text[at]
             at += 1
-        elif text[at + 1] in "uU":
-            length = 4 if text[at + 1] == "u" else 8
+        elif text[at + 1] in _HEX_DIGITS:
+            length = _HEX_DIGITS[text[at + 1]]
             out += chr(int(text[at + 2 : at + 2 + length], 16))
             at += 2 + length
         else:
