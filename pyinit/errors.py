@@ -43,6 +43,8 @@ class LaunchError(PyinitError):
 
 
 class ControlError(PyinitError):
-    """A running pyinit refused a request, or none answers."""
+    """A running pyinit refused a request, or none answers; `exit_code` may be 3 for "not running"."""
 
-    exit_code = EXIT_FAILED
+    def __init__(self, text: str, *, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code

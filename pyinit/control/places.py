@@ -1,0 +1,104 @@
+"""Where running containers are found on a host.
+
+Owns the folders and their meaning. Must not know what a container is made of. Laws: `lock` is held while monitor or
+PID 1 lives, so a free one is a stale folder; without root nobody else's folder is trusted.
+"""
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pyinit.errors import ControlError
+
+CONTROL_SOCKET = "control.sock"
+INSIDE = "/run/pyinit/control.sock"
+
+
+class Running(NamedTuple):
+    """A container or supervisor that runs here; `pid` is PID 1's as this host sees it, 0 while it starts."""
+
+    name: str
+    pid: int
+    socket: str
+    directory: str
+
+
+def runtime_dir() -> str:
+    """The folder of all of them; made, private, at the first use."""
+    if os.geteuid() == 0:
+        path = "/run/pyinit"
+    elif os.environ.get("XDG_RUNTIME_DIR"):
+        path = f"{os.environ['XDG_RUNTIME_DIR']}/pyinit"
+    else:
+        path = f"/tmp/pyinit-{os.geteuid()}"
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        seen = os.lstat(path)
+    except OSError as error:
+        raise ControlError(f"{path} can't be made: {error.strerror}; set XDG_RUNTIME_DIR to a folder of your own") from error
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid() or seen.st_mode & 0o022:
+        raise ControlError(f"{path} is not a folder of ours alone: remove it, or set XDG_RUNTIME_DIR")
+    return path
+
+
+def container_dir(name: str) -> str:
+    """Of one name."""
+    return f"{runtime_dir()}/{name}"
+
+
+def running() -> list[Running]:
+    """Those that run, by name."""
+    base = runtime_dir()
+    found = []
+    for name in sorted(os.listdir(base)):
+        directory = f"{base}/{name}"
+        if _is_locked(f"{directory}/lock"):
+            found.append(Running(name, _read_pid(f"{directory}/pid"), f"{directory}/{CONTROL_SOCKET}", directory))
+    return found
+
+
+def _is_locked(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _read_pid(path: str) -> int:
+    with contextlib.suppress(OSError, ValueError), open(path) as file:
+        return int(file.read())
+    return 0
+
+
+def find_socket(name: str | None, explicit: str | None, environment: Mapping[str, str]) -> str:
+    """The control socket that is meant; ControlError with what to type instead.
+
+    `explicit` (--socket) before $PYINIT_SOCKET before `name` (-c) before the one inside a container before a lone one.
+    """
+    if explicit or (not name and environment.get("PYINIT_SOCKET")):
+        return explicit or environment["PYINIT_SOCKET"]
+    if not name and os.path.exists(INSIDE):
+        return INSIDE
+    found = running()
+    if name:
+        for one in found:
+            if one.name == name:
+                return one.socket
+        there = f"; running are: {', '.join(one.name for one in found)}" if found else "; nothing runs"
+        raise ControlError(f"no container {name} runs here{there}", exit_code=3)
+    if not found:
+        raise ControlError("nothing of pyinit runs here; if it does elsewhere, say --socket PATH", exit_code=3)
+    if len(found) > 1:
+        names = " or ".join(f"-c {one.name}" for one in found)
+        raise ControlError(f"several run here: say {names}")
+    return found[0].socket

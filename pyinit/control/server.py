@@ -1,0 +1,283 @@
+"""The control socket's server, inside the init's loop.
+
+Owns connections and who waits for what. Must not know the init: it asks a Host. Laws: nothing blocks; input, output
+and the number of clients are bounded; what a client sends can at worst cost that client its connection.
+"""
+
+import contextlib
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from pyinit.core.service import State
+from pyinit.core.supervisor import ServiceView
+from pyinit.errors import ControlError, PyinitError
+
+if TYPE_CHECKING:
+    from pyinit.control.wire import Request
+
+_MOST_CLIENTS = 64
+_MOST_OUTPUT_BYTES = 1 << 20
+_PATIENCE_S = 30.0  # for a request to be whole
+_BACKLOG = 128
+_LONGEST_PATH = 107
+_ENDS = {"start": (State.READY, State.DONE), "stop": (State.STOPPED, State.DONE, State.FAILED)}
+
+
+class Deadline(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Loop(Protocol):
+    """What is used of the init's loop."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None: ...
+    def remove_reader(self, fd: int) -> None: ...
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None: ...
+    def remove_writer(self, fd: int) -> None: ...
+    def call_at(self, at_s: float, callback: Callable[[], None]) -> Deadline: ...
+
+
+class Host(Protocol):
+    """What may be asked of the init; ControlError for what it refuses."""
+
+    def names(self) -> tuple[str, ...]: ...
+    def view(self, name: str) -> ServiceView: ...
+    def status(self) -> dict[str, object]: ...
+    def start(self, name: str) -> None: ...
+    def stop(self, name: str) -> None: ...
+    def restart(self, name: str) -> None: ...
+    def signal(self, name: str, number: int) -> None: ...
+    def shutdown(self, exit_code: int | None) -> None: ...
+    def logs(self, request: bytes, client_fd: int) -> None: ...
+
+
+class _Client:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.input = b""
+        self.output = b""
+        self.closing = False  # once the output is out
+        self.deadline: Deadline | None = None
+        self.verb = ""
+        self.waits: dict[str, int] = {}  # name -> its restarts (or pid) at the request
+        self.asked = False
+
+
+class Server:
+    """`listen` gives it sockets; `changed` tells it of every state that a service enters."""
+
+    def __init__(self, loop: Loop, host: Host, report: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._host = host
+        self._report = report
+        self._listeners: list[socket.socket] = []
+        self._clients: dict[int, _Client] = {}
+
+    def listen(self, fd: int) -> None:
+        """Serve a bound unix socket."""
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)  # noqa: FBT003 - no keywords there
+        sock.listen(_BACKLOG)
+        self._listeners.append(sock)
+        self._loop.add_reader(fd, lambda: self._accept(sock))
+
+    def changed(self, name: str) -> None:
+        """A service has entered a state: those who wait are told."""
+        for client in list(self._clients.values()):
+            if name in client.waits:
+                self._tell(client, name)
+
+    def close(self) -> None:
+        """The end: what is queued is tried once."""
+        for client in list(self._clients.values()):
+            if client.output:
+                with contextlib.suppress(OSError):
+                    client.sock.send(client.output)
+            self._drop(client)
+        for sock in self._listeners:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:  # it is gone already, or there are too many fds: the next one may do
+            return
+        if len(self._clients) >= _MOST_CLIENTS:
+            sock.close()
+            return
+        sock.setblocking(False)  # noqa: FBT003 - no keywords there
+        client = _Client(sock)
+        self._clients[client.fd] = client
+        client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
+        self._loop.add_reader(client.fd, lambda: self._read(client))
+
+    def _read(self, client: _Client) -> None:
+        from pyinit.control import wire  # json, 9 ms: at the first request, not at the start
+
+        try:
+            data = client.sock.recv(wire.MOST_REQUEST_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(client)
+            return
+        if client.asked:
+            return  # one request a connection: the rest is noise
+        client.input += data
+        line, mark, _ = client.input.partition(b"\n")
+        if not mark and len(client.input) < wire.MOST_REQUEST_BYTES:
+            return
+        client.asked, client.input = True, b""
+        if client.deadline is not None:
+            client.deadline.cancel()
+        try:
+            if not mark:
+                raise wire.BadRequestError(f"expected a request of at most {wire.MOST_REQUEST_BYTES} bytes")
+            self._obey(client, wire.decode(line), line)
+        except wire.BadRequestError as error:
+            self._send(client, {"error": f"no request that is understood here: {error}", "exit_code": 2}, last=True)
+        except PyinitError as error:
+            client.waits.clear()
+            self._send(client, {"error": str(error), "exit_code": error.exit_code}, last=True)
+
+    def _obey(self, client: _Client, request: "Request", line: bytes) -> None:
+        unknown = [name for name in request.names if name not in self._host.names()]
+        if unknown:
+            raise ControlError(f"{unknown[0]}: no such service; there are: {', '.join(self._host.names())}")
+        if request.verb == "status":
+            answer = {"ok": True, **self._host.status()}
+            self._send(client, answer, last=True)
+        elif request.verb == "logs":
+            self._forget(client)
+            self._host.logs(line, client.sock.detach())
+        elif request.verb == "shutdown":
+            self._send(client, {"ok": True})
+            self._host.shutdown(request.exit_code)
+        elif request.verb == "signal":
+            for name in request.names:
+                self._host.signal(name, request.signal)
+            self._send(client, {"ok": True}, last=True)
+        else:
+            self._change(client, request)
+
+    def _change(self, client: _Client, request: "Request") -> None:
+        act = {"start": self._host.start, "stop": self._host.stop, "restart": self._host.restart}[request.verb]
+        client.verb = request.verb
+        client.waits = {name: self._host.view(name).pid for name in request.names} if request.wait else {}
+        for name in request.names:
+            act(name)
+        for name in list(client.waits):
+            self._tell(client, name)
+        if not client.waits and not client.closing:
+            self._send(client, {"ok": True}, last=True)
+
+    def _tell(self, client: _Client, name: str) -> None:
+        view = self._host.view(name)
+        progress = {"name": name, "state": view.state.value, "reason": view.reason}
+        self._send(client, {"progress": progress})
+        if not self._is_done(client, view):
+            return
+        del client.waits[name]
+        if client.verb != "stop" and view.state in (State.FAILED, State.STOPPED):
+            client.waits.clear()
+            why = f": {view.reason}" if view.reason else ""
+            self._send(client, {"error": f"{name}: {view.state.value}{why}", "exit_code": 1}, last=True)
+        elif not client.waits:
+            self._send(client, {"ok": True}, last=True)
+
+    @staticmethod
+    def _is_done(client: _Client, view: ServiceView) -> bool:
+        if client.verb == "stop":
+            return view.state in _ENDS["stop"]
+        if view.state in (State.FAILED, State.STOPPED):
+            return view.state is State.FAILED or view.target == "down"
+        fresh = client.verb != "restart" or view.pid != client.waits[view.name]
+        return view.state in _ENDS["start"] and fresh
+
+    def _send(self, client: _Client, message: dict[str, object], *, last: bool = False) -> None:
+        from pyinit.control import wire  # see _read
+
+        if client.closing or client.fd not in self._clients:
+            return
+        client.closing = last
+        client.output += wire.encode(message)
+        if len(client.output) > _MOST_OUTPUT_BYTES:
+            self._drop(client)
+        else:
+            self._flush(client)
+
+    def _flush(self, client: _Client) -> None:
+        try:
+            client.output = client.output[client.sock.send(client.output) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(client)
+            return
+        if client.output:
+            self._loop.add_writer(client.fd, lambda: self._flush(client))
+            return
+        self._loop.remove_writer(client.fd)
+        if client.closing:
+            self._drop(client)
+
+    def _forget(self, client: _Client) -> None:
+        if self._clients.pop(client.fd, None) is None:
+            return
+        if client.deadline is not None:
+            client.deadline.cancel()
+        self._loop.remove_reader(client.fd)
+        self._loop.remove_writer(client.fd)
+
+    def _drop(self, client: _Client) -> None:
+        self._forget(client)
+        client.sock.close()
+
+
+def bind(path: str) -> int:
+    """fd of a unix socket bound to `path`, 0600, its folder made; ControlError if another pyinit listens there."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, 0o700, exist_ok=True)
+    place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)  # so that there is no moment with another mode
+    try:
+        address = short(path, place)
+        _make_way(path, address)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise ControlError(f"the control socket {path}: {error.strerror or error}", exit_code=111) from error
+    finally:
+        os.umask(mask)
+        os.close(place)
+    return sock.detach()
+
+
+def short(path: str, folder_fd: int) -> str:
+    """An address of at most 107 bytes for `path`, by way of its open folder."""
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        return path
+    return f"/proc/self/fd/{folder_fd}/{os.path.basename(path)}"
+
+
+def _make_way(path: str, address: str) -> None:
+    try:
+        seen = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(seen.st_mode):
+        raise ControlError(f"{path} is in the way and is no socket: remove it", exit_code=111)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - no keywords there
+        if probe.connect_ex(address) in (0, 11):
+            raise ControlError(f"a pyinit is listening on {path} already: stop it, or give this one another control_socket", exit_code=111)
+    os.unlink(path)
