@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands.
+r"""Where each key of a TOML text stands.
 
 Owns the scanning of keys. Must not know what they mean. Law: the text was accepted by a TOML parser before, so that
 this reads structure only: tables, arrays of tables, dotted keys, inline tables, strings of every kind.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pyinit.errors import ControlError
 
 CONTROL_SOCKET = "control.sock"
+_LONGEST_PATH = 107  # of a unix socket's address
 INSIDE = "/run/pyinit/control.sock"
 
 
@@ -102,3 +103,10 @@ def find_socket(name: str | None, explicit: str | None, environment: Mapping[str
         names = " or ".join(f"-c {one.name}" for one in found)
         raise ControlError(f"several run here: say {names}")
     return found[0].socket
+
+
+def short(path: str, folder_fd: int) -> str:
+    """An address of at most 107 bytes for `path`, by way of its open folder."""
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        return path
+    return f"/proc/self/fd/{folder_fd}/{os.path.basename(path)}"

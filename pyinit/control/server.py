@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from pyinit.control.places import short
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
 from pyinit.errors import ControlError, PyinitError
@@ -23,7 +24,6 @@ _MOST_CLIENTS = 64
 _MOST_OUTPUT_BYTES = 1 << 20
 _PATIENCE_S = 30.0  # for a request to be whole
 _BACKLOG = 128
-_LONGEST_PATH = 107
 _ENDS = {"start": (State.READY, State.DONE), "stop": (State.STOPPED, State.DONE, State.FAILED)}
 
 
@@ -260,13 +260,6 @@ def bind(path: str) -> int:
         os.umask(mask)
         os.close(place)
     return sock.detach()
-
-
-def short(path: str, folder_fd: int) -> str:
-    """An address of at most 107 bytes for `path`, by way of its open folder."""
-    if len(os.fsencode(path)) <= _LONGEST_PATH:
-        return path
-    return f"/proc/self/fd/{folder_fd}/{os.path.basename(path)}"
 
 
 def _make_way(path: str, address: str) -> None:

@@ -1,0 +1,30 @@
+"""`pyinit logs [-f] [-n N] [NAME...]`: the last lines of services' logs."""
+
+import os
+
+from pyinit.cli import options
+from pyinit.control.client import Connection
+from pyinit.errors import EXIT_OK
+
+_USAGE = """\
+usage: pyinit logs [-c NAME | --socket PATH] [-f] [-n LINES] [SERVICE...]
+
+Print the last 10 (or LINES) lines of the services' logs, of all by default; -f goes on with each new line.
+"""
+_MOST_LINES = 1_000_000
+
+
+def run(arguments: list[str]) -> int:
+    """0."""
+    chosen = options.parse(arguments, usage=_USAGE, values=("-n",), flags=("-f",))
+    if chosen is None:
+        return EXIT_OK
+    request = {
+        "verb": "logs", "names": chosen.names, "follow": "-f" in chosen.flags,
+        "lines": chosen.integer("-n", 10, _MOST_LINES),
+    }  # fmt: skip
+    with Connection(chosen.socket(), request) as connection:
+        connection.answer()
+        for data in connection.rest():
+            os.write(1, data)
+    return EXIT_OK

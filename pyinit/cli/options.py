@@ -1,0 +1,87 @@
+"""Words of a verb: options that all of them share, and their errors.
+
+Owns the parsing. Must not know what a verb does. By hand: argparse costs 8 ms of a `status` that takes 20.
+"""
+
+import os
+from collections.abc import Mapping
+
+from pyinit.control.places import find_socket
+from pyinit.errors import UsageError
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Options:
+    """What was said: `names` are the words that are no options."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.values: dict[str, str] = {}
+        self.flags: set[str] = set()
+
+    def socket(self, environment: Mapping[str, str] = os.environ) -> str:
+        """The control socket that is meant."""
+        return find_socket(self.values.get("-c"), self.values.get("--socket"), environment)
+
+    def timeout_s(self) -> float | None:
+        text = self.values.get("--timeout")
+        if text is None:
+            return None
+        for unit, factor in _UNITS.items():
+            digits = text.removesuffix(unit)
+            if digits != text and digits.replace(".", "", 1).isdigit():
+                return float(digits) * factor
+        raise UsageError(f'--timeout {text}: expected a duration such as "5s" or "2m"')
+
+    def integer(self, name: str, default: int, highest: int) -> int:
+        text = self.values.get(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and int(text) <= highest):
+            raise UsageError(f"{name} {text}: expected a number up to {highest}")
+        return int(text)
+
+
+def parse(words: list[str], *, usage: str, values: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> Options | None:
+    """None if help was asked for and has been printed. UsageError for an option that is none of the verb's."""
+    values = (*values, "--socket", "-c")
+    found, pending = Options(), list(words)
+    while pending:
+        word = pending.pop(0)
+        name, mark, value = word.partition("=")
+        if word in ("--help", "-h"):
+            print(usage, end="")
+            return None
+        if word == "--":
+            found.names += pending
+            break
+        if name in values:
+            if not mark and not pending:
+                raise UsageError(f"{name} needs a value; `--help` tells more")
+            found.values[name] = value if mark else pending.pop(0)
+        elif word in flags:
+            found.flags.add(word)
+        elif word.startswith("-") and word != "-":
+            raise UsageError(f"{word}: there is no such option{_near(word, (*values, *flags))}")
+        else:
+            found.names.append(word)
+    return found
+
+
+def _near(word: str, known: tuple[str, ...]) -> str:
+    import difflib  # on the way out only
+
+    close = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {' '.join(sorted(known))}"
+
+
+def duration(seconds: float) -> str:
+    """`4.2s`, `3m05s`, `2h10m`, `5d03h`: two units at most."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    for size, unit, lower, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // lower:02}{below}"
+    raise AssertionError(seconds)
