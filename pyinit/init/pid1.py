@@ -32,6 +32,7 @@ STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, RTMIN + 5, INT)
 # All but KILL and STOP, the C library's own, faults of our own, and what a terminal or a pipe says by the way.
 HANDLED = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11, 31, 20, 21, 22, 13, 25)]
 LOG_DRAIN_S = 1.0
+_QUIET = ("waiting", "running", "stopping", "cleaning")  # on the way to a state that is told
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RETRY_REAP = 256  # exits a turn: the rest waits for the next, so that a storm can't starve the socket
 
@@ -132,7 +133,7 @@ class Init:
                     self.loop.stop()
 
     def _publish(self, name: str, state: str, reason: str) -> None:
-        if reason or state in ("ready", "done", "stopped"):
+        if state not in _QUIET and (reason or state != "starting"):
             self.log(f"{name}: {state}{': ' + reason if reason else ''}")
         self.server.changed(name)
 
