@@ -13,7 +13,7 @@ WEB = ROOT / "examples/web"
 
 def test_the_build_file_makes_the_images_that_the_config_mounts() -> None:
     made = load_build(str(WEB / "build.toml"), {})
-    config = load_config(str(WEB / "services.toml"), {})
+    config = load_config(str(WEB / "services.toml"), {}, on_host=False)
     assert config.container is not None
     used = [layer.path for layer in config.container.layers]
     used += [mount.source for mount in config.container.mounts if mount.type == "squashfs"]
@@ -21,7 +21,7 @@ def test_the_build_file_makes_the_images_that_the_config_mounts() -> None:
 
 
 def test_the_config_runs_ssh_nginx_and_the_application() -> None:
-    config = load_config(str(WEB / "services.toml"), {})
+    config = load_config(str(WEB / "services.toml"), {}, on_host=False)
     assert {(service.name, service.kind, service.kill) for service in config.services} == {
         ("ssh-keys", "oneshot", "cgroup"), ("ssh", "service", "process"),
         ("nginx-folder", "oneshot", "cgroup"), ("nginx", "service", "cgroup"),
@@ -31,7 +31,8 @@ def test_the_config_runs_ssh_nginx_and_the_application() -> None:
 
 def test_values_of_the_environment_reach_the_ram_disk_and_the_network() -> None:
     config = load_config(
-        str(WEB / "services.toml"), {"GREETING": "hi", "SSH_KEY": "ssh-ed25519 AAAA", "WEB_ADDRESS": "10.91.0.9"}
+        str(WEB / "services.toml"), {"GREETING": "hi", "SSH_KEY": "ssh-ed25519 AAAA", "WEB_ADDRESS": "10.91.0.9"},
+        on_host=False,
     )
     assert config.container is not None
     assert config.container.network.address == "10.91.0.9/24"
