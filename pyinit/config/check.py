@@ -5,9 +5,12 @@ Owns the checks across tables and of the files on the host that a config names. 
 
 import errno
 import os
+import stat
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
+from pyinit.config.decode import hint
 from pyinit.core import graph
 from pyinit.model import NOWHERE, Config, Container, Mount, Origin, ServiceSpec
 
@@ -16,25 +19,32 @@ _SUPERBLOCK_BYTES = 96
 _BYTES_USED_AT = 40
 
 
+Places = Callable[[str, str, str], Origin]
+
+
 class Problem(NamedTuple):
     origin: Origin
     text: str
 
 
-def services(config: Config) -> list[Problem]:
-    """References to services that are not there, and circles; the circle's first service gives the line."""
+def services(config: Config, place: Places) -> list[Problem]:
+    """References to services that are not there, and circles; the circle's first service gives the line.
+
+    `place(service, key, word)` is where a word of a service's list stands, `place("", "main", word)` that of `[init]`.
+    """
     names = [spec.name for spec in config.services]
     found = []
     for spec in config.services:
         for key in ("requires", "wants", "after", "before"):
             for other in getattr(spec, key):
+                at = place(spec.name, key, other)
                 if other not in names:
-                    found.append(Problem(spec.origin, f"services.{spec.name}.{key}: there is no service {other}{_near(other, names)}"))
+                    found.append(Problem(at, f"services.{spec.name}.{key}: there is no service {other}{_near(other, names)}"))
                 elif other == spec.name:
-                    found.append(Problem(spec.origin, f"services.{spec.name}.{key}: a service can't wait for itself; take it out"))
+                    found.append(Problem(at, f"services.{spec.name}.{key}: a service can't wait for itself; take it out"))
     main = config.init.main
     if main and main not in names:
-        found.append(Problem(Origin(config.path, 1), f"init.main: there is no service {main}{_near(main, names)}"))
+        found.append(Problem(place("", "main", main), f"init.main: there is no service {main}{_near(main, names)}"))
     cycle = graph.find_cycle(tuple(_without_self(spec) for spec in config.services))
     if cycle is not None:
         first = next(spec for spec in config.services if spec.name == cycle[0])
@@ -48,27 +58,28 @@ def _without_self(spec: ServiceSpec) -> ServiceSpec:
 
 
 def _near(name: str, names: list[str]) -> str:
-    import difflib  # once there is an error: it costs 8 ms
-
-    close = difflib.get_close_matches(name, names, 1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are: {', '.join(names)}"
+    return hint(name, names) or f"; there are: {', '.join(names)}"
 
 
 def container(box: Container) -> list[Problem]:
     """Layers and sources that are not there, or no whole images."""
-    found = []
+    found: list[Problem] = []
     for layer in box.layers:
         if not os.path.isdir(layer.path):
             found += _image(layer.path, layer.origin, "container.layers")
-    targets: dict[str, Mount] = {}
     for mount in box.mounts:
-        if mount.target in targets and mount.target != "/":
-            there = targets[mount.target].origin
-            found.append(Problem(mount.origin, f"container.mounts: {mount.target} is the target of two mounts; the other is at {there}"))
-        targets[mount.target] = mount
         found += _source(mount)
+    return found
+
+
+def targets(box: Container) -> list[Problem]:
+    """Two mounts on one place: the second would hide the first."""
+    found = []
+    first: dict[str, Mount] = {}
+    for mount in box.mounts:
+        there = first.setdefault(mount.target, mount).origin
+        if there != mount.origin and mount.target != "/":
+            found.append(Problem(mount.origin, f"container.mounts: {mount.target} is the target of two mounts; the other is at {there}"))
     return found
 
 
@@ -76,7 +87,7 @@ def _source(mount: Mount) -> list[Problem]:
     at = mount.source_origin if mount.source_origin is not NOWHERE else mount.origin
     if mount.type == "squashfs" and mount.source and not mount.source.startswith("image:"):
         return _image(mount.source, at, "container.mounts.source")
-    if mount.type == "bind" and mount.source and not mount.create and not os.path.lexists(mount.source):
+    if mount.type == "bind" and mount.source and not mount.create and not os.path.exists(mount.source):
         return [Problem(at, f"container.mounts.source: {mount.source} is not there; make it, or write create = true")]
     return []
 
@@ -93,7 +104,7 @@ def _image(path: str, origin: Origin, key: str) -> list[Problem]:
         if os.path.isdir(f"/proc/self/fd/{fd}"):
             return [Problem(origin, f"{key}: expected a squashfs file, found a folder: {path}")]
         head = os.read(fd, _SUPERBLOCK_BYTES)
-        size = os.fstat(fd).st_size
+        status = os.fstat(fd)
     except OSError as error:
         return [Problem(origin, f"{key}: {path}: {error.strerror}")]
     finally:
@@ -102,6 +113,7 @@ def _image(path: str, origin: Origin, key: str) -> list[Problem]:
         what = "an empty file" if not head else "something else"
         return [Problem(origin, f"{key}: expected a squashfs image, found {what}: {path}")]
     used = struct.unpack_from("<Q", head, _BYTES_USED_AT)[0] if len(head) == _SUPERBLOCK_BYTES else _SUPERBLOCK_BYTES
-    if used > size:
-        return [Problem(origin, f"{key}: {path} is truncated: it says {used} bytes and has {size}; build or copy it again")]
+    if stat.S_ISREG(status.st_mode) and used > status.st_size:  # a block device has no size here
+        text = f"the superblock says {used} bytes, the file has {status.st_size}; build or copy it again"
+        return [Problem(origin, f"{key}: {path} is truncated: {text}")]
     return []

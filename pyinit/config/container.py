@@ -6,9 +6,8 @@ Owns the keys of both and their defaults. Must not know files on disk (load.py l
 import os
 import zlib
 
-from pyinit.config.decode import Table, show
+from pyinit.config.decode import Table, hint, show
 from pyinit.config.services import is_address, is_name
-from pyinit.linux.caps import NAMES as CAPABILITIES
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
@@ -264,9 +263,8 @@ def _security(table: Table | None) -> Security:
     if table is None:
         return Security()
     names = table.strings("capabilities", DEFAULT_CAPABILITIES)
-    for number, name in enumerate(names):
-        if name.removeprefix("CAP_") not in CAPABILITIES:
-            table.fault("capabilities", f'expected a capability such as "NET_BIND_SERVICE", found {show(name)}', number)
+    if table.has("capabilities"):
+        _check_capabilities(table, names)
     if table.string("seccomp", "unconfined") != "unconfined":
         table.fault("seccomp", 'only "unconfined" is supported yet; take it out')
     found = Security(
@@ -276,6 +274,15 @@ def _security(table: Table | None) -> Security:
     )
     table.close(("no_new_privileges",))
     return found
+
+
+def _check_capabilities(table: Table, names: tuple[str, ...]) -> None:
+    from pyinit.linux.caps import NAMES  # it loads ctypes, which `check` has no other need of
+
+    for number, name in enumerate(names):
+        if name.removeprefix("CAP_") not in NAMES:
+            text = f'expected a capability such as "NET_BIND_SERVICE", found {show(name)}{hint(name.upper(), NAMES)}'
+            table.fault("capabilities", text, number)
 
 
 def _paths(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Owns the getters and the units. Must not know which keys there are. Laws: a wron
 the default, so that one pass finds all errors; a key that nobody asked for is unknown, and `close` says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyinit.config.expand import MissingError, SyntaxFaultError, expand
 from pyinit.config.source import Path
@@ -12,6 +12,7 @@ from pyinit.model import NOWHERE, Origin, signal_number
 
 DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_LONGEST_S = 10 * 365 * 86400.0  # a longer wait is a slip of the pen, and epoll_wait(2) has its own limit
 
 
 class Document:
@@ -22,6 +23,7 @@ class Document:
         self.lines = lines
         self.problems = problems
         self.environment = environment
+        self.unexpanded: set[Path] = set()  # what follows from a `${}` without a value is no error of its own
 
     def origin(self, path: Path) -> Origin:
         while path and path not in self.lines:
@@ -46,7 +48,8 @@ class Table:
     def fault(self, key: str, text: str, *tail: int) -> None:
         """Note an error of a key (or of an element of its list)."""
         path = (*self.path, key, *tail)
-        self.document.problems.append((self.document.origin(path), f"{_dotted(path)}: {text}"))
+        if path not in self.document.unexpanded:
+            self.document.problems.append((self.document.origin(path), f"{_dotted(path)}: {text}"))
 
     def has(self, key: str) -> bool:
         self._asked.add(key)
@@ -63,7 +66,28 @@ class Table:
             self.fault(key, f"${{{error}}} is not set in the environment; set it, or write ${{{error}:-default}}", *tail)
         except SyntaxFaultError as error:
             self.fault(key, f"expected ${{NAME}} or ${{NAME:-default}}, found {error}", *tail)
+        self.document.unexpanded.add((*self.path, key, *tail))
         return ""
+
+    def _value(self, key: str) -> object:
+        """As `raw`, expanded if it is a string."""
+        value = self.raw(key)
+        return self.expanded(key, value) if isinstance(value, str) else value
+
+    def _scalar(self, key: str) -> object:
+        """As `raw`; what `${}` gives is read as TOML would read it without quotes."""
+        value = self.raw(key)
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        text = self.expanded(key, value)
+        if text in ("true", "false"):
+            return text == "true"
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+        return text
 
     def string(self, key: str, default: str = "", *, what: str = "a string") -> str:
         value = self.raw(key)
@@ -81,13 +105,13 @@ class Table:
     def path_of(self, key: str, default: str = "") -> str:
         """An absolute path of the container."""
         text = self.string(key, default, what="an absolute path")
-        if key in self.data and text and not text.startswith("/"):
+        if isinstance(self.data.get(key), str) and not text.startswith("/"):
             self.fault(key, f"expected an absolute path, found {show(text)}")
             return default
         return text
 
     def boolean(self, key: str, *, default: bool = False) -> bool:
-        value = self.raw(key)
+        value = self._scalar(key)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -96,7 +120,7 @@ class Table:
         return value
 
     def integer(self, key: str, default: int, lowest: int, highest: int) -> int:
-        value = self.raw(key)
+        value = self._scalar(key)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
@@ -105,7 +129,7 @@ class Table:
         return value
 
     def number(self, key: str, default: float, lowest: float, highest: float) -> float:
-        value = self.raw(key)
+        value = self._scalar(key)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
@@ -114,39 +138,37 @@ class Table:
         return float(value)
 
     def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
-        value = self.raw(key)
+        value = self._value(key)
         if value is None:
             return default
         if value not in choices:
             words = " or ".join([", ".join(f'"{word}"' for word in choices[:-1]), f'"{choices[-1]}"'])
-            self.fault(key, f"expected {words}, found {show(value)}{_hint(value, choices)}")
+            self.fault(key, f"expected {words}, found {show(value)}{hint(value, choices)}")
             return default
         return str(value)
 
     def duration(self, key: str, default: float) -> float:
-        value = self.raw(key)
+        value = self._value(key)
         if value is None:
             return default
-        text = self.expanded(key, value) if isinstance(value, str) else ""
-        seconds = _with_unit(text, DURATIONS)
-        if seconds is None:
+        seconds = _with_unit(value, DURATIONS)
+        if seconds is None or seconds > _LONGEST_S:
             self.fault(key, f'expected a duration such as "250ms", "5s", "2m" or "1h", found {show(value)}')
             return default
         return seconds
 
     def size(self, key: str, default: int = 0) -> int:
-        value = self.raw(key)
+        value = self._value(key)
         if value is None:
             return default
-        text = self.expanded(key, value) if isinstance(value, str) else ""
-        count = _with_unit(text, {unit: float(factor) for unit, factor in SIZES.items()})
+        count = _with_unit(value, SIZES)
         if not count or count > 1 << 62:
             self.fault(key, f'expected a size such as "64K", "512M" or "2G", found {show(value)}')
             return default
         return int(count)
 
     def octal(self, key: str, default: int, highest: int) -> int:
-        value = self.raw(key)
+        value = self._value(key)
         if value is None:
             return default
         digits = isinstance(value, str) and value.isascii() and 1 <= len(value) <= 5 and not set(value) - set("01234567")
@@ -156,7 +178,7 @@ class Table:
         return int(str(value), 8)
 
     def signal(self, key: str, default: int) -> int:
-        value = self.raw(key)
+        value = self._value(key)
         if value is None:
             return default
         number = signal_number(value) if isinstance(value, str) else None
@@ -234,7 +256,7 @@ class Table:
                 self.fault(key, "this key is not supported yet; take it out")
             else:
                 known = tuple(sorted(self._asked))
-                self.fault(key, f"there is no such key{_hint(key, known) or '; known are: ' + ', '.join(known)}")
+                self.fault(key, f"there is no such key{hint(key, known) or '; known are: ' + ', '.join(known)}")
 
 
 def _dotted(path: Path) -> str:
@@ -247,7 +269,7 @@ def _dotted(path: Path) -> str:
 def show(value: object) -> str:
     """A found value in a message, short."""
     if isinstance(value, str):
-        text = '"' + value.replace("\n", "\\n") + '"'
+        text = '"' + "".join(char if char.isprintable() else repr(char)[1:-1] for char in value) + '"'
     elif isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, dict):
@@ -256,10 +278,12 @@ def show(value: object) -> str:
         text = "a list"
     else:
         text = str(value)
-    return text if len(text) <= 60 else text[:57] + '..."'
+    return text if len(text) <= 60 else text[:57] + ("..." if text[0] != '"' else '..."')
 
 
-def _with_unit(text: str, units: Mapping[str, float]) -> float | None:
+def _with_unit(text: object, units: Mapping[str, float]) -> float | None:
+    if not isinstance(text, str):
+        return None
     for unit in sorted(units, key=len, reverse=True):
         digits = text.removesuffix(unit)
         if digits != text and digits.replace(".", "", 1).isdigit() and digits.isascii() and digits[0] != ".":
@@ -267,10 +291,11 @@ def _with_unit(text: str, units: Mapping[str, float]) -> float | None:
     return None
 
 
-def _hint(word: object, known: tuple[str, ...]) -> str:
+def hint(word: object, known: Iterable[str]) -> str:
+    """`; did you mean NAME?`, or nothing."""
     if not isinstance(word, str):
         return ""
     import difflib  # once there is an error: it costs 8 ms
 
-    close = difflib.get_close_matches(word, known, 1)
+    close = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -25,13 +25,15 @@ _MAGIC = "*?["
 
 
 class _Loader:
-    def __init__(self, environment: Mapping[str, str], log_to: str) -> None:
+    def __init__(self, environment: Mapping[str, str], log_to: str, kill: str) -> None:
         self.environment = environment
         self.log_to = log_to
+        self.kill = kill
         self.problems: list[tuple[Origin, str]] = []
         self.files: list[str] = []  # as named in messages, in the order of reading
         self.once: dict[str, Table] = {}  # "init" and "container", of whichever file has them
         self.services: dict[str, ServiceSpec] = {}
+        self.tables: dict[str, Table] = {}  # of the services, for their lines
         self.forwarded: list[tuple[int, str]] = []
 
     def note(self, origin: Origin, text: str) -> None:
@@ -50,13 +52,17 @@ class _Loader:
         except UnicodeDecodeError as error:
             self.note(Origin(file, 1), f"expected UTF-8, found the byte {error.object[error.start]:#04x} at {error.start}")
             return
+        text = text.replace("\r\n", "\n")
         try:
-            data = toml.loads(text.replace("\r\n", "\n"))
-        except toml.TOMLDecodeError as error:
-            self.note(*_syntax(file, str(error)))
+            data = toml.loads(text)
+            lines = positions(text)
+        except RecursionError:
+            self.note(Origin(file, 1), "lists and tables are nested too deeply to be a config; take them apart")
             return
-        document = Document(file, positions(text.replace("\r\n", "\n")), self.problems, self.environment)
-        self._take(Table(document, (), data))
+        except ValueError as error:  # TOMLDecodeError, or what Python says of a number with thousands of digits
+            self.note(*_syntax(file, text, str(error)))
+            return
+        self._take(Table(Document(file, lines, self.problems, self.environment), (), data))
 
     def _take(self, root: Table) -> None:
         for number, pattern in enumerate(root.strings("include")):
@@ -76,9 +82,26 @@ class _Loader:
             if name in self.services:
                 self.note(table.origin, f"services.{name} is defined twice; the other is at {self.services[name].origin}")
                 continue
-            self.services[name], signals = service(name, table, log_to=self.log_to)
+            self.tables[name] = table
+            self.services[name], signals = service(name, table, log_to=self.log_to, kill=self.kill)
             self.forwarded += [(number, name) for number in signals]
         root.close(("cluster", "web"))
+
+    def specs(self) -> tuple[ServiceSpec, ...]:
+        """All services; in a container each has a cgroup of its own to be killed by, whatever the role's default."""
+        if "container" not in self.once:
+            return tuple(self.services.values())
+        return tuple(
+            spec if "kill" in self.tables[name].data else spec._replace(kill="cgroup")
+            for name, spec in self.services.items()
+        )
+
+    def place(self, name: str, key: str, word: str) -> Origin:
+        """Where a word of a service's list stands, or, without a service, the key of [init]."""
+        table = self.tables[name] if name else self.once["init"]
+        value = table.data[key]
+        tail = (value.index(word),) if isinstance(value, list) and word in value else ()
+        return table.document.origin((*table.path, key, *tail))
 
     def _include(self, root: Table, pattern: str, number: int) -> None:
         at = root.document.origin(("include", number))
@@ -96,35 +119,39 @@ class _Loader:
                 self.read(path, at)
 
 
-def _syntax(file: str, text: str) -> tuple[Origin, str]:
+def _syntax(file: str, text: str, said: str) -> tuple[Origin, str]:
     """tomli says `... (at line 3, column 7)`, or `(at end of document)`."""
-    what, _, where = text.rpartition(" (at ")
+    what, _, where = said.rpartition(" (at ")
     words = where.rstrip(")").replace(",", "").split()
     if words[:1] == ["line"] and len(words) == 4:
         return Origin(file, int(words[1])), f"no valid TOML at column {words[3]}: {what[:1].lower()}{what[1:]}"
-    with open(file, "rb") as source:
-        last = source.read().count(b"\n") + 1
-    return Origin(file, last), f"no valid TOML at its end: {(what or text)[:1].lower()}{(what or text)[1:]}"
+    if not what:
+        return Origin(file, 1), f"no valid TOML: {said[:1].lower()}{said[1:]}"
+    return Origin(file, text.count("\n") + 1), f"no valid TOML at its end: {what[:1].lower()}{what[1:]}"
 
 
-def load(path: str, environment: Mapping[str, str], *, log_to: str = "file") -> Config:
+def load(
+    path: str, environment: Mapping[str, str], *, log_to: str = "file", kill: str = "cgroup", on_host: bool = True
+) -> Config:
     """The config of `path` and what it includes; ConfigError with every error, each `file:line: text`.
 
-    `environment` is what `${NAME}` means; `log_to` the default of a service's `log.to`.
+    `environment` is what `${NAME}` means; `log_to` and `kill` are the defaults of a service's `log.to` and, where
+    there is no [container], of its `kill`. `on_host`: the layers and sources of [container] must be there; they are
+    not inside a container that another runtime made of the same file.
     """
-    loader = _Loader(environment, log_to)
+    loader = _Loader(environment, log_to, kill)
     loader.read(path, None)
     absolute = os.path.abspath(path)
     init = tables.init(loader.once.get("init"))._replace(forward_signals=tuple(loader.forwarded))
     box = tables.container(loader.once["container"], absolute) if "container" in loader.once else None
-    config = Config(absolute, init, tuple(loader.services.values()), box)
-    if not loader.services and not loader.problems:
+    config = Config(absolute, init, loader.specs(), box)
+    if not loader.services and not loader.problems and not (box and box.init):
         loader.note(Origin(path, 1), 'expected at least one service, such as [services.app] with command = ["..."], found none')
-    found = [*loader.problems, *check.services(config)]
-    main = loader.once.get("init")
-    found = [(main.at("main") if main and text.startswith("init.main:") else at, text) for at, text in found]
+    found = [*loader.problems, *check.services(config, loader.place)]
     if box is not None:
-        found += check.container(box)
+        found += check.targets(box)
+        if on_host:
+            found += check.container(box)
     if found:
         raise ConfigError(_lines(found, loader.files))
     return config

@@ -4,7 +4,7 @@ Owns the keys of a service, their defaults and their forms. Must not know the ot
 """
 
 from pyinit.config.decode import Table, show
-from pyinit.model import LogSpec, Readiness, RestartDelay, ServiceSpec, StartLimit
+from pyinit.model import LogSpec, Readiness, RestartDelay, ServiceSpec, StartLimit, signal_name
 
 LATER = (
     "nice", "oom_score_adj", "capabilities", "ambient_capabilities", "health", "watchdog", "sockets", "cgroup",
@@ -16,6 +16,9 @@ RLIMITS = (
     "sigpending", "stack",
 )  # fmt: skip
 _READY = ("tcp", "fd", "notify", "path")
+_READY_LATER = ("http", "exec", "unix", "log")
+# What the init itself answers to, and what can't be caught: HUP INT QUIT KILL TERM CHLD STOP PWR RTMIN+3 +4 +5.
+_NOT_FORWARDED = frozenset({1, 2, 3, 9, 15, 17, 19, 30, 37, 38, 39})
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@-")
 _MOST_NAME = 63
 
@@ -25,8 +28,8 @@ def is_name(text: str) -> bool:
     return 0 < len(text) <= _MOST_NAME and set(text) <= _NAME and text[0] not in ".-@"
 
 
-def service(name: str, table: Table, *, log_to: str) -> tuple[ServiceSpec, tuple[int, ...]]:
-    """The spec, and the signals of the init that are forwarded to it."""
+def service(name: str, table: Table, *, log_to: str, kill: str = "cgroup") -> tuple[ServiceSpec, tuple[int, ...]]:
+    """The spec, and the signals of the init that are forwarded to it; `log_to` and `kill` are the role's defaults."""
     if not is_name(name):
         table.document.problems.append((
             table.origin, f"services: expected a name of up to {_MOST_NAME} letters, digits, _ . - or @, found {show(name)}",
@@ -50,7 +53,7 @@ def service(name: str, table: Table, *, log_to: str) -> tuple[ServiceSpec, tuple
         no_new_privileges=table.boolean("no_new_privileges"),
         stop_signal=table.signal("stop_signal", 15),
         stop_timeout_s=table.duration("stop_timeout", 7.0),
-        kill=table.choice("kill", "cgroup", ("cgroup", "group", "process")),
+        kill=table.choice("kill", kill, ("cgroup", "group", "process")),
         restart=table.choice("restart", "never" if kind == "oneshot" else "always", ("always", "on-failure", "never")),
         restart_delay=_restart_delay(table.table("restart_delay")),
         start_limit=_start_limit(table.table("start_limit")),
@@ -65,9 +68,20 @@ def service(name: str, table: Table, *, log_to: str) -> tuple[ServiceSpec, tuple
     )
     if kind == "oneshot" and spec.restart == "always":
         table.fault("restart", 'a oneshot that is done is not started again: expected "on-failure" or "never", found "always"')
-    forwarded = table.signals("forward_signals")
+    if kind == "oneshot" and table.has("ready"):
+        table.fault("ready", "a oneshot is ready when it exits 0; take this out")
+    forwarded = _forwarded(table)
     table.close(LATER)
     return spec, forwarded
+
+
+def _forwarded(table: Table) -> tuple[int, ...]:
+    found = table.signals("forward_signals")
+    for number in found:
+        if number in _NOT_FORWARDED:
+            text = f'{signal_name(number)} is the init\'s own or can\'t be caught; expected others, such as "USR1" or "WINCH"'
+            table.fault("forward_signals", text)
+    return found
 
 
 def _command(table: Table) -> tuple[str, ...]:
@@ -208,9 +222,9 @@ def _ready(table: Table | None) -> Readiness:
         return Readiness()
     timeout_s = table.duration("timeout", Readiness().timeout_s)
     kinds = [kind for kind in _READY if table.has(kind)]
-    table.close(("http", "exec", "unix", "log"))
+    table.close(_READY_LATER)
     if len(kinds) != 1:
-        others = [key for key in table.data if key in ("http", "exec", "unix", "log")]
+        others = [key for key in table.data if key in _READY_LATER]
         if not others:
             path = ".".join(str(part) for part in table.path)
             text = f"{path}: expected one of tcp, fd, notify, path, found {' and '.join(kinds) or 'none'}"
@@ -225,7 +239,7 @@ def _ready(table: Table | None) -> Readiness:
     if kind == "path":
         return Readiness("path", path=table.path_of("path"), timeout_s=timeout_s)
     if not table.boolean("notify", default=True):
-        return Readiness(timeout_s=timeout_s)
+        table.fault("notify", "expected true, found false; take `ready` out, and the service is ready when it runs")
     return Readiness("notify", timeout_s=timeout_s)
 
 

@@ -2,7 +2,7 @@ r"""Where each key of a TOML text stands.
 
 Owns the scanning of keys. Must not know what they mean. Law: the text was accepted by a TOML parser before, so that
 this reads structure only: tables, arrays of tables, dotted keys, inline tables, strings of every kind.
-Source: toml.io, version 1.0, and what tomli takes of 1.1: inline tables over lines, `\\e` and `\\x41`.
+Source: toml.io, version 1.0, and what tomli takes of 1.1: inline tables over lines, two escapes.
 """
 
 Path = tuple[str | int, ...]
