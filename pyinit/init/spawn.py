@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pyinit.linux import process
 
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
-STAGES = ("fork", "session", "files", "rlimits", "working_directory", "user", "no_new_privileges", "exec")
+STAGES = ("fork", "session", "cgroup", "files", "rlimits", "working_directory", "user", "no_new_privileges", "exec")
 DEFAULT_UMASK = 0o022
 
 
@@ -60,7 +60,7 @@ def spawn(child: Child) -> Spawned:
         return Spawned(_posix_spawn(child), -1)
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid, pidfd = process.clone(0, cgroup_fd=child.cgroup_fd)
+        pid, pidfd = process.clone(0)
     except OSError:
         os.close(read_end)
         os.close(write_end)
@@ -94,22 +94,24 @@ def _run_child(child: Child, status_fd: int) -> None:
     try:
         os.setsid()
         stage = 2
-        _set_files(child, status_fd)
+        _enter_cgroup(child.cgroup_fd)
         stage = 3
+        _set_files(child, status_fd)
+        stage = 4
         for number, soft, hard in child.rlimits:
             resource.setrlimit(number, (soft, hard))
         os.umask(child.umask)
-        stage = 4
-        os.chdir(child.working_directory)
         stage = 5
+        os.chdir(child.working_directory)
+        stage = 6
         if child.groups is not None:
             os.setgroups(child.groups)
             os.setresgid(child.gid, child.gid, child.gid)
             os.setresuid(child.uid, child.uid, child.uid)
-        stage = 6
+        stage = 7
         if child.no_new_privileges:
             process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        stage = 7
+        stage = 8
         _reset_signals()
         os.execve(child.path, child.argv, child.environment)
     except OSError as error:
@@ -118,6 +120,14 @@ def _run_child(child: Child, status_fd: int) -> None:
         _report(status_fd, stage, errno.EINVAL)
     finally:
         os._exit(127)
+
+
+def _enter_cgroup(fd: int) -> None:
+    """By ourselves: kernels 6.14 and later kill what CLONE_INTO_CGROUP puts into a group that saw cgroup.kill once."""
+    if fd >= 0:
+        procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+        os.write(procs, b"0")
+        os.close(procs)
 
 
 def _set_files(child: Child, status_fd: int) -> None:

@@ -12,7 +12,7 @@ from pyinit.linux.libc import LIBC, check, syscall
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
-CLONE_PIDFD, CLONE_INTO_CGROUP = 0x1000, 0x200000000
+CLONE_PIDFD = 0x1000
 _CLONE3, _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 435, 436, 4
 _SIGCHLD = 17
 _SIGINFO_SIZE = 128  # struct signalfd_siginfo
@@ -25,19 +25,11 @@ def prctl(option: int, value: int | bytes, third: int = 0) -> int:
     return check(LIBC.prctl(option, word, ctypes.c_ulong(third), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl")
 
 
-def clone(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
-    """(pid, pidfd) in the parent, (0, -1) in the child, which has this process's memory, as after fork.
-
-    `cgroup_fd` is a directory of cgroup v2 that the child is born in.
-    """
+def clone(flags: int) -> tuple[int, int]:
+    """(pid, pidfd) in the parent, (0, -1) in the child, which has this process's memory, as after fork."""
     pidfd = ctypes.c_int(-1)
-    flags |= CLONE_PIDFD
-    if cgroup_fd >= 0:
-        flags |= CLONE_INTO_CGROUP
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, size, cgroup
-    arguments = (ctypes.c_uint64 * 11)(
-        flags, ctypes.addressof(pidfd), 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
-    )
+    arguments = (ctypes.c_uint64 * 11)(flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, _SIGCHLD)
     pid = syscall("clone3", _CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
     return (pid, pidfd.value) if pid else (0, -1)
 
