@@ -17,7 +17,7 @@ from pyinit.model import Origin
 try:
     import tomli as tomllib
 except ImportError:  # the standard library's: the same parser
-    import tomllib
+    import tomllib  # type: ignore[no-redef]
 
 _BASE_KEYS = ("suite", "packages", "skeleton")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
