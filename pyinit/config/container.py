@@ -24,6 +24,11 @@ from pyinit.model import (
 NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
 _MOUNT_TYPES = ("squashfs", "tmpfs", "bind")
 _TYPES_LATER = ("erofs", "overlay", "nfs", "nfs4", "9p", "cifs", "fuse.sshfs", "proc", "sysfs", "ext4")
+_MOUNT_KEYS = {  # beside type, target and read_only
+    "squashfs": ("source",),
+    "tmpfs": ("size", "mode", "uid", "gid", "files"),
+    "bind": ("source", "create", "mode", "uid", "gid"),
+}
 _RESERVED = ("/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
 _LINK_BYTES = 15
 
@@ -62,7 +67,7 @@ def container(table: Table, path: str) -> Container:
     if not is_name(name) or "@" in name:
         table.fault("name", f"expected up to 63 letters, digits, _ . or -, found {show(name)}")
         name = default_name(path)
-    hostname = table.string("hostname", name)
+    hostname = table.string("hostname", name.replace("_", "-"))
     if table.has("hostname") and not _is_hostname(hostname):
         table.fault("hostname", f"expected up to 63 letters, digits, . or -, found {show(hostname)}")
     namespaces = _namespaces(table)
@@ -82,8 +87,9 @@ def container(table: Table, path: str) -> Container:
         init=table.path_of("init"),
         origin=table.origin,
     )
-    if network.mode == "veth" and "net" not in namespaces:
-        table.fault("namespaces", 'expected "net" among them: a veth needs a network namespace')
+    if network.mode != "host" and "net" not in namespaces:
+        text = 'expected "net" among them, or [container.network] mode = "host": without it the network is the host\'s'
+        table.fault("namespaces", text)
     table.close(("user_namespace", "publish", "hooks"))
     return found
 
@@ -144,10 +150,10 @@ def _mount(table: Table) -> Mount:
     source = table.string("source")
     if kind in ("squashfs", "bind") and not source:
         _missing_or_wrong(table, "source", "a path on the host")
-    elif source and not source.startswith("image:"):
+    elif source and not (kind == "squashfs" and source.startswith("image:")):
         source = _absolute(table, source)
-    if kind == "tmpfs" and source:
-        table.fault("source", "a tmpfs has no source; take it out")
+    if kind in _MOUNT_KEYS:
+        _check_keys(table, kind)
     found = Mount(
         type=kind,
         target=target,
@@ -162,10 +168,18 @@ def _mount(table: Table) -> Mount:
         origin=table.origin,
         source_origin=table.at("source"),
     )
-    if found.files and kind != "tmpfs":
-        table.fault("files", f"only a tmpfs has files, found them on a {kind}")
     table.close(("options",))
     return found
+
+
+def _check_keys(table: Table, kind: str) -> None:
+    """A key of another type of mount would be ignored without a word."""
+    own = _MOUNT_KEYS[kind]
+    for key in table.data:
+        if key not in own and any(key in keys for keys in _MOUNT_KEYS.values()):
+            table.fault(key, f"a {kind} has no such key; its keys are: type, target, read_only, {', '.join(own)}")
+    if kind == "squashfs" and not table.boolean("read_only", default=True):
+        table.fault("read_only", "a squashfs is always read-only; take it out")
 
 
 def _missing_or_wrong(table: Table, key: str, what: str) -> None:
@@ -188,6 +202,9 @@ def _files(table: Table | None) -> tuple[tuple[str, str, int], ...]:
         if isinstance(value, dict):
             inner = table.table(name)
             assert inner is not None
+            if "content" not in value:
+                table.fault(name, "expected a text, or content = ...; a name with a dot stands in quotes")
+                continue
             found.append((name, inner.string("content"), inner.octal("mode", 0o644, 0o7777)))
             inner.close()
         else:
@@ -228,6 +245,9 @@ def _network(table: Table | None) -> Network:
             table.fault("dns", f"expected a numeric address, found {show(server)}", number)
     if mode == "veth":
         _check_veth(table, found)
+    for key in ("bridge", "address", "gateway"):
+        if mode != "veth" and key in table.data:
+            table.fault(key, 'only mode = "veth" has it; write that, or take it out')
     table.close(("publish", "mtu", "mac", "ipv6", "firewall"))
     return found
 
@@ -240,8 +260,21 @@ def _check_veth(table: Table, network: Network) -> None:
     widest = 128 if ":" in address else 32
     if not (is_address(address) and mark and prefix.isascii() and prefix.isdigit() and int(prefix) <= widest):
         _missing_or_wrong(table, "address", 'an address with its prefix, such as "10.91.0.2/24"')
-    if network.gateway and not is_address(network.gateway):
-        table.fault("gateway", f"expected a numeric address, found {show(network.gateway)}")
+    elif network.gateway and not _in_network(network.gateway, address, int(prefix)):
+        table.fault("gateway", f"expected an address in the network of {network.address}, found {show(network.gateway)}")
+
+
+def _in_network(text: str, address: str, prefix: int) -> bool:
+    """Whether both are of one family and share the first `prefix` bits."""
+    import socket  # as is_address()
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        ours, theirs = (socket.inet_pton(family, one) for one in (address, text))
+    except OSError:
+        return False
+    shift = 8 * len(ours) - prefix
+    return int.from_bytes(ours, "big") >> shift == int.from_bytes(theirs, "big") >> shift
 
 
 def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
