@@ -1,6 +1,11 @@
-"""`pyinit plan FILE`: what the launcher would do, step by step, doing nothing."""
+"""`pyinit plan FILE`: what the launcher would do, step by step, doing nothing.
+
+Owns how a plan reads. Must not know what is planned. Law: of a value that came from the environment its name is
+shown, for it may be a secret and plans get pasted.
+"""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 
 from pyinit.config.load import load
@@ -22,12 +27,17 @@ def run(arguments: list[str]) -> int:
         raise UsageError("expected one file: `pyinit plan services.toml`")
     environment = _Recorder()
     config = load(arguments[0], environment)
-    text = "\n".join(lines(config))
-    for name, value in environment.used.items():
-        if len(value) >= _SHORTEST:  # the name instead of the value, which may be a secret
-            text = text.replace(value, f"${{{name}}}")
-    print(text)
+    print("\n".join(_with_names(line, environment.used) for line in lines(config)))
     return EXIT_OK
+
+
+def _with_names(line: str, used: Mapping[str, str]) -> str:
+    """`line` with the names for the values, in one pass, so that no name is taken for a value; longest first."""
+    names = {value: f"${{{name}}}" for name, value in used.items() if len(value) >= _SHORTEST}
+    if not names:
+        return line
+    pattern = "|".join(re.escape(value) for value in sorted(names, key=len, reverse=True))
+    return re.sub(pattern, lambda found: names[found[0]], line)
 
 
 class _Recorder(Mapping[str, str]):

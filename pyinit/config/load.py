@@ -66,7 +66,8 @@ class _Loader:
 
     def _take(self, root: Table) -> None:
         for number, pattern in enumerate(root.strings("include")):
-            self._include(root, pattern, number)
+            if pattern:
+                self._include(root, pattern, number)
         for key in ("init", "container"):
             table = root.table(key)
             if table is not None and key in self.once:
