@@ -31,7 +31,8 @@ def test_the_config_runs_ssh_nginx_and_the_application() -> None:
 
 def test_values_of_the_environment_reach_the_ram_disk_and_the_network() -> None:
     config = load_config(
-        str(WEB / "services.toml"), {"GREETING": "hi", "SSH_KEY": "ssh-ed25519 AAAA", "WEB_ADDRESS": "10.91.0.9"},
+        str(WEB / "services.toml"),
+        {"GREETING": "hi", "SSH_KEY": "ssh-ed25519 AAAA", "WEB_ADDRESS": "10.91.0.9"},
         on_host=False,
     )
     assert config.container is not None
