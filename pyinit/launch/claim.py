@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pyinit.control import places
 from pyinit.errors import LaunchError
 from pyinit.launch import cgroups, network
+from pyinit.linux import namespaces
 from pyinit.model import Origin
 
 CONTROL_SOCKET = "control.sock"
@@ -70,11 +71,27 @@ class Claim:
         os.close(self.monitor_fd)
 
 
+    def take_address(self, address: str, origin: Origin) -> None:
+        """Note an address as ours; LaunchError if this host or another container has it."""
+        base = os.open(places.runtime_dir(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(base, fcntl.LOCK_EX)  # two starts at once must not both find it free
+            for other in places.running():
+                if other.directory != self.directory and ("address", address) in _entries(other.directory):
+                    raise LaunchError(f"{origin}: container.network.address: {address} is taken by container {other.name}; choose another")
+            if namespaces.has_address(address):
+                raise LaunchError(f"{origin}: container.network.address: {address} is this host's own; choose another")
+            self.note("address", address)
+        finally:
+            os.close(base)
+
+
 def _remove_bridge(name: str) -> None:
     network.remove_unused_bridge(name, places.runtime_dir())
 
 
 _UNDO: dict[str, Callable[[str], None]] = {
+    "address": lambda _: None,  # noted for the others to see
     "cgroup": cgroups.remove,
     "link": network.remove_link,
     "bridge": _remove_bridge,

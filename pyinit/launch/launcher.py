@@ -75,8 +75,10 @@ class _Launch:
         self.pidfd = -1
 
     def run(self) -> int:
-        # 1. The network's helper is forked first: it imports pyroute2 while the rest is made.
+        # 1. An address that is taken is told before anything is made. The network's helper is forked first: it imports pyroute2 while the rest is made.
         networks = [step for step in self.steps.host if isinstance(step, plan.MakeNetwork)]
+        for step in networks:
+            self.held.take_address(step.network.address.partition("/")[0], step.origin)
         helper = _NetworkHelper(networks[0]) if networks else None
         try:
             return self._run(helper)

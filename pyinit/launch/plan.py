@@ -25,9 +25,11 @@ class MakeCgroup(NamedTuple):
 
     def describe(self) -> str:
         limits = self.limits
-        words = [f"{key}={value:g}" for key, value in (
-            ("memory_max", limits.memory_max_bytes), ("memory_high", limits.memory_high_bytes),
-            ("cpu_max", limits.cpu_max), ("cpu_weight", limits.cpu_weight), ("pids_max", limits.pids_max),
+        words = [f"{key}={text}" for key, value, text in (
+            ("memory_max", limits.memory_max_bytes, _size(limits.memory_max_bytes)),
+            ("memory_high", limits.memory_high_bytes, _size(limits.memory_high_bytes)),
+            ("cpu_max", limits.cpu_max, f"{limits.cpu_max:g}"), ("cpu_weight", limits.cpu_weight, limits.cpu_weight),
+            ("pids_max", limits.pids_max, limits.pids_max),
         ) if value]  # fmt: skip
         return f"make cgroup pyinit-{self.name}" + (f" with {' '.join(words)}" if words else "")
 
@@ -251,6 +253,14 @@ def link_name(name: str) -> str:
     for char in name:
         total = (total * 31 + ord(char)) % 16**5
     return f"ve-{name[:7]}{total:05x}"
+
+
+def _size(count: int) -> str:
+    """In the largest unit that says it exactly, as the config has it."""
+    for unit, factor in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if count and count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
 
 
 def _first(*origins: Origin) -> Origin:

@@ -40,6 +40,17 @@ def loopback_up() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
+def has_address(address: str) -> bool:
+    """Whether the current network namespace has `address`: binding to it says so."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 def remove_bridge(name: str) -> None:
     """Take a bridge down and delete it (linux/sockios.h)."""
     encoded = os.fsencode(name)

@@ -207,3 +207,66 @@ hosts = { "db.internal" = "10.92.7.3" }
     assert "10.92.7.2/24" in lines[0]
     assert "default via 10.92.7.1 dev host0" in lines[1]
     assert "10.92.7.3\tdb.internal" in lines
+
+
+VETH = """
+[container.network]
+mode = "veth"
+bridge = "pyinit-t0"
+address = "{address}/24"
+gateway = "10.92.7.1"
+"""
+
+
+def test_an_address_that_is_taken_is_refused(bench, busybox):
+    command = "echo up; while :; do sleep 1; done"
+    first = bench.start(config(busybox, command, VETH.format(address="10.92.7.2")), name="a/services.toml")
+    first.wait_for("app: up")
+    text = config(busybox, command, VETH.format(address="10.92.7.2")).replace("pyinit-test", "pyinit-test-2")
+    second = bench.start(text, name="b/services.toml")
+    assert second.wait() == 111
+    line = text.splitlines().index("[container.network]") + 1
+    where = f"pyinit: {bench.folder}/b/services.toml:{line}: container.network.address: "
+    assert second.output == where + "10.92.7.2 is taken by container pyinit-test; choose another\n"
+    third = bench.start(text.replace("10.92.7.2", "10.92.7.1"), name="b/services.toml")
+    assert third.wait() == 111
+    assert third.output == where + "10.92.7.1 is this host's own; choose another\n"
+    assert first.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        ("missing", "is not there; build or copy it (`pyinit build` makes images)"),
+        ("truncated", "is truncated: the superblock says"),
+        ("garbage", "expected a squashfs image, found something else"),
+        ("inside", "squashfs"),  # the superblock is whole, what it points to is not
+    ],
+)
+def test_an_image_that_is_none(bench, busybox, tmp_path, damage, text):
+    image = tmp_path / "image.squashfs"
+    data = busybox.read_bytes()
+    if damage == "truncated":
+        image.write_bytes(data[: len(data) // 2])
+    elif damage == "garbage":
+        image.write_bytes(b"no image" * 1000)
+    elif damage == "inside":
+        image.write_bytes(data[:96] + b"\xff" * (len(data) - 96))
+    box = bench.start(config(image, "true"))
+    assert box.wait() == (111 if damage == "inside" else 100)
+    assert box.output.startswith(f"pyinit: {bench.folder}/services.toml:4: ")
+    assert text in box.output
+    assert box.output.count("\n") == 1
+
+
+def test_a_bad_config_starts_nothing(bench, busybox):
+    text = config(busybox, "echo started") + "restrt = 'never'\n[services.b]\ncommand = ['b']\nrequires = ['c']\n[services.c]\ncommand = ['c']\nrequires = ['b']\n"
+    box = bench.start(text)
+    assert box.wait() == 100
+    lines = text.splitlines()
+    where = f"pyinit: {bench.folder}/services.toml"
+    wrong = lines.index("restrt = 'never'") + 1
+    assert box.output == (
+        f"{where}:{wrong}: services.app.restrt: there is no such key; did you mean restart?\n"
+        f"{where}:{lines.index('[services.b]') + 1}: services wait for each other in a circle: b -> c -> b; remove one of these\n"
+    )

@@ -1,0 +1,126 @@
+"""The plan of a launch: pure, so without root, files or a kernel."""
+
+from pyinit.launch import plan
+from pyinit.model import (
+    CgroupLimits,
+    Config,
+    Container,
+    InitSpec,
+    Layer,
+    LogSpec,
+    Mount,
+    Network,
+    Origin,
+    ServiceSpec,
+)
+
+
+def at(line: int) -> Origin:
+    return Origin("services.toml", line)
+
+
+def config(*, log: str = "null", **changes) -> Config:
+    box = Container("web", "web-1", (Layer("/img/base.squashfs", at(3)),), origin=at(1))
+    service = ServiceSpec("app", ("/bin/app",), log=LogSpec(to=log))
+    return Config("/etc/pyinit/services.toml", InitSpec(), (service,), box._replace(**changes))
+
+
+def words(*, log: str = "null", **changes) -> list[str]:
+    return [f"{step.origin.line} {step.describe()}" for step in plan.make(config(log=log, **changes)).operations()]
+
+
+DEFAULT = [
+    "1 make cgroup pyinit-web",
+    "1 clone PID 1 into new namespaces: pid mount uts ipc cgroup net",
+    "1 make all mounts private, mount a staging tmpfs",
+    "3 mount layer 0, /img/base.squashfs, read-only",
+    "1 mount the root: 1 image layer(s) under a generated one, read-only",
+    "1 mount proc on /proc (nosuid,nodev,noexec)",
+    "1 mount sysfs on /sys (ro,nosuid,nodev,noexec)",
+    "1 mount tmpfs on /dev (nosuid,noexec,mode=0755,size=64k)",
+    "1 make /dev/null zero full random urandom tty and the links fd stdin stdout stderr ptmx",
+    "1 mount devpts on /dev/pts (nosuid,noexec,ptmxmode=0666,mode=0620,gid=5)",
+    "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=64m)",
+    "1 mount mqueue on /dev/mqueue (nosuid,nodev,noexec)",
+    "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
+    "1 mount tmpfs on /run",
+    "1 mount tmpfs on /tmp",
+    "1 mask 14 paths, make 5 read-only",
+    "1 set the host name web-1",
+    "1 pivot_root, detach the host's root",
+    "1 limit the bounding set to AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP "
+    "SETUID SYS_CHROOT",
+]
+
+
+def test_the_least_config_step_by_step():
+    assert words() == DEFAULT
+
+
+def test_what_stays_on_the_host_says_how_it_is_undone():
+    steps = plan.make(config(network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)))).operations()
+    assert [step.undo() for step in steps if step.undo()] == [
+        "kill what is in the group, remove it",
+        "kill PID 1: all else in its pid namespace goes with it",
+        "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it",
+    ]
+
+
+def test_a_network_limits_and_mounts_stand_with_their_lines():
+    found = words(
+        network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)),
+        cgroup=CgroupLimits(memory_max_bytes=1 << 20, cpu_max=1.5, pids_max=9, origin=at(7)),
+        mounts=(
+            Mount("tmpfs", "/run/config", files=(("a.env", "secret", 0o600),), origin=at(20)),
+            Mount("bind", "/data", "/srv/data", read_only=True, origin=at(30)),
+        ),
+    )
+    assert [line for line in found if line not in DEFAULT] == [
+        "7 make cgroup pyinit-web with memory_max=1M cpu_max=1.5 pids_max=9",
+        "9 make veth ve-web on bridge br0, host0 with 10.1.0.2/24 inside, default route by 10.1.0.1",
+        "30 mount bind /srv/data on /data read-only",
+        "20 mount tmpfs on /run/config, with a.env",
+    ]
+    assert "secret" not in "".join(found)
+
+
+def test_a_parent_is_mounted_before_its_child_whatever_the_order():
+    mounts = (Mount("bind", "/a/b/c", "/x", origin=at(5)), Mount("tmpfs", "/a", origin=at(6)), Mount("tmpfs", "/run", origin=at(7)))
+    found = [line.split(" on ")[1] for line in words(mounts=mounts) if " on /" in line and line[0] in "567"]
+    assert found == ["/a", "/run", "/a/b/c"]
+
+
+def test_log_files_on_a_read_only_root_get_a_ram_disk():
+    assert "1 mount tmpfs on /var/log/pyinit" in words(log="file")
+    assert "1 mount tmpfs on /var/log/pyinit" not in words(log="file", writable="tmpfs")
+    kept = (Mount("bind", "/var/log", "/srv/log", origin=at(4)),)
+    assert "1 mount tmpfs on /var/log/pyinit" not in words(log="file", mounts=kept)
+
+
+def test_namespaces_that_are_not_asked_for_leave_their_steps_out():
+    found = words(namespaces=("pid", "mount"))
+    assert [line for line in DEFAULT if line not in found] == [
+        "1 make cgroup pyinit-web",
+        "1 clone PID 1 into new namespaces: pid mount uts ipc cgroup net",
+        "1 mount mqueue on /dev/mqueue (nosuid,nodev,noexec)",
+        "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
+        "1 set the host name web-1",
+    ]
+
+
+def test_link_names_fit_15_bytes_and_differ():
+    names = ["web", "pyinit-test-1", "pyinit-test-2", "a-name-that-is-much-too-long-for-a-link"]
+    links = [plan.link_name(name) for name in names]
+    assert links[0] == "ve-web"
+    assert max(len(link) for link in links) <= 15
+    assert len(set(links)) == len(links)
+
+
+def test_hosts_hostname_and_resolver_are_generated():
+    network = Network("veth", "br0", "10.1.0.2/24", dns=("10.1.0.1",), hosts=(("db", "10.1.0.3"),))
+    root = next(step for step in plan.make(config(network=network)).inside if isinstance(step, plan.MakeRoot))
+    assert dict(root.files) == {
+        "/etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n10.1.0.2\tweb-1\n10.1.0.3\tdb\n",
+        "/etc/hostname": "web-1\n",
+        "/etc/resolv.conf": "nameserver 10.1.0.1\n",
+    }
