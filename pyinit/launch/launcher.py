@@ -261,6 +261,7 @@ class _Monitor:
     def __init__(self, pidfd: int) -> None:
         self._pidfd = pidfd
         self._signals = process.signalfd(list(FORWARDED))
+        self._on_terminal = _fields_of_self()[4] != "0"  # now: a hangup takes it away before it is told
 
     def run(self) -> int:
         poll = select.poll()
@@ -279,16 +280,11 @@ class _Monitor:
     def _forward(self) -> None:
         for number in process.read_signals(self._signals):
             # A terminal that goes away means the end of what runs on it; HUP of a container is its reload.
-            sent = 15 if number == HUP and self._on_terminal() else number
+            sent = 15 if number == HUP and self._on_terminal else number
             try:
                 process.pidfd_send_signal(self._pidfd, sent)
             except ProcessLookupError:
                 return
-
-    @staticmethod
-    def _on_terminal() -> bool:
-        """Whether this process has a controlling terminal; the hangup may have taken it just now."""
-        return any(os.isatty(fd) for fd in (0, 1, 2)) or _fields_of_self()[4] != "0"
 
     def _exit_code(self) -> int:
         found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
