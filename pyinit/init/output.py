@@ -135,7 +135,7 @@ class Output:
         if pid == 0:
             code = 1
             try:
-                _close_all_but({0, 1, 2, theirs.fileno(), *(source.fd for source in sources)})
+                process.close_all_but({0, 1, 2, theirs.fileno(), *(source.fd for source in sources)})
                 logger.run(sources, self._log_dir, theirs)
                 code = 0
             except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into PID 1's frames
@@ -146,22 +146,3 @@ class Output:
         theirs.close()
         self._control = ours
         self.pid = pid
-
-
-def _close_all_but(keep: set[int]) -> None:
-    """The late imports' fds stay, too: they are in sys.path."""
-    import sys
-
-    for path in sys.path:
-        parts = path.split("/")
-        if path.startswith("/proc/self/fd/") and parts[4].isdigit():
-            keep.add(int(parts[4]))
-    package = os.path.dirname(os.path.dirname(__file__)).split("/")
-    if package[1:4] == ["proc", "self", "fd"]:
-        keep.add(int(package[4]))
-    lowest = 0
-    for fd in sorted(keep):
-        if lowest < fd:  # an empty range would be taken for all of them
-            os.closerange(lowest, fd)
-        lowest = fd + 1
-    os.closerange(lowest, max(lowest + 1, os.sysconf("SC_OPEN_MAX")))

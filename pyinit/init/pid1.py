@@ -78,6 +78,7 @@ class Init:
 
     def run(self) -> int:
         """Until every service is down and the supervisor says Exit."""
+        process.close_from(3)  # what a runtime or a shell left open goes to no service
         process.block_signals(HANDLED)
         signal_fd = process.signalfd(HANDLED)
         self.loop.add_reader(signal_fd, lambda: self._signals(process.read_signals(signal_fd)))

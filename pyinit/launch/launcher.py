@@ -23,7 +23,7 @@ from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.linux import caps, namespaces, process
 from pyinit.model import RTMIN, Config, Origin
 
-HUP = 1
+HUP, _KILL = 1, 9
 # Stops, and what services may want to be told; not the faults, nor what job control and a broken pipe are for.
 FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(RTMIN + n for n in range(16)))
 _NEEDED = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
@@ -194,10 +194,17 @@ class _Child:
     def run(self) -> int:
         """The exit code of the container."""
         try:
-            endpoints = self._build()
-        except (PyinitError, OSError) as error:
-            self._channel.send(str(error).encode()[:_MOST_TEXT])
+            return self._run()
+        except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
+            text = str(error) if isinstance(error, PyinitError | OSError) else f"internal error: {type(error).__name__}: {error}"
+            try:
+                self._channel.send(text.encode("utf-8", "replace")[:_MOST_TEXT])
+            except OSError:  # the monitor does not listen any more: then to those who read our output
+                os.write(2, f"pyinit: {text}\n".encode("utf-8", "replace"))
             return EXIT_SYSTEM
+
+    def _run(self) -> int:
+        endpoints = self._build()
         self._channel.send(b"built")
         if self._channel.recv(16) != b"go":
             return EXIT_SYSTEM  # the monitor is gone before there was anything to stop
@@ -215,7 +222,7 @@ class _Child:
         if "net" in launch.box.namespaces and launch.box.network.mode != "host":
             namespaces.loopback_up()
         apply.Builder(launch.held.directory).run(launch.steps.inside)
-        self._shut_the_host_out()
+        self._shut_the_host_out(cgroup_fd)
         return Endpoints(
             channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, listen_fds=(launch.control_fd,),
             container="pyinit", control_path=launch.config.init.control_socket or INSIDE_SOCKET,
@@ -232,8 +239,10 @@ class _Child:
         cgroups.enter_leaf(launch.unified)
         return os.open(launch.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _shut_the_host_out(self) -> None:
-        """No word and no path of the host's from here on."""
+    def _shut_the_host_out(self, cgroup_fd: int) -> None:
+        """No word, no path and no open file of the host's from here on."""
+        launch = self._launch
+        process.close_all_but({0, 1, 2, self._channel.fileno(), launch.held.lock_fd, launch.control_fd, max(cgroup_fd, 0)})
         os.environ.clear()
         sys.path[:] = self._launch.import_path
         sys.path_importer_cache.clear()
@@ -244,6 +253,8 @@ class _Child:
     def _exec_init(self) -> int:
         """`[container] init`: a program of the image takes over, with what the container may have and no more."""
         path = self._launch.box.init
+        if not self._launch.box.orphan:  # it can't see the end of our channel, and may not heed anything but KILL
+            process.prctl(process.PR_SET_PDEATHSIG, _KILL)
         process.set_signal_mask([])
         process.close_from(3)
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container": "pyinit"}

@@ -7,6 +7,7 @@ Law: clone3 here runs none of CPython's fork hooks, so the caller has one thread
 import ctypes
 import os
 import struct
+import sys
 
 from pyinit.linux.libc import LIBC, check, syscall
 
@@ -37,6 +38,21 @@ def clone(flags: int) -> tuple[int, int]:
 def close_from(lowest: int) -> None:
     """Mark every fd from `lowest` up CLOEXEC."""
     syscall("close_range", _CLOSE_RANGE, lowest, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every fd that is not in `keep`; the import path's own fds (launch/clone.py) stay, too."""
+    kept = set(keep)
+    for path in (*sys.path, __file__):
+        parts = path.split("/")
+        if parts[1:4] == ["proc", "self", "fd"] and parts[4].isdigit():
+            kept.add(int(parts[4]))
+    lowest = 0
+    for fd in sorted(kept):
+        if lowest < fd:  # an empty range would be taken for all of them
+            os.closerange(lowest, fd)
+        lowest = fd + 1
+    os.closerange(lowest, max(lowest + 1, os.sysconf("SC_OPEN_MAX")))
 
 
 def _signal_set(numbers: list[int]) -> ctypes.Array[ctypes.c_uint64]:

@@ -47,13 +47,13 @@ def busybox(tmp_path_factory) -> pathlib.Path:
 class Pyinit:
     """One running `pyinit --config`; everything that it prints is in `.output`."""
 
-    def __init__(self, config: pathlib.Path, *options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, config: pathlib.Path, *options: str, environment: dict[str, str] | None = None, pass_fds=()) -> None:
         self.config = config
         self.output = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pyinit", "--config", str(config), *options],
             cwd=REPO, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=pass_fds,
         )  # fmt: skip
         os.set_blocking(self.process.stdout.fileno(), False)
 
@@ -117,8 +117,8 @@ class Bench:
         path.write_text(text)
         return path
 
-    def start(self, text: str, *options: str, name: str = "services.toml", environment=None) -> Pyinit:
-        found = Pyinit(self.write(text, name), *options, environment=environment)
+    def start(self, text: str, *options: str, name: str = "services.toml", environment=None, pass_fds=()) -> Pyinit:
+        found = Pyinit(self.write(text, name), *options, environment=environment, pass_fds=pass_fds)
         self.running.append(found)
         return found
 

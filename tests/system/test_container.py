@@ -270,3 +270,22 @@ def test_a_bad_config_starts_nothing(bench, busybox):
         f"{where}:{wrong}: services.app.restrt: there is no such key; did you mean restart?\n"
         f"{where}:{lines.index('[services.b]') + 1}: services wait for each other in a circle: b -> c -> b; remove one of these\n"
     )
+
+
+@pytest.mark.parametrize("kill", ["cgroup", "process"])
+def test_an_open_file_of_the_host_goes_nowhere(bench, busybox, tmp_path, kill):
+    """fds that the caller left open reach neither a service, on whichever way it is spawned, nor PID 1."""
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    fd = os.open(secret, os.O_RDONLY)
+    os.set_inheritable(fd, True)
+    command = "for n in $(seq 3 60); do test -e /proc/$$/fd/$n && echo $n; done; echo up; while :; do sleep 0.1; done"
+    box = bench.start(config(busybox, command, service=f'kill = "{kill}"\n'), pass_fds=(fd,))
+    os.close(fd)
+    box.wait_for("app: up")
+    assert said(box) == ["up"]
+    with open("/run/pyinit/pyinit-test/pid") as file:
+        pid = int(file.read())
+    opened = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+    assert str(secret) not in opened
+    assert box.stop() == 0
