@@ -54,7 +54,7 @@ def test_a_room_imports_only_what_is_below_it(path):
     for module in imports_of(path):
         top = module.partition(".")[0]
         if top == "pyinit":
-            other = (module.split(".") + [""])[1]
+            other = [*module.split("."), ""][1]
             assert other in ALLOWED[room] | {room, "", "__version__"}, f"{name} imports {module}"
         elif top in THIRD_PARTY:
             assert name in THIRD_PARTY[top], f"{name} imports {module}"
