@@ -6,8 +6,15 @@ import resource
 import pytest
 
 from pyinit.init import spawn
+from pyinit.linux import process
 
 ENV = {"PATH": os.environ["PATH"]}
+
+
+@pytest.fixture(autouse=True)
+def no_open_fds():
+    """As the init does at its start: what our caller left open is nobody's."""
+    process.close_from(3)
 
 
 def run(*argv: str, **keys) -> tuple[spawn.Spawned, bytes, bytes]:
