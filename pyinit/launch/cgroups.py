@@ -65,9 +65,9 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None]) -> tuple[li
     for hierarchy in found:
         directory = f"{hierarchy.directory}/pyinit-{operation.name}"
         if hierarchy.version == 2:
-            usable = _controllers(hierarchy.directory) & set(v2)
+            parent, usable = _v2_parent(hierarchy.directory, set(v2), operation)
+            directory = f"{parent}/pyinit-{operation.name}"
             journal("cgroup", directory)
-            _enable(hierarchy.directory, usable, operation)
             if _make(directory):
                 unified = directory
                 made.append(directory)
@@ -88,20 +88,45 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None]) -> tuple[li
     return made, unified
 
 
-def _controllers(directory: str) -> set[str]:
-    with open(f"{directory}/cgroup.controllers") as file:
+def _v2_parent(own: str, wanted: set[str], operation: MakeCgroup) -> tuple[str, set[str]]:
+    """Where the group is made, with the wanted controllers that it will have.
+
+    Our own group if it can hand them down; it can't while it holds processes (cgroups(7), "no internal processes"),
+    nor what it was not given itself: then the nearest ancestor that hands them down already.
+    """
+    places = _up_to_the_mount(own)
+    possible = wanted & _words(f"{places[-1]}/cgroup.controllers")
+    if not possible:
+        return own, set()
+    refusal = ""
+    if possible <= _words(f"{own}/cgroup.controllers"):
+        try:
+            cgroup.write(own, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(possible)))
+        except OSError as error:
+            refusal = error.strerror or ""
+        else:
+            return own, possible
+    for place in places[1:]:
+        if possible <= _words(f"{place}/cgroup.subtree_control"):
+            return place, possible
+    if len(possible) < len(wanted):  # hybrid: the rest is found, or not, in the v1 hierarchies
+        return own, set()
+    refusal = refusal or f"{own} was not given {', '.join(sorted(possible))}"
+    hint = "; start pyinit in a group of its own, as `systemd-run --scope -p Delegate=yes` does"
+    raise LaunchError(f"{operation.origin}: {operation.describe()}: {refusal}{hint}")
+
+
+def _up_to_the_mount(directory: str) -> list[str]:
+    """The group and those above it, nearest first."""
+    found = [directory]
+    while os.path.exists(f"{os.path.dirname(found[-1])}/cgroup.controllers"):
+        found.append(os.path.dirname(found[-1]))
+    return found
+
+
+def _words(path: str) -> set[str]:
+    with open(path) as file:
         return set(file.read().split())
-
-
-def _enable(directory: str, names: set[str], operation: MakeCgroup) -> None:
-    """Hand `names` down to children of `directory` (v2: not while it holds processes and is not the root)."""
-    if not names:
-        return
-    try:
-        cgroup.write(directory, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(names)))
-    except OSError as error:
-        hint = "; start pyinit in a group of its own, as `systemd-run --scope -p Delegate=yes` does"
-        raise LaunchError(f"{operation.origin}: {operation.describe()}: {error.strerror}{hint}") from error
 
 
 def _make(directory: str, must: MakeCgroup | None = None) -> bool:

@@ -1,0 +1,148 @@
+"""A virtual machine with nothing but cgroup v2: a Debian kernel under emulation, its root a squashfs with pyinit.
+
+The kernel is fetched once and kept beside the other caches of the checkout.
+"""
+
+import os
+import pathlib
+import re
+import select
+import shutil
+import subprocess
+import time
+
+from conftest import REPO, make_busybox, squash
+
+CACHE = REPO / ".pytest_cache/guest"
+MODULES = ("loop", "squashfs", "overlay")
+_STDLIB_LEFT_OUT = ("test", "idlelib", "lib2to3", "ensurepip", "distutils", "pydoc_data", "unittest", "turtledemo", "__pycache__")
+
+# The initramfs: loads modules, makes the squashfs the root.
+INIT = """#!/bin/busybox sh
+export PATH=/bin
+busybox mkdir -p /proc /sys /dev /new /bin
+busybox mount -t proc none /proc; busybox mount -t sysfs none /sys; busybox mount -t devtmpfs none /dev
+for m in $(busybox cat /modules); do busybox insmod /$m || echo no $m; done
+busybox mount -o loop,ro -t squashfs /root.squashfs /new || echo NO ROOT
+for d in proc sys dev; do busybox mount --move /$d /new/$d; done
+exec busybox switch_root /new /guest
+"""
+# The root's init: what every test wants, then the test's own script, then the end.
+GUEST = """#!/bin/sh
+mount -t cgroup2 none /sys/fs/cgroup
+for d in /run /tmp /root; do mount -t tmpfs none $d; done
+ip link set lo up
+echo GUEST READY
+. /script
+echo GUEST DONE
+poweroff -f
+"""
+
+
+def kernel() -> pathlib.Path:
+    """The folder of an unpacked kernel package."""
+    found = sorted(CACHE.glob("kernel/boot/vmlinuz-*"))
+    if found:
+        return CACHE / "kernel"
+    shutil.rmtree(CACHE, ignore_errors=True)
+    (CACHE / "deb").mkdir(parents=True)
+    question = ["apt-cache", "depends", "linux-image-cloud-amd64"]
+    text = subprocess.run(question, capture_output=True, text=True, check=False).stdout
+    if "Depends:" not in text:  # a machine that has never asked for the lists
+        subprocess.run(["apt-get", "-qq", "update"], check=True, capture_output=True)
+        text = subprocess.run(question, capture_output=True, text=True, check=True).stdout
+    name = re.search(r"Depends: (linux-image-\S+)", text)[1]
+    subprocess.run(["apt-get", "-qq", "download", name], cwd=CACHE / "deb", check=True, capture_output=True)
+    subprocess.run(["dpkg", "-x", next((CACHE / "deb").glob("*.deb")), CACHE / "kernel"], check=True)
+    version = next((CACHE / "kernel/lib/modules").iterdir()).name
+    subprocess.run(["depmod", "-b", CACHE / "kernel", version], check=True)
+    return CACHE / "kernel"
+
+
+def module_files(base: pathlib.Path) -> list[pathlib.Path]:
+    """In the order in which they must be loaded."""
+    version = next((base / "lib/modules").iterdir()).name
+    found: list[pathlib.Path] = []
+    for name in MODULES:
+        text = subprocess.run(
+            ["modprobe", "-d", base, "-S", version, "--show-depends", name], capture_output=True, text=True, check=True
+        ).stdout
+        for line in text.splitlines():
+            words = line.split()
+            if words[:1] == ["insmod"] and pathlib.Path(words[1]) not in found:
+                found.append(pathlib.Path(words[1]))
+    return found
+
+
+def make_root(folder: pathlib.Path, script: str, files: dict[str, str]) -> pathlib.Path:
+    """busybox, the system's Python and its libraries, this checkout's pyinit, an image for containers."""
+    root = make_busybox(folder / "root")
+    for name in ("mkdir", "rmdir", "poweroff", "find", "sort", "uname", "dmesg"):
+        (root / "bin" / name).symlink_to("busybox")
+    (root / "usr/bin").mkdir(parents=True)
+    shutil.copy("/usr/bin/python3.11", root / "usr/bin/python3.11")
+    shutil.copytree("/usr/lib/python3.11", root / "usr/lib/python3.11", ignore=shutil.ignore_patterns(*_STDLIB_LEFT_OUT), ignore_dangling_symlinks=True)
+    libraries = set()
+    for path in [root / "usr/bin/python3.11", *(root / "usr/lib/python3.11").rglob("*.so")]:
+        text = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
+        libraries |= set(re.findall(r"(/\S+) \(", text))
+    for library in libraries:
+        target = root / library.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)
+    shutil.copytree(REPO / "pyinit", root / "opt/pyinit", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["/usr/bin/python3.11", "-m", "compileall", "-q", root / "opt/pyinit", root / "usr/lib/python3.11"], check=False)
+    (root / "images").mkdir()
+    squash(make_busybox(folder / "box"), root / "images/busybox.squashfs")
+    (root / "guest").write_text(GUEST)
+    (root / "guest").chmod(0o755)
+    (root / "script").write_text(script)
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return squash(root, folder / "root.squashfs")
+
+
+def make_initramfs(folder: pathlib.Path, root: pathlib.Path, base: pathlib.Path) -> pathlib.Path:
+    tree = folder / "initramfs"
+    (tree / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", tree / "bin/busybox")
+    shutil.copy(root, tree / "root.squashfs")
+    names = []
+    for path in module_files(base):
+        shutil.copy(path, tree / path.name)
+        names.append(path.name)
+    (tree / "modules").write_text("\n".join(names) + "\n")
+    (tree / "init").write_text(INIT)
+    (tree / "init").chmod(0o755)
+    listed = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+    image = folder / "initramfs.cpio"
+    with image.open("wb") as file:
+        subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=listed.encode(), stdout=file, check=True)
+    return image
+
+
+def boot(folder: pathlib.Path, script: str, files: dict[str, str], timeout_s: float) -> str:
+    """What the console said between GUEST READY and GUEST DONE."""
+    base = kernel()
+    image = make_initramfs(folder, make_root(folder, script, files), base)
+    command = [
+        "qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768",
+        "-kernel", str(next((base / "boot").glob("vmlinuz-*"))), "-initrd", str(image),
+        "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all", "-display", "none", "-no-reboot", "-nodefaults", "-serial", "stdio",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    text, deadline = b"", time.monotonic() + timeout_s
+    try:
+        while b"GUEST DONE" not in text and select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            data = os.read(process.stdout.fileno(), 65536)
+            if not data:
+                break
+            text += data
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    console = text.decode("utf-8", "replace").replace("\r", "")
+    assert "GUEST DONE" in console, console[-4000:]
+    return console.partition("GUEST READY\n")[2].partition("GUEST DONE")[0]
