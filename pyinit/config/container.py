@@ -142,11 +142,7 @@ def _mount(table: Table) -> Mount:
         table.fault("type", f'{show(kind)} is not supported yet: expected "squashfs", "tmpfs" or "bind"')
     elif kind not in _MOUNT_TYPES:
         _missing_or_wrong(table, "type", '"squashfs", "tmpfs" or "bind"')
-    target = os.path.normpath(table.path_of("target", "/"))
-    if not table.has("target"):
-        _missing_or_wrong(table, "target", "an absolute path in the container")
-    elif ".." in str(table.raw("target")).split("/") or target in _RESERVED or target.startswith("/proc/"):
-        table.fault("target", f"expected a place of its own below the root, without .., found {show(table.raw('target'))}")
+    target = _target(table)
     source = table.string("source")
     if kind in ("squashfs", "bind") and not source:
         _missing_or_wrong(table, "source", "a path on the host")
@@ -170,6 +166,16 @@ def _mount(table: Table) -> Mount:
     )
     table.close(("options",))
     return found
+
+
+def _target(table: Table) -> str:
+    text = table.path_of("target")
+    target = os.path.normpath(text).replace("//", "/")  # POSIX keeps two slashes at the start
+    if not table.has("target"):
+        _missing_or_wrong(table, "target", "an absolute path in the container")
+    elif text and (".." in text.split("/") or target in _RESERVED or target.startswith("/proc/")):
+        table.fault("target", f"expected a place of its own below the root, without .., found {show(text)}")
+    return target
 
 
 def _check_keys(table: Table, kind: str) -> None:

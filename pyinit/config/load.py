@@ -46,7 +46,7 @@ class _Loader:
                 text = source.read().decode("utf-8")
         except OSError as error:
             where = included_at or Origin(file, 0)
-            what = f"{file}: {error.strerror}" if included_at else f"{error.strerror}; name the config with --config FILE"
+            what = f"include: {file}: {error.strerror}; mend the path, which starts at this file's folder" if included_at else f"{error.strerror}; name the config with --config FILE"
             self.note(where, what)
             return
         except UnicodeDecodeError as error:

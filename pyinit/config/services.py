@@ -155,8 +155,10 @@ def _rlimits(table: Table | None) -> tuple[tuple[str, int, int], ...]:
             pair.close()
         else:
             soft = hard = _limit(table, name)
+        if soft is None or hard is None:
+            continue
         if hard != -1 and (soft == -1 or soft > hard):
-            table.fault(name, f"expected soft <= hard, found {soft} and {hard}")
+            table.fault(name, f"expected soft <= hard, found {'unlimited' if soft == -1 else soft} and {hard}")
         found.append((name, soft, hard))
     for name in RLIMITS:
         table.has(name)
@@ -164,13 +166,14 @@ def _rlimits(table: Table | None) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def _limit(table: Table, key: str) -> int:
+def _limit(table: Table, key: str) -> int | None:
+    """-1 for no limit, None after a fault."""
     value = table.raw(key)
     if value == "unlimited":
         return -1
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
         table.fault(key, f'expected a number or "unlimited", found {show(value) if value is not None else "nothing"}')
-        return 0
+        return None
     return value
 
 

@@ -1,0 +1,540 @@
+"""What is wrong with a config: whole messages, each with its file and line."""
+
+import os
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from pyinit.config.load import load
+from pyinit.errors import ConfigError
+
+SERVICE = '[services.ok]\ncommand = ["x"]\n'
+BOX = '[container]\nlayers = ["layer"]\n'
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "layer").mkdir()
+    return tmp_path
+
+
+def problems(text, environment=None, name="services.toml"):
+    Path(name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(name, environment or {})
+    assert caught.value.exit_code == 100
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def of_service(lines, **kind):
+    """The messages of a service's keys, from line 3 on."""
+    return problems(f'[services.app]\ncommand = ["x"]\n{lines}\n', **kind)
+
+
+UNITS = 'expected a duration such as "250ms", "5s", "2m" or "1h", found'
+SIZES = 'expected a size such as "64K", "512M" or "2G", found'
+COMMAND = 'expected a list such as ["/usr/sbin/nginx", "-g", "daemon off;"], or a string'
+OF_SERVICE = {
+    "stop_timeout = 5": f"stop_timeout: {UNITS} 5",
+    "stop_timeout = 0.5": f"stop_timeout: {UNITS} 0.5",
+    'stop_timeout = "5"': f'stop_timeout: {UNITS} "5"',
+    'stop_timeout = "-5s"': f'stop_timeout: {UNITS} "-5s"',
+    'stop_timeout = "5 s"': f'stop_timeout: {UNITS} "5 s"',
+    'stop_timeout = "s"': f'stop_timeout: {UNITS} "s"',
+    'stop_timeout = ".5s"': f'stop_timeout: {UNITS} ".5s"',
+    'stop_timeout = "1e3s"': f'stop_timeout: {UNITS} "1e3s"',
+    'stop_timeout = "5d"': f'stop_timeout: {UNITS} "5d"',
+    'stop_timeout = "99999999h"': f'stop_timeout: {UNITS} "99999999h"',
+    "stop_timeout = true": f"stop_timeout: {UNITS} true",
+    "log = { max_size = 512 }": f"log.max_size: {SIZES} 512",
+    'log = { max_size = "512MB" }': f'log.max_size: {SIZES} "512MB"',
+    'log = { max_size = "0M" }': f'log.max_size: {SIZES} "0M"',
+    'log = { max_size = "99999999999T" }': f'log.max_size: {SIZES} "99999999999T"',
+    "stop_signal = 15": 'stop_signal: expected a signal such as "TERM" or "RTMIN+3", found 15',
+    'stop_signal = "TREM"': 'stop_signal: expected a signal such as "TERM" or "RTMIN+3", found "TREM"',
+    'stop_signal = "65"': 'stop_signal: expected a signal such as "TERM" or "RTMIN+3", found "65"',
+    'umask = "0888"': 'umask: expected octal digits in a string, such as "022", found "0888"',
+    "umask = 27": 'umask: expected octal digits in a string, such as "022", found 27',
+    'umask = "1777"': 'umask: expected octal digits in a string, such as "022", found "1777"',
+    'kind = "task"': 'kind: expected "service" or "oneshot", found "task"',
+    'kind = "onshot"': 'kind: expected "service" or "oneshot", found "onshot"; did you mean oneshot?',
+    'kind = ["service"]': 'kind: expected "service" or "oneshot", found a list',
+    'kill = "group "': 'kill: expected "cgroup", "group" or "process", found "group "; did you mean group?',
+    'restart = "on_failure"': (
+        'restart: expected "always", "on-failure" or "never", found "on_failure"; did you mean on-failure?'
+    ),
+    "restart = true": 'restart: expected "always", "on-failure" or "never", found true',
+    "enabled = 1": "enabled: expected true or false, found 1",
+    'critical = "yes"': 'critical: expected true or false, found "yes"',
+    "requires = 'db'": 'requires: expected a list of strings, found "db"',
+    "requires = [1]": "requires[1]: expected a string, found 1",
+    "environment = []": "environment: expected a table, found a list",
+    "environment = { A = true }": "environment.A: expected a string, found true",
+    "environment = { A = 1.5 }": "environment.A: expected a string, found 1.5",
+    'environment = { "A=B" = "x" }': "environment.A=B: expected a name without = and NUL",
+    'environment = { A = "x\\u0000" }': 'environment.A: expected a string without NUL, found "x\\x00"',
+    "user = -1": "user: expected a user's name or number, found -1",
+    'user = ""': 'user: expected a user\'s name or number, found ""',
+    'user = "a b"': 'user: expected a user\'s name or number, found "a b"',
+    "group = 4294967295": "group: expected a group's name or number, found 4294967295",
+    "working_directory = 'app'": 'working_directory: expected an absolute path, found "app"',
+    "working_directory = ''": 'working_directory: expected an absolute path, found ""',
+    "working_directory = 7": "working_directory: expected an absolute path, found 7",
+    "working_directory = '/proc/1/root'": 'working_directory: expected a folder outside /proc, found "/proc/1/root"',
+    "rlimits = { nofiel = 1 }": "rlimits.nofiel: there is no such key; did you mean nofile?",
+    "rlimits = { nofile = -1 }": 'rlimits.nofile: expected a number or "unlimited", found -1',
+    "rlimits = { nofile = '1k' }": 'rlimits.nofile: expected a number or "unlimited", found "1k"',
+    "rlimits = { nofile = { soft = 1 } }": 'rlimits.nofile.hard: expected a number or "unlimited", found nothing',
+    "rlimits = { nofile = { soft = 2, hard = 1 } }": "rlimits.nofile: expected soft <= hard, found 2 and 1",
+    "restart_delay = '1s'": 'restart_delay: expected a table, found "1s"',
+    "restart_delay = { factor = 0.5 }": "restart_delay.factor: expected a number from 1 to 100, found 0.5",
+    "restart_delay = { jitter = 2 }": "restart_delay.jitter: expected a number from 0 to 1, found 2",
+    "restart_delay = { initial = '1m' }": "restart_delay.initial: expected 0 < initial <= max, found 60s and 30s",
+    "restart_delay = { first = 1 }": f"restart_delay.first: {UNITS} 1",
+    "start_limit = { count = 0 }": "start_limit.count: expected an integer from 1 to 10000, found 0",
+    "start_limit = { count = 1.0 }": "start_limit.count: expected an integer from 1 to 10000, found 1.0",
+    "start_limit = { then = 'reboot' }": 'start_limit.then: expected "retry", "fail" or "exit", found "reboot"',
+    "success_exit_codes = 0": "success_exit_codes: expected a list of exit codes, 0 to 255, found 0",
+    "success_exit_codes = [256]": "success_exit_codes: expected a list of exit codes, 0 to 255, found a list",
+    "ready = true": "ready: expected a table, found true",
+    "ready = {}": "ready: expected one of tcp, fd, notify, path, found none",
+    "ready = { timeout = '1s' }": "ready: expected one of tcp, fd, notify, path, found none",
+    "ready = { fd = 3, notify = true }": "ready: expected one of tcp, fd, notify, path, found fd and notify",
+    "ready = { fd = 1 }": "ready.fd: expected an integer from 3 to 1000, found 1",
+    "ready = { notify = false }": (
+        "ready.notify: expected true, found false; take `ready` out, and the service is ready when it runs"
+    ),
+    "ready = { path = '' }": 'ready.path: expected an absolute path, found ""',
+    "ready = { http = 'http://x/' }": "ready.http: this key is not supported yet; take it out",
+    "ready = { exec = ['x'] }": "ready.exec: this key is not supported yet; take it out",
+    "ready = { fd = 3, timeout = 30 }": f"ready.timeout: {UNITS} 30",
+    'forward_signals = "USR1"': 'forward_signals: expected a list of strings, found "USR1"',
+    'forward_signals = ["USR1", "NOPE"]': (
+        'forward_signals[2]: expected a signal such as "USR1" or "RTMIN+3", found "NOPE"'
+    ),
+    'forward_signals = ["TERM"]': (
+        'forward_signals: TERM is the init\'s own or can\'t be caught; expected others, such as "USR1" or "WINCH"'
+    ),
+    "log = 'file'": 'log: expected a table, found "file"',
+    "log = { to = 'syslog' }": 'log.to: expected "file", "stdout", "null" or "inherit", found "syslog"',
+    "log = { keep = 0 }": "log.keep: expected an integer from 1 to 10000, found 0",
+    "log = { compress = true }": "log.compress: this key is not supported yet; take it out",
+    "log = { file = 'x' }": "log.file: there is no such key; known are: echo, keep, max_size, timestamp, to",
+    "stop_timout = '5s'": "stop_timout: there is no such key; did you mean stop_timeout?",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), OF_SERVICE.items())
+def test_a_key_of_a_service(text, message):
+    assert of_service(text) == [f"services.toml:3: services.app.{message}"]
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("localhost", "80"), ("127.0.0.1", "0"), ("127.0.0.1", "65536"), ("", "80"), ("127.0.0.1", "http"), ("1.2.3", "4")]
+)
+def test_readiness_by_tcp_wants_numbers(host, port):
+    assert of_service(f"ready = {{ tcp = '{host}:{port}' }}") == [
+        'services.toml:3: services.app.ready.tcp: expected a numeric address and a port, such as "127.0.0.1:80" or "[::1]:80", '
+        f'found "{host}:{port}"'
+    ]
+
+
+LATER = {
+    "nice": "0", "oom_score_adj": "0", "health": "{}", "watchdog": "'30s'", "sockets": "[]", "cgroup": "{}", "instances": "1",
+    "pre_start": "[]", "finish": "[]", "environment_files": "[]", "capabilities": "[]", "ambient_capabilities": "[]",
+    "schedule": "''",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), LATER.items())
+def test_a_services_key_of_a_version_to_come(key, value):
+    assert of_service(f"{key} = {value}") == [f"services.toml:3: services.app.{key}: this key is not supported yet; take it out"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", f"services.toml:1: services.app: command is missing: {COMMAND}"),
+        ("command = []", f"services.toml:2: services.app.command: {COMMAND}, found nothing"),
+        ('command = [""]', f"services.toml:2: services.app.command: {COMMAND}, found nothing"),
+        ('command = " "', f"services.toml:2: services.app.command: {COMMAND}, found nothing"),
+        ("command = 5", f"services.toml:2: services.app.command: {COMMAND}, found 5"),
+        ('command = ["x", 1]', "services.toml:2: services.app.command[2]: expected a string, found 1"),
+        ('command = [\n"x",\n["y"]]', "services.toml:4: services.app.command[2]: expected a string, found a list"),
+        (
+            "command = \"x 'y\"",
+            "services.toml:2: services.app.command: expected words as a shell has them, found \"x 'y\" (no closing quotation)",
+        ),
+    ],
+)
+def test_a_command(command, message):
+    assert problems(f"[services.app]\n{command}\n") == [message]
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", ".x", "-x", "@x", "a/b", "x" * 64, ""])
+def test_a_services_name(name):
+    assert problems(f'[services."{name}"]\ncommand = ["x"]\n') == [
+        "services.toml:1: services: expected a name of up to 63 letters, digits, _ . - or @, found "
+        + (f'"{name}"' if len(name) < 60 else f'"{"x" * 56}..."')
+    ]
+
+
+def test_a_oneshot_has_neither_readiness_nor_an_endless_restart():
+    assert of_service('kind = "oneshot"\nrestart = "always"\nready = { fd = 3 }') == [
+        'services.toml:4: services.app.restart: a oneshot that is done is not started again: expected "on-failure" or "never", found "always"',
+        "services.toml:5: services.app.ready: a oneshot is ready when it exits 0; take this out",
+    ]
+
+
+OF_INIT = {
+    "stop_timeout = 9": f"stop_timeout: {UNITS} 9",
+    'exit = "on-sigal"': (
+        'exit: expected "on-signal", "when-all-exited" or "when-main-exits", found "on-sigal"; did you mean on-signal?'
+    ),
+    'exit = "when-main-exits"': 'exit: expected main = "NAME" beside it: the service whose exit code counts',
+    'main = "okay"': "main: there is no service okay; did you mean ok?",
+    'main = "app"': "main: there is no service app; there are: ok",
+    'log_dir = "logs"': 'log_dir: expected an absolute path, found "logs"',
+    'control_socket = ""': 'control_socket: expected an absolute path, found ""',
+    'stop_signals = ["WINHC"]': 'stop_signals[1]: expected a signal such as "USR1" or "RTMIN+3", found "WINHC"',
+    "environment_clear = 0": "environment_clear: expected true or false, found 0",
+    "enviroment = {}": "enviroment: there is no such key; did you mean environment?",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), OF_INIT.items())
+def test_a_key_of_init(text, message):
+    assert problems(f"[init]\n{text}\n{SERVICE}") == [f"services.toml:2: init.{message}"]
+
+
+OF_CONTAINER = {
+    'name = "a/b"': 'name: expected up to 63 letters, digits, _ . or -, found "a/b"',
+    'name = "a@b"': 'name: expected up to 63 letters, digits, _ . or -, found "a@b"',
+    'name = "-a"': 'name: expected up to 63 letters, digits, _ . or -, found "-a"',
+    'hostname = "a_b"': 'hostname: expected up to 63 letters, digits, . or -, found "a_b"',
+    'hostname = ""': 'hostname: expected up to 63 letters, digits, . or -, found ""',
+    'writable = "/srv/kept"': 'writable: a kept folder is not supported yet: expected "none" or "tmpfs"',
+    'writable = "ram"': 'writable: expected "none" or "tmpfs", found "ram"',
+    'writable_size = "1"': f'writable_size: {SIZES} "1"',
+    'namespaces = ["pid", "mount", "net", "user"]': 'namespaces[4]: "user" is not supported yet; take it out',
+    'namespaces = ["time", "pid", "mount", "net"]': 'namespaces[1]: "time" is not supported yet; take it out',
+    'namespaces = ["pid", "mnt", "mount", "net"]': (
+        'namespaces[2]: expected one of pid, mount, uts, ipc, cgroup, net, found "mnt"'
+    ),
+    'namespaces = ["mount", "net"]': 'namespaces: expected "pid" among them: there is no container without it',
+    'namespaces = ["pid", "mount"]': (
+        'namespaces: expected "net" among them, or [container.network] mode = "host": without it the network is the host\'s'
+    ),
+    "orphan = 1": "orphan: expected true or false, found 1",
+    'init = "sbin/init"': 'init: expected an absolute path, found "sbin/init"',
+    "user_namespace = {}": "user_namespace: this key is not supported yet; take it out",
+    'hostnam = "x"': "hostnam: there is no such key; did you mean hostname?",
+    "mounts = {}": "mounts: expected an array of tables, [[container.mounts]], found a table",
+    "cgroup.memory_max = 512": f"cgroup.memory_max: {SIZES} 512",
+    "cgroup.cpu_max = 0": "cgroup.cpu_max: expected a number from 0.01 to 4096, found 0",
+    "cgroup.cpu_max = nan": "cgroup.cpu_max: expected a number from 0.01 to 4096, found nan",
+    'cgroup.cpu_max = "2"': 'cgroup.cpu_max: expected a number from 0.01 to 4096, found "2"',
+    "cgroup.cpu_weight = 10001": "cgroup.cpu_weight: expected an integer from 1 to 10000, found 10001",
+    "cgroup.pids_max = true": "cgroup.pids_max: expected an integer from 1 to 4194304, found true",
+    "cgroup.io_max = []": "cgroup.io_max: this key is not supported yet; take it out",
+    "network.publish = []": "network.publish: this key is not supported yet; take it out",
+    'network.mode = "bridge"': 'network.mode: expected "none", "host" or "veth", found "bridge"',
+    'network.bridge = "b"': 'network.bridge: only mode = "veth" has it; write that, or take it out',
+    'network.dns = ["dns.example"]': 'network.dns[1]: expected a numeric address, found "dns.example"',
+    'network.hosts = { db = "db.example" }': 'network.hosts.db: expected a numeric address, found "db.example"',
+    'network.hosts = { "a b" = "::1" }': "network.hosts.a b: expected a host name of letters, digits, . and -",
+    'security.capabilities = ["CHWON"]': (
+        'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "CHWON"; did you mean CHOWN?'
+    ),
+    'security.capabilities = "all"': 'security.capabilities: expected a list of strings, found "all"',
+    'security.seccomp = "default"': 'security.seccomp: only "unconfined" is supported yet; take it out',
+    "security.no_new_privileges = true": "security.no_new_privileges: this key is not supported yet; take it out",
+    'security.masked_paths = ["proc/x"]': 'security.masked_paths[1]: expected an absolute path, found "proc/x"',
+    'security.readonly_paths = "none"': 'security.readonly_paths: expected a list of strings, found "none"',
+}
+
+
+@pytest.mark.parametrize(("text", "message"), OF_CONTAINER.items())
+def test_a_key_of_container(text, message):
+    assert problems(f"{BOX}{text}\n{SERVICE}") == [f"services.toml:3: container.{message}"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "line", "message"),
+    [
+        ("", 1, 'layers: expected a list of squashfs files or folders, such as ["base.squashfs"], found none'),
+        ("layers = []", 1, 'layers: expected a list of squashfs files or folders, such as ["base.squashfs"], found none'),
+    ],
+)
+def test_no_layers(layers, line, message):
+    assert problems(f"[container]\n{layers}\n{SERVICE}") == [f"services.toml:{line}: container.{message}"]
+
+
+VETH = 'bridge = "b"\naddress = "10.0.0.2/24"\n'
+OF_VETH = {
+    VETH.replace('"b"', '"a-name-too-long-x"'): (4, 'bridge: expected a link\'s name of up to 15 letters, found "a-name-too-long-x"'),
+    VETH.replace("/24", ""): (5, 'address: expected an address with its prefix, such as "10.91.0.2/24", found "10.0.0.2"'),
+    VETH.replace("/24", "/33"): (5, 'address: expected an address with its prefix, such as "10.91.0.2/24", found "10.0.0.2/33"'),
+    VETH.replace("10.0.0.2", "10.0.0.256"): (
+        5, 'address: expected an address with its prefix, such as "10.91.0.2/24", found "10.0.0.256/24"',
+    ),
+    VETH + 'gateway = "router"': (6, 'gateway: expected an address in the network of 10.0.0.2/24, found "router"'),
+    VETH + 'gateway = "10.0.1.1"': (6, 'gateway: expected an address in the network of 10.0.0.2/24, found "10.0.1.1"'),
+    VETH + 'gateway = "fd00::1"': (6, 'gateway: expected an address in the network of 10.0.0.2/24, found "fd00::1"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), OF_VETH.items())
+def test_a_key_of_a_veth(text, expected):
+    line, message = expected
+    found = problems(f'{BOX}[container.network]\n{text}\nmode = "veth"\n{SERVICE}')
+    assert found == [f"services.toml:{line}: container.network.{message}"]
+
+
+def test_a_veth_needs_a_bridge_and_an_address():
+    assert problems(f'{BOX}[container.network]\nmode = "veth"\n{SERVICE}') == [
+        "services.toml:3: container.network: bridge is missing: expected a link's name of up to 15 letters",
+        'services.toml:3: container.network: address is missing: expected an address with its prefix, such as "10.91.0.2/24"',
+    ]
+
+
+OF_MOUNT = {
+    'target = "/x"': (3, ': type is missing: expected "squashfs", "tmpfs" or "bind"'),
+    'target = "/x"\ntype = "floppy"': (5, '[1].type: expected "squashfs", "tmpfs" or "bind", found "floppy"'),
+    'target = "/x"\ntype = "nfs"\nsource = "h:/x"': (5, '[1].type: "nfs" is not supported yet: expected "squashfs", "tmpfs" or "bind"'),
+    'target = "/x"\ntype = "9p"': (5, '[1].type: "9p" is not supported yet: expected "squashfs", "tmpfs" or "bind"'),
+    'type = "tmpfs"': (3, ": target is missing: expected an absolute path in the container"),
+    'type = "tmpfs"\ntarget = "x"': (5, '[1].target: expected an absolute path, found "x"'),
+    'type = "tmpfs"\ntarget = "/"': (5, '[1].target: expected a place of its own below the root, without .., found "/"'),
+    'type = "tmpfs"\ntarget = "/a/../b"': (
+        5, '[1].target: expected a place of its own below the root, without .., found "/a/../b"',
+    ),
+    'type = "tmpfs"\ntarget = "/proc"': (5, '[1].target: expected a place of its own below the root, without .., found "/proc"'),
+    'type = "bind"\ntarget = "/x"': (3, ": source is missing: expected a path on the host"),
+    'type = "tmpfs"\ntarget = "/x"\nsource = "y"': (
+        6, "[1].source: a tmpfs has no such key; its keys are: type, target, read_only, size, mode, uid, gid, files",
+    ),
+    'type = "bind"\ntarget = "/x"\nsource = "layer"\nsize = "1M"': (
+        7, "[1].size: a bind has no such key; its keys are: type, target, read_only, source, create, mode, uid, gid",
+    ),
+    'type = "tmpfs"\ntarget = "/x"\nsize = 16': (6, f"[1].size: {SIZES} 16"),
+    'type = "tmpfs"\ntarget = "/x"\nmode = 750': (6, '[1].mode: expected octal digits in a string, such as "0755", found 750'),
+    'type = "tmpfs"\ntarget = "/x"\nuid = "root"': (6, '[1].uid: expected an integer from 0 to 4294967294, found "root"'),
+    'type = "tmpfs"\ntarget = "/x"\nfiles = { "../y" = "" }': (6, "[1].files.../y: expected a name below the target, without .."),
+    'type = "tmpfs"\ntarget = "/x"\nfiles = { "/y" = "" }': (6, "[1].files./y: expected a name below the target, without .."),
+    'type = "tmpfs"\ntarget = "/x"\nfiles = { y = 1 }': (6, "[1].files.y: expected a string, found 1"),
+    'type = "tmpfs"\ntarget = "/x"\nfiles = { app.env = "A=1" }': (
+        6, "[1].files.app: expected a text, or content = ...; a name with a dot stands in quotes",
+    ),
+    'type = "tmpfs"\ntarget = "/x"\nfiles.y = { content = "", mode = 600 }': (
+        6, '[1].files.y.mode: expected octal digits in a string, such as "0644", found 600',
+    ),
+    'type = "tmpfs"\ntarget = "/x"\noptions = []': (6, "[1].options: this key is not supported yet; take it out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), OF_MOUNT.items())
+def test_a_key_of_a_mount(text, expected):
+    line, message = expected
+    assert problems(f"{BOX}[[container.mounts]]\n{text}\n{SERVICE}") == [f"services.toml:{line}: container.mounts{message}"]
+
+
+def test_two_mounts_on_one_place():
+    mount = '[[container.mounts]]\ntype = "tmpfs"\n'
+    assert problems(f'{BOX}{mount}target = "/x"\n{mount}target = "/x/"\n{SERVICE}') == [
+        "services.toml:6: container.mounts: /x is the target of two mounts; the other is at services.toml:3"
+    ]
+
+
+def image(head=b"hsqs", used=4096, size=8192):
+    content = head + bytes(36) + struct.pack("<Q", used) + bytes(48)
+    return content + bytes(size - len(content)) if size > len(content) else content[:size]
+
+
+def test_images_that_are_not_whole(folder):
+    for name, content in {
+        "good": image(), "exact": image(used=8192), "short": image(used=8193), "head": image(size=20),
+        "other": image(head=b"\x7fELF"), "empty": b"",
+    }.items():  # fmt: skip
+        (folder / name).write_bytes(content)
+    layers = ",\n".join(f'"{name}"' for name in ("good", "exact", "short", "head", "other", "empty", "gone", "layer"))
+    mounts = "".join(f'[[container.mounts]]\ntype = "squashfs"\ntarget = "/{n}"\nsource = "{n}"\n' for n in ("gone", "layer"))
+    assert problems(f"[container]\nlayers = [{layers}]\n{mounts}{SERVICE}") == [
+        f"services.toml:4: container.layers: {folder}/short is truncated: the superblock says 8193 bytes, the file has 8192; build or copy it again",
+        f"services.toml:5: container.layers: {folder}/head is truncated: the superblock says 96 bytes, the file has 20; build or copy it again",
+        f"services.toml:6: container.layers: expected a squashfs image, found something else: {folder}/other",
+        f"services.toml:7: container.layers: expected a squashfs image, found an empty file: {folder}/empty",
+        f"services.toml:8: container.layers: {folder}/gone is not there; build or copy it (`pyinit build` makes images)",
+        f"services.toml:13: container.mounts.source: {folder}/gone is not there; build or copy it (`pyinit build` makes images)",
+        f"services.toml:17: container.mounts.source: expected a squashfs file, found a folder: {folder}/layer",
+    ]
+
+
+def test_a_pipe_in_an_images_place_does_not_hang_the_check(folder):
+    os.mkfifo(folder / "pipe")
+    assert problems(f'[container]\nlayers = ["pipe"]\n{SERVICE}') == [
+        f"services.toml:2: container.layers: expected a squashfs image, found an empty file: {folder}/pipe"
+    ]
+
+
+def test_a_binds_source(folder):
+    text = f'{BOX}[[container.mounts]]\ntype = "bind"\nsource = "data"\ntarget = "/data"\n{SERVICE}'
+    assert problems(text) == [
+        f"services.toml:5: container.mounts.source: {folder}/data is not there; make it, or write create = true"
+    ]
+
+
+def test_unknown_services_and_circles_have_the_line_of_the_word():
+    text = """\
+[services.app]
+command = ["x"]
+requires = [
+  "db",
+  "cahce",
+]
+wants = ["app"]
+[services.cache]
+command = ["x"]
+after = ["web"]
+before = ["nobody"]
+[services.web]
+command = ["x"]
+requires = ["app"]
+[services.db]
+command = ["x"]
+before = ["cache"]
+after = ["web"]
+[services.zz]
+command = ["x"]
+"""
+    assert problems(text) == [
+        "services.toml:1: services wait for each other in a circle: app -> db -> web -> app; remove one of these",
+        "services.toml:5: services.app.requires: there is no service cahce; did you mean cache?",
+        "services.toml:7: services.app.wants: a service can't wait for itself; take it out",
+        "services.toml:11: services.cache.before: there is no service nobody; there are: app, cache, web, db, zz",
+    ]
+
+
+def test_the_same_service_in_two_files(folder):
+    (folder / "more.toml").write_text('\n[services.a]\ncommand = "x"\n[init]\n[container]\nlayers = ["layer"]\n')
+    assert problems(f'include = ["more.toml"]\n[services.a]\ncommand = "y"\n[init]\n{BOX}') == [
+        "services.toml:2: services.a is defined twice; the other is at more.toml:2",
+        "services.toml:4: [init] is there twice; the other is at more.toml:4",
+        "services.toml:5: [container] is there twice; the other is at more.toml:5",
+    ]
+
+
+def test_errors_of_all_files_in_the_order_of_files_and_lines(folder):
+    (folder / "conf").mkdir()
+    (folder / "conf/b.toml").write_text('[services.b]\nkind = 1\ncommand = 2\n')
+    (folder / "conf/c.toml").write_text("x = \n")
+    assert problems('include = ["b.toml",\n"gone.toml", "c.toml"]\n[sevices.a]\n[services]\na = 1\n', name="conf/main.toml") == [
+        "conf/main.toml:2: include: conf/gone.toml: No such file or directory; mend the path, which starts at this file's folder",
+        "conf/main.toml:3: sevices: there is no such key; did you mean services?",
+        "conf/main.toml:5: services.a: expected a table, found 1",
+        'conf/b.toml:2: services.b.kind: expected "service" or "oneshot", found 1',
+        f"conf/b.toml:3: services.b.command: {COMMAND}, found 2",
+        "conf/c.toml:1: no valid TOML at column 5: invalid value",
+    ]
+
+
+def test_a_file_that_is_included_twice_or_by_itself(folder):
+    (folder / "a.toml").write_text('include = ["./services.toml"]\n' + SERVICE)
+    assert problems('include = ["a.toml", "*a.toml"]\n') == [
+        "services.toml:1: include: a.toml is included twice, or includes itself",
+        "a.toml:1: include: services.toml is included twice, or includes itself",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = [\n", "services.toml:2: no valid TOML at its end: "),
+        ("[a]\nb = 1\nb = 2\n", "services.toml:3: no valid TOML at column 6: "),
+        ("a = 1\n  b = x\n", "services.toml:2: no valid TOML at column 7: "),
+    ],
+)
+def test_an_error_of_syntax_has_its_line(text, message):
+    """What follows is the parser's own text, which differs between its versions."""
+    (found,) = problems(text)
+    assert found.startswith(message)
+
+
+def test_what_the_parser_chokes_on():
+    assert problems("a = " + "[" * 5000 + "]" * 5000) == [
+        "services.toml:1: lists and tables are nested too deeply to be a config; take them apart"
+    ]
+    (found,) = problems("a = " + "1" * 5000)
+    assert found.startswith("services.toml:1: no valid TOML: ")
+
+
+def test_a_file_that_is_not_utf_8():
+    Path("services.toml").write_bytes(b"# \xe4\n")
+    with pytest.raises(ConfigError) as caught:
+        load("services.toml", {})
+    assert caught.value.problems == ["services.toml:1: expected UTF-8, found the byte 0xe4 at 2"]
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(ConfigError) as caught:
+        load("none.toml", {})
+    assert caught.value.problems == ["none.toml: No such file or directory; name the config with --config FILE"]
+
+
+def test_a_config_without_services():
+    assert problems("[init]\n") == [
+        'services.toml:1: expected at least one service, such as [services.app] with command = ["..."], found none'
+    ]
+
+
+def test_names_that_are_not_set_are_told_once_each():
+    text = f"""\
+[container]
+layers = ["${{LAYER}}"]
+name = "${{NAME}}"
+[container.network]
+mode = "${{MODE}}"
+[container.cgroup]
+pids_max = "${{PIDS}}"
+memory_max = "${{MEMORY:-lots}}"
+cpu_max = "${{CPUS:-many}}"
+{SERVICE}environment = {{ A = "x ${{}} y", B = "${{a b}}", C = "${{X:?no}}", D = "${{open" }}
+working_directory = "${{DIR}}"
+user = "${{USER_NAME}}"
+stop_timeout = "${{TIME}}"
+"""
+    unset = "is not set in the environment; set it, or write"
+    form = "expected ${NAME} or ${NAME:-default}, found"
+    assert problems(text) == [
+        f"services.toml:2: container.layers[1]: ${{LAYER}} {unset} ${{LAYER:-default}}",
+        f"services.toml:3: container.name: ${{NAME}} {unset} ${{NAME:-default}}",
+        f"services.toml:5: container.network.mode: ${{MODE}} {unset} ${{MODE:-default}}",
+        f"services.toml:7: container.cgroup.pids_max: ${{PIDS}} {unset} ${{PIDS:-default}}",
+        f'services.toml:8: container.cgroup.memory_max: {SIZES} "lots"',
+        'services.toml:9: container.cgroup.cpu_max: expected a number from 0.01 to 4096, found "many"',
+        f"services.toml:12: services.ok.environment.A: {form} ${{}} y",
+        f"services.toml:12: services.ok.environment.B: {form} ${{a b}}",
+        f"services.toml:12: services.ok.environment.C: {form} ${{X:?no}}",
+        f"services.toml:12: services.ok.environment.D: {form} ${{open",
+        f"services.toml:13: services.ok.working_directory: ${{DIR}} {unset} ${{DIR:-default}}",
+        f"services.toml:14: services.ok.user: ${{USER_NAME}} {unset} ${{USER_NAME:-default}}",
+        f"services.toml:15: services.ok.stop_timeout: ${{TIME}} {unset} ${{TIME:-default}}",
+    ]
+
+
+def test_found_text_does_not_reach_the_terminal_raw():
+    assert of_service('kind = "\\u001b[31m\\nx\\u202e"') == [
+        'services.toml:3: services.app.kind: expected "service" or "oneshot", found "\\x1b[31m\\nx\\u202e"'
+    ]
+
+
+def test_a_thousand_services_load_in_a_moment():
+    text = "".join(f'[services.s{n}]\ncommand = ["/bin/x"]\nrequires = ["s{n - 1}"]\n' for n in range(1, 1000))
+    Path("services.toml").write_text(f'[services.s0]\ncommand = ["x"]\n{text}')
+    start = time.monotonic()
+    assert len(load("services.toml", {}).services) == 1000
+    assert time.monotonic() - start < 2.0
