@@ -64,7 +64,7 @@ class _Client:
         self.closing = False  # once the output is out
         self.deadline: Deadline | None = None
         self.verb = ""
-        self.waits: dict[str, int] = {}  # name -> its restarts (or pid) at the request
+        self.waits: dict[str, bool] = {}  # name -> whether it has left the state that it was asked to reach
         self.asked = False
 
 
@@ -171,7 +171,7 @@ class Server:
     def _change(self, client: _Client, request: "Request") -> None:
         act = {"start": self._host.start, "stop": self._host.stop, "restart": self._host.restart}[request.verb]
         client.verb = request.verb
-        client.waits = {name: self._host.view(name).pid for name in request.names} if request.wait else {}
+        client.waits = dict.fromkeys(request.names, False) if request.wait else {}
         for name in request.names:
             act(name)
         for name in list(client.waits):
@@ -199,8 +199,10 @@ class Server:
             return view.state in _ENDS["stop"]
         if view.state in (State.FAILED, State.STOPPED):
             return view.state is State.FAILED or view.target == "down"
-        fresh = client.verb != "restart" or view.pid != client.waits[view.name]
-        return view.state in _ENDS["start"] and fresh
+        if view.state not in _ENDS["start"]:
+            client.waits[view.name] = True
+            return False
+        return client.waits[view.name] or client.verb != "restart"
 
     def _send(self, client: _Client, message: dict[str, object], *, last: bool = False) -> None:
         from pyinit.control import wire  # see _read
@@ -253,6 +255,9 @@ def bind(path: str) -> int:
         address = short(path, place)
         _make_way(path, address)
         sock.bind(address)
+    except ControlError:
+        sock.close()
+        raise
     except OSError as error:
         sock.close()
         raise ControlError(f"the control socket {path}: {error.strerror or error}", exit_code=111) from error

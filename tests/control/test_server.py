@@ -1,0 +1,295 @@
+"""The control socket: the real loop, real sockets, an init that is a table, and clients of every kind."""
+
+import json
+import os
+import socket
+import time
+
+import pytest
+
+from pyinit.control.server import Server, bind
+from pyinit.core.service import State
+from pyinit.core.supervisor import ServiceView
+from pyinit.errors import ControlError
+from pyinit.init.loop import Loop
+
+DEADLINE_S = 5.0
+
+
+class Host:
+    """Services as a table; requests are noted, states are changed by the test."""
+
+    def __init__(self) -> None:
+        self.views = {name: ServiceView(name, State.STOPPED, "down", 0, False, 0.0, 0, None, None, "") for name in ("app", "db")}
+        self.asked: list[tuple] = []
+        self.on_ask = lambda *_: None
+
+    def names(self):
+        return tuple(self.views)
+
+    def view(self, name):
+        return self.views[name]
+
+    def status(self):
+        return {"init": {"pid": 1}, "services": []}
+
+    def start(self, name):
+        self.asked.append(("start", name))
+        self.on_ask(name)
+
+    def stop(self, name):
+        self.asked.append(("stop", name))
+        self.on_ask(name)
+
+    def restart(self, name):
+        self.asked.append(("restart", name))
+        self.on_ask(name)
+
+    def signal(self, name, number):
+        if not self.views[name].pid:
+            raise ControlError(f"{name}: no process")
+        self.asked.append(("signal", name, number))
+
+    def shutdown(self, exit_code):
+        self.asked.append(("shutdown", exit_code))
+
+    def logs(self, request, client_fd):
+        sock = socket.socket(fileno=client_fd)
+        sock.send(b"logs:" + request)
+        sock.close()
+
+
+class Bench:
+    def __init__(self, tmp_path) -> None:
+        self.errors: list[Exception] = []
+        self.loop = Loop(self.errors.append)
+        self.host = Host()
+        self.server = Server(self.loop, self.host, lambda text: self.errors.append(AssertionError(text)))
+        self.path = str(tmp_path / "control.sock")
+        self.server.listen(bind(self.path))
+        self.clients: list[socket.socket] = []
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(self.path)
+        sock.setblocking(False)
+        self.clients.append(sock)
+        return sock
+
+    def ask(self, request) -> socket.socket:
+        sock = self.connect()
+        sock.send(request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n")
+        return sock
+
+    def turn(self, until) -> None:
+        """Run the loop until `until()` holds."""
+        deadline = time.monotonic() + DEADLINE_S
+
+        def look() -> None:
+            if until() or time.monotonic() > deadline:
+                self.loop.stop()
+            else:
+                self.loop.call_at(time.monotonic() + 0.001, look)
+
+        look_now = self.loop.call_at(time.monotonic(), look)
+        self.loop.run()
+        look_now.cancel()
+        assert self.errors == []
+        assert until()
+
+    def answers(self, sock, count: int | None = None) -> list[dict]:
+        """Up to the end of the connection, or `count` of them."""
+        data = [b""]
+
+        def enough() -> bool:
+            try:
+                while more := sock.recv(65536):
+                    data[0] += more
+                return count is None or data[0].count(b"\n") >= count
+            except BlockingIOError:
+                return count is not None and data[0].count(b"\n") >= count
+            except ConnectionResetError:
+                return True
+
+        self.turn(enough)
+        return [json.loads(line) for line in data[0].splitlines()]
+
+    def become(self, name: str, state: State, pid: int = 0, reason: str = "", target: str = "up") -> None:
+        self.host.views[name] = self.host.views[name]._replace(state=state, pid=pid, reason=reason, target=target)
+        self.server.changed(name)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.server.close()
+    for client in bench.clients:
+        client.close()
+
+
+def test_status(bench):
+    assert bench.answers(bench.ask({"verb": "status"})) == [{"ok": True, "init": {"pid": 1}, "services": []}]
+
+
+def test_a_start_is_answered_when_it_is_ready(bench):
+    bench.host.on_ask = lambda name: bench.become(name, State.STARTING)
+    client = bench.ask({"verb": "start", "names": ["app", "db"]})
+    bench.turn(lambda: len(bench.host.asked) == 2)
+    bench.become("app", State.READY, 7)
+    bench.become("db", State.DONE)
+    found = bench.answers(client)
+    assert found[-1] == {"ok": True}
+    states = [(one["progress"]["name"], one["progress"]["state"]) for one in found[:-1]]
+    assert states == [("app", "starting"), ("db", "starting"), ("app", "starting"), ("db", "starting"), ("app", "ready"), ("db", "done")]
+
+
+def test_a_start_that_fails_says_why(bench):
+    bench.host.on_ask = lambda name: bench.become(name, State.STARTING)
+    client = bench.ask({"verb": "start", "names": ["app"]})
+    bench.turn(lambda: bool(bench.host.asked))
+    bench.become("app", State.FAILED, reason="exit code 3")
+    assert bench.answers(client)[-1] == {"error": "app: failed: exit code 3", "exit_code": 1}
+
+
+def test_a_start_of_what_is_ready_is_answered_at_once(bench):
+    bench.become("app", State.READY, 7)
+    assert bench.answers(bench.ask({"verb": "start", "names": ["app"]}))[-1] == {"ok": True}
+
+
+def test_a_restart_wants_to_have_seen_it_down(bench):
+    bench.become("app", State.READY, 7)
+    client = bench.ask({"verb": "restart", "names": ["app"]})
+    bench.turn(lambda: bool(bench.host.asked))
+    assert [one["progress"]["state"] for one in bench.answers(client, 1)] == ["ready"]
+    bench.become("app", State.STOPPING, 7)
+    bench.become("app", State.READY, 8)
+    assert bench.answers(client)[-1] == {"ok": True}
+
+
+def test_a_restart_of_a_oneshot_ends_although_no_process_is_left(bench):
+    bench.become("app", State.DONE)
+    client = bench.ask({"verb": "restart", "names": ["app"]})
+    bench.turn(lambda: bool(bench.host.asked))
+    bench.become("app", State.RUNNING, 9)
+    bench.become("app", State.DONE)
+    assert bench.answers(client)[-1] == {"ok": True}
+
+
+def test_a_stop_is_answered_when_it_is_down(bench):
+    bench.become("app", State.READY, 7)
+    client = bench.ask({"verb": "stop", "names": ["app"]})
+    bench.turn(lambda: bool(bench.host.asked))
+    bench.become("app", State.STOPPED, target="down")
+    assert bench.answers(client)[-1] == {"ok": True}
+
+
+def test_no_wait_is_answered_at_once(bench):
+    assert bench.answers(bench.ask({"verb": "stop", "names": ["app"], "wait": False})) == [{"ok": True}]
+    assert bench.host.asked == [("stop", "app")]
+
+
+def test_refusals(bench):
+    assert bench.answers(bench.ask({"verb": "start", "names": ["web"]})) == [
+        {"error": "web: no such service; there are: app, db", "exit_code": 1}
+    ]
+    assert bench.answers(bench.ask({"verb": "signal", "names": ["app"], "signal": 1})) == [{"error": "app: no process", "exit_code": 1}]
+
+
+def test_signal_shutdown_and_logs_reach_the_init(bench):
+    bench.become("app", State.READY, 7)
+    bench.answers(bench.ask({"verb": "signal", "names": ["app"], "signal": 10}))
+    client = bench.ask({"verb": "shutdown", "exit_code": 5})
+    assert bench.answers(client, 1) == [{"ok": True}]
+    assert bench.host.asked == [("signal", "app", 10), ("shutdown", 5)]
+    client = bench.ask({"verb": "logs", "names": ["app"]})
+    got = [b""]
+
+    def ended() -> bool:
+        try:
+            while data := client.recv(4096):
+                got[0] += data
+        except BlockingIOError:
+            return False
+        else:
+            return True
+
+    bench.turn(ended)
+    assert got[0] == b'logs:{"verb": "logs", "names": ["app"]}'
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"hello\n", b"{}\n", b"[]\n", b"null\n", b'{"verb": 1}\n', b'{"verb": "explode"}\n', b'{"verb": "start", "names": "app"}\n',
+        b'{"verb": "start", "names": [1]}\n', b'{"verb": "signal", "names": ["app"], "signal": 99}\n', b"\xff\xfe\n", b"[" * 60000 + b"\n",
+        b'{"verb": "shutdown", "exit_code": true}\n', b'{"verb": "shutdown", "exit_code": 256}\n',
+    ],
+)  # fmt: skip
+def test_junk_is_answered_and_costs_only_its_sender(bench, junk):
+    found = bench.answers(bench.ask(junk))
+    assert found[0]["exit_code"] == 2
+    assert found[0]["error"].startswith("no request that is understood here: expected ")
+    assert bench.host.asked == []
+
+
+def test_a_request_without_end_is_cut_off(bench):
+    client = bench.connect()
+    bench.turn(lambda: True)
+    sent = 0
+    while sent < 70_000:
+        try:
+            sent += client.send(b"x" * 4096)
+        except BlockingIOError:
+            bench.turn(lambda: True)
+        except BrokenPipeError:
+            break
+    assert "at most 65536 bytes" in bench.answers(client)[0]["error"]
+
+
+def test_slow_bytes_and_those_who_leave(bench):
+    slow = bench.connect()
+    for byte in b'{"verb": "status"':
+        slow.send(bytes([byte]))
+        bench.turn(lambda: True)
+    for _ in range(20):
+        bench.ask({"verb": "start", "names": ["app"]}).close()
+    slow.send(b"}\n")
+    assert bench.answers(slow)[0]["ok"] is True
+
+
+def test_many_clients_are_bounded(bench):
+    clients = [bench.connect() for _ in range(100)]
+    bench.turn(lambda: True)
+    for client in clients:
+        client.close()
+    bench.turn(lambda: True)
+    assert bench.answers(bench.ask({"verb": "status"}))[0]["ok"] is True
+
+
+def test_two_can_not_listen_on_one_path_but_a_dead_socket_is_no_one(bench, tmp_path):
+    with pytest.raises(ControlError, match=r"a pyinit is listening on .*/control\.sock already"):
+        bind(bench.path)
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(tmp_path / "dead.sock"))
+    dead.close()
+    fd = bind(str(tmp_path / "dead.sock"))
+    assert (tmp_path / "dead.sock").stat().st_mode & 0o777 == 0o600
+    os.close(fd)
+    (tmp_path / "file").touch()
+    with pytest.raises(ControlError, match="is in the way and is no socket"):
+        bind(str(tmp_path / "file"))
+
+
+def test_a_path_longer_than_an_address(tmp_path):
+    from pyinit.control.client import Connection
+
+    folder = tmp_path / ("x" * 120)
+    path = str(folder / "control.sock")
+    sock = socket.socket(fileno=bind(path))
+    sock.listen()
+    with Connection(path, {"verb": "status"}):
+        client, _ = sock.accept()
+        assert client.recv(100) == b'{"verb": "status"}\n'
+        client.close()
+    sock.close()
