@@ -48,14 +48,15 @@ def busybox(tmp_path_factory) -> pathlib.Path:
 class Pyinit:
     """One running `pyinit --config`; everything that it prints is in `.output`."""
 
-    def __init__(self, config: pathlib.Path, *options: str, environment: dict[str, str] | None = None, pass_fds=()) -> None:
+    def __init__(self, config: pathlib.Path, *options: str, command=(sys.executable, "-m", "pyinit"), **keys) -> None:
+        """`command`: how pyinit is started; `keys` are Popen's, but for `environment`, which is added to ours."""
         self.config = config
         self.output = ""
+        environment = {**os.environ, **keys.pop("environment", {})}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pyinit", "--config", str(config), *options],
-            cwd=REPO, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=pass_fds,
-        )  # fmt: skip
+            [*command, "--config", str(config), *options],
+            **{"cwd": REPO, "env": environment, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **keys},
+        )
         os.set_blocking(self.process.stdout.fileno(), False)
 
     def read(self, timeout_s: float) -> bool:
@@ -84,10 +85,6 @@ class Pyinit:
         self.process.send_signal(number)
         return self.wait()
 
-    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A verb of the command, on this container."""
-        return verb(*words)
-
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
@@ -97,6 +94,14 @@ class Pyinit:
                 self.process.kill()
                 self.process.wait()
         self.process.stdout.close()
+
+
+def wait_until(condition, what: str, timeout_s: float = DEADLINE_S) -> None:
+    """For what tells no one that it is there: a file that grows, a process of another namespace."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        select.select([], [], [], 0.01)
 
 
 def verb(*words: str) -> subprocess.CompletedProcess[str]:
@@ -118,8 +123,8 @@ class Bench:
         path.write_text(text)
         return path
 
-    def start(self, text: str, *options: str, name: str = "services.toml", environment=None, pass_fds=()) -> Pyinit:
-        found = Pyinit(self.write(text, name), *options, environment=environment, pass_fds=pass_fds)
+    def start(self, text: str, *options: str, name: str = "services.toml", **keys) -> Pyinit:
+        found = Pyinit(self.write(text, name), *options, **keys)
         self.running.append(found)
         return found
 
@@ -158,4 +163,4 @@ def nothing_left():
     deadline = time.monotonic() + 5.0
     while leftovers() != before and time.monotonic() < deadline:
         select.select([], [], [], 0.01)
-    assert leftovers() == before
+    assert leftovers() == before  # whose difference pytest shows

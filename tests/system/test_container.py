@@ -1,5 +1,6 @@
 """A container of busybox: what it sees, what it leaves, what it says when it can't be."""
 
+import json
 import os
 import signal
 import subprocess
@@ -129,14 +130,29 @@ def test_limits_are_set(bench, busybox):
 
 
 def test_two_containers_from_copies_of_one_file(bench, busybox):
-    text = config(busybox, "echo up; while :; do sleep 1; done")
-    boxes = [bench.start(text.replace("pyinit-test", f"pyinit-test-{n}"), name=f"{n}/services.toml") for n in (1, 2)]
+    """Without a name each gets one of its folder and its path."""
+    text = config(busybox, "echo up; while :; do sleep 1; done").replace('name = "pyinit-test"\n', "")
+    boxes = [bench.start(text, name=f"{n}/services.toml") for n in ("a", "b")]
     for box in boxes:
         box.wait_for("app: up")
-    listed = verb("list").stdout
-    assert "pyinit-test-1" in listed
-    assert "pyinit-test-2" in listed
+    names = [one["name"] for one in json.loads(verb("list", "--json").stdout)]
+    assert [name[:2] for name in names] == ["a-", "b-"]
+    done = verb("status")
+    assert (done.returncode, done.stderr) == (1, f"pyinit: several run here: say -c {names[0]} or -c {names[1]}\n")
+    for name in names:
+        assert verb("status", "-c", name, "app").returncode == 0
     assert [box.stop() for box in boxes] == [0, 0]
+
+
+def test_the_interpreter_can_t_be_overwritten_through_pid_1(bench, busybox):
+    box = bench.start(config(busybox, "echo up; while :; do sleep 1; done"))
+    box.wait_for("app: up")
+    with open("/run/pyinit/pyinit-test/pid") as file:
+        pid = int(file.read())
+    assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
+    with pytest.raises(OSError, match="Text file busy|Read-only file system"):
+        os.open(f"/proc/{pid}/exe", os.O_WRONLY)
+    assert box.stop() == 0
 
 
 def test_the_name_in_use_is_refused_with_its_pid(bench, busybox):

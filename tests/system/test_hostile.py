@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO, Pyinit, make_busybox, squash, verb
+from conftest import REPO, make_busybox, squash, verb
 from test_container import config
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -41,17 +41,6 @@ def hostile(tmp_path_factory) -> pathlib.Path:
     return squash(folder, folder.parent / "hostile.squashfs")
 
 
-class Traced(Pyinit):
-    def __init__(self, path: pathlib.Path, trace: pathlib.Path) -> None:
-        self.command = [
-            "strace", "-f", "-o", str(trace), "-e", "trace=openat,open,openat2,execve,pivot_root,clone3",
-            sys.executable, "-m", "pyinit", "--config", str(path),
-        ]  # fmt: skip
-        self.config, self.output = path, ""
-        self.process = subprocess.Popen(self.command, cwd=REPO, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        os.set_blocking(self.process.stdout.fileno(), False)
-
-
 SERVICES = """
 [services.stranger]
 command = ["/bin/true"]
@@ -69,8 +58,8 @@ restart_delay = { first = "50ms" }
 def test_pid_1_opens_nothing_of_a_hostile_image(bench, hostile, tmp_path):
     text = config(hostile, "echo up; while :; do sleep 0.1; done", service='user = "app"\n' + SERVICES)
     trace = tmp_path / "trace"
-    box = Traced(bench.write(text), trace)
-    bench.running.append(box)
+    calls = "trace=openat,open,openat2,execve,pivot_root,clone3"
+    box = bench.start(text, command=("strace", "-f", "-o", str(trace), "-e", calls, sys.executable, "-m", "pyinit"))
     box.wait_for("app: up")
     for words in (("status", "--json"), ("logs", "-n", "3", "quick"), ("restart", "quick"), ("signal", "WINCH", "app"), ("stop", "quick")):
         done = verb(*words)

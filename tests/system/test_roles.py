@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import DEADLINE_S, REPO, Pyinit, verb
+from conftest import DEADLINE_S, REPO, Pyinit, verb, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 SYSTEM_PYTHON = "/usr/bin/python3"  # nobody may not read a checkout's own
@@ -53,9 +53,7 @@ def test_what_a_service_left_behind_is_killed(bench, tmp_path):
 command = ["sh", "-c", "setsid sh -c 'echo $$ > {pidfile}.new; mv {pidfile}.new {pidfile}; exec sleep 1000' & sleep 1000"]
 log = {{ to = "null" }}
 """)
-    deadline = time.monotonic() + DEADLINE_S
-    while not pidfile.exists() and time.monotonic() < deadline:
-        select.select([], [], [], 0.01)
+    wait_until(pidfile.exists, "the daemon's pid")
     pidfd = os.pidfd_open(int(pidfile.read_text()))
     assert box.stop() == 0
     assert select.select([pidfd], [], [], DEADLINE_S)[0]
@@ -81,47 +79,34 @@ log = { echo = true, timestamp = "none" }
     (folder / "runtime").mkdir()
     os.chown(folder / "runtime", 65534, 65534)
 
-    def run(*words: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [SYSTEM_PYTHON, "-m", "pyinit", *words], cwd=folder, env=environment, user=65534, group=65534, extra_groups=[],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    as_nobody = {"cwd": folder, "env": environment, "user": 65534, "group": 65534, "extra_groups": []}
 
-    box = Pyinit.__new__(Pyinit)
-    box.config, box.output, box.process = folder / "services.toml", "", run("--config", "services.toml")
-    os.set_blocking(box.process.stdout.fileno(), False)
+    def run(*words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([SYSTEM_PYTHON, "-m", "pyinit", *words], capture_output=True, check=False, timeout=DEADLINE_S, **as_nobody)
+
+    box = Pyinit(pathlib.Path("services.toml"), command=(SYSTEM_PYTHON, "-m", "pyinit"), **as_nobody)
     try:
         box.wait_for(f"app: {folder}")
         assert "app: 65534\n" in box.output
-        listed, _ = run("list", "--json").communicate(timeout=DEADLINE_S)
-        name = json.loads(listed)[0]["name"]
+        name = json.loads(run("list", "--json").stdout)[0]["name"]
         assert name.startswith("home-")
-        shown, _ = run("status", "app").communicate(timeout=DEADLINE_S)
-        assert b"ready" in shown
-        logged, _ = run("logs", "-n", "1", "app").communicate(timeout=DEADLINE_S)
-        assert logged.decode() == f"{folder}\n"
-        ended = run("shutdown")
-        ended.communicate(timeout=DEADLINE_S)
-        assert (ended.returncode, box.wait()) == (0, 0)
+        assert b"ready" in run("status", "app").stdout
+        assert run("logs", "-n", "1", "app").stdout.decode() == f"{folder}\n"
+        assert (run("shutdown").returncode, box.wait()) == (0, 0)
     finally:
         box.close()
     assert list((folder / "runtime/pyinit").iterdir()) == []
     assert (folder / f".local/state/pyinit/{name}/app/current").exists()
 
 
-def as_pid_1(*words: str) -> list[str]:
-    return ["unshare", "--pid", "--fork", "--mount-proc", "--mount", sys.executable, "-m", "pyinit", *words]
+AS_PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--mount", sys.executable, "-m", "pyinit")
 
 
 def inner(process: subprocess.Popen) -> int:
     """unshare's only child: PID 1 of the new namespace."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        text = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        if text:
-            return int(text)
-        select.select([], [], [], 0.005)
-    raise AssertionError("unshare has no child")
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_until(children.read_text, "unshare's child")
+    return int(children.read_text())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGPWR, 37])
@@ -135,17 +120,11 @@ state_dir = "{tmp_path}/state"
 [services.app]
 command = ["sh", "-c", "trap 'echo bye; exit' TERM; echo up $INHERITED; while :; do sleep 0.05; done"]
 """)
-    process = subprocess.Popen(
-        as_pid_1("--config", str(path)), cwd=REPO, env={**os.environ, "INHERITED": "yes"}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    box = Pyinit.__new__(Pyinit)
-    box.config, box.output, box.process = path, "", process
-    os.set_blocking(process.stdout.fileno(), False)
+    box = Pyinit(path, command=AS_PID_1, environment={"INHERITED": "yes"})
     try:
         box.wait_for("app: up yes")
         assert verb("status", "--socket", str(tmp_path / "control.sock")).returncode == 0
-        os.kill(inner(process), number)
+        os.kill(inner(box.process), number)
         assert box.wait() == 0
         assert "app: bye" in box.output
     finally:
@@ -162,15 +141,16 @@ state_dir = "{tmp_path}/state"
 [services.app]
 command = ["sleep", "1000"]
 """)
-    process = subprocess.Popen(as_pid_1("--config", str(path)), cwd=REPO, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    pid = inner(process)
+    box = Pyinit(path, command=AS_PID_1)
+    pid = inner(box.process)
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:  # from the first moment that the mask is there
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
         if "SigBlk:\t0000000000000000" not in status:
             break
     os.kill(pid, signal.SIGTERM)
-    assert process.wait(DEADLINE_S) == 0
+    assert box.wait() == 0
+    box.close()
 
 
 @pytest.mark.parametrize(
@@ -178,16 +158,46 @@ command = ["sleep", "1000"]
     [(["true"], 0), (["sh", "-c", "exit 9"], 9), (["sh", "-c", "kill -9 $$"], 137), (["/bin/not-there"], 127), (["/etc"], 126)],
 )
 def test_one_command_as_pid_1(words, code):
-    done = subprocess.run(as_pid_1("--", *words), cwd=REPO, capture_output=True, check=False, timeout=DEADLINE_S)
+    done = subprocess.run([*AS_PID_1, "--", *words], cwd=REPO, capture_output=True, check=False, timeout=DEADLINE_S)
     assert done.returncode == code
 
 
 def test_one_command_gets_signals_and_orphans_are_reaped():
     script = "(true &); (true &); trap 'echo got; exit 4' USR1; echo up; while :; do sleep 0.05; done"
-    process = subprocess.Popen(as_pid_1("--", "sh", "-c", script), cwd=REPO, stdout=subprocess.PIPE)
+    process = subprocess.Popen([*AS_PID_1, "--", "sh", "-c", script], cwd=REPO, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"up\n"
     pid = inner(process)
     os.kill(pid, signal.SIGUSR1)
     assert process.stdout.readline() == b"got\n"
     assert process.wait(DEADLINE_S) == 4
     process.stdout.close()
+
+
+SAYS_ON_FD = 'import os, time; time.sleep(0.2); os.write(5, bytes([10])); time.sleep(1000)'
+NOTIFIES = """
+import os, socket, time
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+sock.connect(os.environ["NOTIFY_SOCKET"])
+sock.send(b"STATUS=warm")
+time.sleep(0.2)
+sock.send(b"READY=1")
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(("ready", "code"), [("fd = 5", SAYS_ON_FD), ("notify = true", NOTIFIES)])
+def test_a_service_says_itself_that_it_is_ready(bench, tmp_path, ready, code):
+    (tmp_path / "service.py").write_text(code)
+    box = bench.start(f"""
+[services.first]
+command = ["{SYSTEM_PYTHON}", "{tmp_path}/service.py"]
+ready = {{ {ready} }}
+log = {{ to = "null" }}
+[services.next]
+command = ["sleep", "1000"]
+requires = ["first"]
+log = {{ to = "null" }}
+""")
+    box.wait_for("pyinit: next: ready")
+    assert box.output == "pyinit: first: ready\npyinit: next: ready\n"
+    assert box.stop() == 0

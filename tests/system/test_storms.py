@@ -3,17 +3,21 @@
 import json
 import os
 import pathlib
-import select
 import signal
-import time
 
 import pytest
-from conftest import verb
+from conftest import verb, wait_until
 from test_container import config, said
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
-ORPHANS = 20_000
+KEPT_LOG = """
+[[container.mounts]]
+type = "bind"
+source = "log"
+target = "/var/log/pyinit"
+create = true
+"""
 LINES = 1_000_000  # of 100 bytes: 100 MB
 
 # Each child of the shell leaves a grandchild behind that PID 1 must reap; the pids limit keeps the storm in its place.
@@ -39,12 +43,7 @@ def test_a_storm_of_orphans_leaves_no_zombie(bench, busybox):
 def test_100_mb_of_log_survive_kill_9_of_their_writer(bench, busybox, tmp_path):
     """Numbered lines as fast as they go; the writer is killed in the midst: what it wrote is there, and whole."""
     more = f"""
-[[container.mounts]]
-type = "bind"
-source = "log"
-target = "/var/log/pyinit"
-create = true
-[services.writer]
+{KEPT_LOG}[services.writer]
 command = ["/bin/sh", "-c", "yes {'x' * 91} | head -n {LINES} | cat -n; echo all; exec sleep 1000"]
 restart = "never"
 log = {{ timestamp = "none", max_size = "8M", keep = 100 }}
@@ -53,7 +52,7 @@ log = {{ timestamp = "none", max_size = "8M", keep = 100 }}
     box = bench.start(text)
     box.wait_for("writer: ready")
     folder = tmp_path / "log/writer"
-    deadline_lines(folder, b"all\n")
+    wait_until(lambda: (folder / "current").exists() and (folder / "current").read_bytes().endswith(b"all\n"), "the last line")
     pid = {one["name"]: one["pid"] for one in json.loads(verb("status", "--json").stdout)["services"]}["writer"]
     assert pid
     assert verb("signal", "KILL", "writer").returncode == 0
@@ -67,24 +66,9 @@ log = {{ timestamp = "none", max_size = "8M", keep = 100 }}
     assert len(list(folder.glob("@*"))) >= len(data) // (8 << 20) - 1
 
 
-def deadline_lines(folder: pathlib.Path, end: bytes) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        current = folder / "current"
-        if current.exists() and current.read_bytes().endswith(end):
-            return
-        select.select([], [], [], 0.02)
-    raise AssertionError(f"{folder} does not end with {end!r}")
-
-
 def test_a_writer_that_is_killed_midway_loses_nothing_that_it_wrote(bench, busybox, tmp_path):
     """The writer counts its lines in a file of its own, by write(2) after each block; the log has at least those."""
-    more = """
-[[container.mounts]]
-type = "bind"
-source = "log"
-target = "/var/log/pyinit"
-create = true
+    more = KEPT_LOG + """
 [services.writer]
 command = ["/bin/sh", "-c", "n=0; while :; do n=$((n+1)); echo line $n; echo $n >> /run/count; done"]
 restart = "never"
@@ -92,26 +76,18 @@ log = { timestamp = "iso" }
 """
     box = bench.start(config(busybox, "while :; do sleep 1; done", more))
     box.wait_for("writer: ready")
-    deadline_count(tmp_path / "log/writer/current", 5000)
+    current = tmp_path / "log/writer/current"
+    wait_until(lambda: current.exists() and current.read_bytes().count(b"\n") >= 5000, "5000 lines")
     assert verb("signal", "KILL", "writer").returncode == 0
     box.wait_for("writer: failed: killed by KILL")
     pid = int(pathlib.Path("/run/pyinit/pyinit-test/pid").read_text())
     counted = pathlib.Path(f"/proc/{pid}/root/run/count").read_text().count("\n")
     assert box.stop() == 0
-    lines = (tmp_path / "log/writer/current").read_text().splitlines()
+    lines = current.read_text().splitlines()
     numbers = [int(line.split()[2]) for line in lines]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= counted > 0
     assert all(line[10] == "T" and line[26:28] == "Z " for line in lines)
-
-
-def deadline_count(path: pathlib.Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if path.exists() and path.read_bytes().count(b"\n") >= count:
-            return
-        select.select([], [], [], 0.02)
-    raise AssertionError(f"{path} has no {count} lines")
 
 
 def test_a_full_disk_is_told_and_the_service_goes_on(bench, busybox):

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import DEADLINE_S, REPO, Pyinit, make_busybox, verb
+from conftest import DEADLINE_S, REPO, make_busybox, verb
 from test_container import config, said
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -193,14 +193,6 @@ echo end
 def test_files_of_a_ram_disk_are_written_by_an_init_of_another_runtime(bench, busybox, tmp_path):
     more = f'[[container.mounts]]\ntype = "tmpfs"\ntarget = "{tmp_path}/config"\nfiles = {{ "a.env" = "A=1\\n" }}\n'
     text = config(busybox, f"cat {tmp_path}/config/a.env", more).replace("[init]", f'[init]\nstate_dir = "{tmp_path}/s"\ncontrol_socket = "{tmp_path}/c"')
-    path = bench.write(text)
-    box = Pyinit.__new__(Pyinit)
-    box.config, box.output = path, ""
-    box.process = subprocess.Popen(
-        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "pyinit", "--config", str(path)], cwd=REPO,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    os.set_blocking(box.process.stdout.fileno(), False)
-    bench.running.append(box)
+    box = bench.start(text, command=("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "pyinit"))
     assert box.wait() == 0
     assert said(box) == ["A=1"]
