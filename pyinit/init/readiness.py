@@ -108,6 +108,8 @@ class Readiness:
             sock.close()
             with contextlib.suppress(OSError):
                 os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._folder)
 
     def _ready(self, watch: _Watch) -> None:
         self.unwatch(watch.spec.name)

@@ -65,6 +65,10 @@ class Claim:
             if not (keep and name in ("journal", "lock")):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self.directory}/{name}")
+        with contextlib.suppress(OSError):  # of a supervisor that was killed: its notify sockets
+            for name in os.listdir(f"{self.directory}/notify"):
+                os.unlink(f"{self.directory}/notify/{name}")
+            os.rmdir(f"{self.directory}/notify")
         with contextlib.suppress(OSError):
             os.rmdir(self.directory)
         os.close(self.lock_fd)
