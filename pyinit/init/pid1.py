@@ -245,7 +245,7 @@ class Init:
 
     def signal(self, name: str, number: int, *, group: bool = False) -> None:
         pid = self.current.get(name, 0)
-        if group:
+        if group and self.specs[name].kill != "process":
             self.groups.signal(name, number)
         if pid in self.pids:  # not reaped: the number can be nobody else's
             os.kill(pid, number)

@@ -150,7 +150,7 @@ def test_the_interpreter_can_t_be_overwritten_through_pid_1(bench, busybox):
     with open("/run/pyinit/pyinit-test/pid") as file:
         pid = int(file.read())
     assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
-    with pytest.raises(OSError, match="Text file busy|Read-only file system"):
+    with pytest.raises(OSError, match=r"Text file busy|Read-only file system"):
         os.open(f"/proc/{pid}/exe", os.O_WRONLY)
     assert box.stop() == 0
 

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import DEADLINE_S, REPO, make_busybox, verb
+from conftest import DEADLINE_S, REPO, make_busybox, verb, wait_until
 from test_container import config, said
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -196,3 +196,28 @@ def test_files_of_a_ram_disk_are_written_by_an_init_of_another_runtime(bench, bu
     box = bench.start(text, command=("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "pyinit"))
     assert box.wait() == 0
     assert said(box) == ["A=1"]
+
+
+def test_the_same_verbs_work_on_the_socket_inside(bench, busybox):
+    box = bench.start(config(busybox, f"echo up; {LOOP}"))
+    box.wait_for("app: up")
+    root = int(pathlib.Path("/run/pyinit/pyinit-test/pid").read_text())
+    inside = f"/proc/{root}/root/run/pyinit/control.sock"
+    assert os.stat(inside).st_mode & 0o777 == 0o600
+    assert verb("status", "--socket", inside, "app").returncode == 0
+    assert verb("shutdown", "--socket", inside).returncode == 0
+    assert box.wait() == 0
+
+
+def test_kill_process_spares_the_others_even_when_the_main_one_must_be_killed(bench, busybox):
+    """As sshd's sessions: a stop that has to end in KILL is no reason to end them."""
+    command = ["/bin/sh", "-c", 'trap "" TERM; (trap "" TERM; while :; do echo alive >> /run/session; sleep 0.05; done) & while :; do sleep 0.05; done']
+    service = f"[services.ssh]\ncommand = {json.dumps(command)}\nkill = 'process'\nstop_timeout = '200ms'\n"
+    box = bench.start(config(busybox, LOOP, service=service))
+    box.wait_for("pyinit: ssh: ready")
+    assert verb("stop", "ssh").returncode == 0
+    root = int(pathlib.Path("/run/pyinit/pyinit-test/pid").read_text())
+    session = pathlib.Path(f"/proc/{root}/root/run/session")
+    size = session.stat().st_size
+    wait_until(lambda: session.stat().st_size > size, "a sign of life of the session")
+    assert box.stop() == 0
