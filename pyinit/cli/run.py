@@ -29,7 +29,10 @@ def run(words: list[str]) -> int:
     from pyinit.config.load import load
 
     launches = role == "launch" or (role != "init" and not as_init)
-    config = load(path, os.environ, log_to="file" if launches or not as_init else "stdout")
+    config = load(
+        path, os.environ, log_to="stdout" if as_init and not launches else "file", kill="cgroup" if as_init else "group",
+        on_host=launches,
+    )  # fmt: skip
     if launches and config.container is not None:
         from pyinit.launch import launcher
 

@@ -185,8 +185,8 @@ class Logger:
 
         request = json.loads(data)
         specs = {stream.name: stream.spec for stream in self._streams.values() if stream.name}
-        names = request.get("names") or list(specs)
         follow, count = bool(request.get("follow")), int(request.get("lines", _DEFAULT_LINES))
+        names = request.get("names") or [name for name, spec in specs.items() if follow or spec.to == "file"]
         client = _Client(sock, names, follow=follow)
         refusal = _refusal(names, specs, follow=follow)
         if refusal:
