@@ -32,6 +32,7 @@ STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, RTMIN + 5, INT)
 # All but KILL and STOP, the C library's own, faults of our own, and what a terminal or a pipe says by the way.
 HANDLED = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11, 31, 20, 21, 22, 13, 25)]
 LOG_DRAIN_S = 1.0
+_FDS, _FDS_A_SERVICE = 256, 6  # a pipe's two ends, its cgroup, a start's report, a watch, a log file
 _QUIET = ("waiting", "running", "stopping", "cleaning")  # on the way to a state that is told
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RETRY_REAP = 256  # exits a turn: the rest waits for the next, so that a storm can't starve the socket
@@ -79,6 +80,7 @@ class Init:
     def run(self) -> int:
         """Until every service is down and the supervisor says Exit."""
         process.close_from(3)  # what a runtime or a shell left open goes to no service
+        _make_room_for_fds(len(self.specs))
         process.block_signals(HANDLED)
         signal_fd = process.signalfd(HANDLED)
         self.loop.add_reader(signal_fd, lambda: self._signals(process.read_signals(signal_fd)))
@@ -306,6 +308,14 @@ def _where(error: Exception) -> str:
         place = place.tb_next
     at = f" at {os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else ""
     return f"{type(error).__name__}: {error}{at}"
+
+
+def _make_room_for_fds(services: int) -> None:
+    """Raise our soft limit, no further than needed: services inherit it, and a huge one has its own troubles."""
+    needed = _FDS + _FDS_A_SERVICE * services
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard))
 
 
 def _all_pids() -> list[int]:
