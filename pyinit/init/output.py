@@ -11,7 +11,7 @@ import select
 import socket
 import time
 
-from pyinit.init import logger
+from pyinit.init import logger, reaper
 from pyinit.init.loop import Loop
 from pyinit.linux import process
 from pyinit.model import Config, LogSpec, ServiceSpec
@@ -20,7 +20,9 @@ _THROUGH_LOGGER = ("file", "stdout")
 _MOST_PIPE_BYTES, _ALL_PIPES_BYTES, _PIPE_BYTES = 1 << 20, 16 << 20, 1 << 16
 _MOST_DEATHS, _DEATHS_WITHIN_S, _PAUSE_S = 5, 10.0, 1.0
 _PIPE_BUF = 4096
+_LONGEST_LINE = _PIPE_BUF - 64  # with the line about dropped ones it is still one write of a pipe
 _KILL = 9
+_REAP = 256
 
 
 class Output:
@@ -39,17 +41,21 @@ class Output:
         self._closing = False
 
     def start(self) -> None:
-        """Make the pipes and the logger, if any service needs one."""
+        """Make the pipes and the logger, if any service needs one; a service without a pipe has our own stdout."""
         if not self._specs:
             return
         size = min(_MOST_PIPE_BYTES, _ALL_PIPES_BYTES // len(self._specs))
-        for name in (*self._specs, ""):
-            self._pipes[name] = os.pipe2(os.O_CLOEXEC)
-            if name and size > _PIPE_BYTES:
-                with contextlib.suppress(OSError):  # over the user's share of pipe memory
-                    fcntl.fcntl(self._pipes[name][1], fcntl.F_SETPIPE_SZ, size)
-        os.set_blocking(self._pipes[""][1], False)
-        self._fork()
+        try:
+            for name in ("", *self._specs):
+                self._pipes[name] = os.pipe2(os.O_CLOEXEC)
+                if name and size > _PIPE_BYTES:
+                    with contextlib.suppress(OSError):  # over the user's share of pipe memory
+                        fcntl.fcntl(self._pipes[name][1], fcntl.F_SETPIPE_SZ, size)
+        except OSError as error:
+            self.say(f"not every service gets a log: {error.strerror}")
+        if self._pipes:
+            os.set_blocking(self._pipes[""][1], False)
+            self._start_logger()
 
     def pipe_for(self, spec: ServiceSpec, uid: int) -> int:
         """What the service gets as stdout and stderr; -1: ours. The pipe becomes its user's, to be opened anew."""
@@ -60,13 +66,14 @@ class Output:
         if spec.name not in self._pipes:
             return -1
         write_end = self._pipes[spec.name][1]
+        os.set_blocking(write_end, True)  # node leaves it otherwise, for the next too
         with contextlib.suppress(PermissionError):  # without root: it is ours, and so is the service
             os.fchown(write_end, max(uid, 0), -1)
         return write_end
 
     def say(self, text: str) -> None:
         """One line of our own. If nobody reads, it is dropped and counted: PID 1 never waits."""
-        line = f"pyinit: {text}\n".encode("utf-8", "replace")[:_PIPE_BUF]
+        line = f"pyinit: {text}".replace("\n", "; ").encode("utf-8", "replace")[:_LONGEST_LINE] + b"\n"
         if self._dropped:
             line = f"pyinit: {self._dropped} messages were dropped\n".encode() + line
         fd = self._pipes[""][1] if self.pid and "" in self._pipes else 2
@@ -91,16 +98,18 @@ class Output:
         self._deaths = [at for at in self._deaths if at > now - _DEATHS_WITHIN_S] + [now]
         self.say("the logger died and is started again")
         if len(self._deaths) > _MOST_DEATHS:
-            self._loop.call_at(now + _PAUSE_S, self._fork)
+            self._loop.call_at(now + _PAUSE_S, self._start_logger)
         else:
-            self._fork()
+            self._start_logger()
         return True
 
     def logs(self, request: bytes, client_fd: int) -> None:
         """Hand a client over to the logger; its end of the socket is closed here."""
         try:
-            if self._control is None or not self.pid:
-                os.write(client_fd, b'{"error": "no service logs through pyinit: see log.to in the config"}\n')
+            if self._control is None:
+                os.write(client_fd, b'{"error": "no service logs through pyinit: see log.to in the config", "exit_code": 1}\n')
+            elif not self.pid:
+                os.write(client_fd, b'{"error": "the logger died and is to be started again: try in a second", "exit_code": 1}\n')
             else:
                 socket.send_fds(self._control, [request], [client_fd])
         except OSError:
@@ -110,28 +119,63 @@ class Output:
 
     def close(self, timeout_s: float) -> None:
         """All services are down: let the logger read to the end, and wait for it, but not for ever."""
+        deadline_s = time.monotonic() + timeout_s
         self._closing = True
         for _, write_end in self._pipes.values():
             os.close(write_end)
+        while self._pipes and not self._drained(deadline_s) and time.monotonic() < deadline_s:
+            pass
+        for read_end, _ in self._pipes.values():
+            os.close(read_end)
+        self._pipes = {}
+        if self._control is not None:
+            self._control.close()
+        self.pid = 0
+
+    def _drained(self, deadline_s: float) -> bool:
+        """Whether a logger has read all; one that dies of something else leaves the rest to another."""
+        try:
+            if not self.pid:
+                self._fork()
+            pidfd = os.pidfd_open(self.pid)
+        except OSError:  # no more processes, or a logger that was reaped: what is in the pipes is lost
+            return True
         if self._control is not None:
             self._control.shutdown(socket.SHUT_WR)
-        if not self.pid:
-            return
-        pidfd = os.pidfd_open(self.pid)
-        if not select.select([pidfd], [], [], timeout_s)[0]:
-            process.pidfd_send_signal(pidfd, _KILL)
-        os.close(pidfd)
+        try:
+            ended = select.select([pidfd], [], [], max(0.0, deadline_s - time.monotonic()))[0]
+            if not ended:
+                process.pidfd_send_signal(pidfd, _KILL)
+        finally:
+            os.close(pidfd)
+        if not ended:
+            return True
+        pid, self.pid = self.pid, 0
+        return any(one == pid and code == 0 for one, code, _ in reaper.reap(_REAP))
 
-    def _fork(self) -> None:
+    def _start_logger(self) -> None:
+        """As long as the kernel refuses a process, again."""
         if self._closing:
             return
+        try:
+            self._fork()
+        except OSError as error:
+            self.say(f"the logger cannot be started: {error.strerror}; again in {_PAUSE_S:g} s")
+            self._loop.call_at(time.monotonic() + _PAUSE_S, self._start_logger)
+
+    def _fork(self) -> None:
         if self._control is not None:
             self._control.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         ours.setblocking(False)  # noqa: FBT003 - no keywords there
+        self._control = ours
         own = LogSpec(to="null", timestamp="none", echo=True)
         sources = [logger.Source(name, ends[0], self._specs.get(name, own)) for name, ends in self._pipes.items()]
-        pid, pidfd = process.clone(0)
+        try:
+            pid, pidfd = process.clone(0)
+        except OSError:
+            theirs.close()
+            raise
         if pid == 0:
             code = 1
             try:
@@ -144,5 +188,4 @@ class Output:
                 os._exit(code)
         os.close(pidfd)
         theirs.close()
-        self._control = ours
         self.pid = pid
