@@ -42,4 +42,4 @@ def test_term_at_any_moment(bench, busybox):
     for _ in range(ROUNDS):
         box = bench.start(text(busybox))
         select.select([], [], [], dice.random() * LONGEST_S)
-        assert box.stop() in (0, -signal.SIGTERM)
+        assert box.stop() in (0, -signal.SIGTERM), box.output
