@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from pyinit.cli import options
-from pyinit.control.client import Connection
+from pyinit.control.client import call
 from pyinit.errors import EXIT_OK, UsageError
 from pyinit.model import signal_number
 
@@ -42,12 +42,9 @@ def run(words: list[str]) -> int:
     if not chosen.names:
         raise UsageError(f"{verb}: expected at least one service: `pyinit {verb} NAME...`")
     request["names"] = chosen.names
-    with Connection(chosen.socket(), request, chosen.timeout_s()) as connection:
-        for answer in connection.answers():
-            progress = answer.get("progress")
-            if isinstance(progress, dict) and sys.stderr.isatty():
-                why = f": {progress['reason']}" if progress["reason"] else ""
-                print(f"{progress['name']}: {progress['state']}{why}", file=sys.stderr)
-            if answer.get("ok"):
-                break
+    for answer in call(chosen.socket(), request, chosen.timeout_s()):
+        progress = answer.get("progress")
+        if progress and sys.stderr.isatty():
+            why = f": {progress['reason']}" if progress["reason"] else ""
+            print(f"{progress['name']}: {progress['state']}{why}", file=sys.stderr)
     return EXIT_OK

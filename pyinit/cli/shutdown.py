@@ -26,6 +26,6 @@ def run(arguments: list[str]) -> int:
     with Connection(chosen.socket(), request, chosen.timeout_s()) as connection:
         connection.answer()
         if "--no-wait" not in chosen.flags:
-            for _ in connection.answers():  # none: the end of the connection is the answer
+            for _ in connection.rest():  # none: the end of the connection says that all is down
                 pass
     return EXIT_OK

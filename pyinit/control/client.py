@@ -6,20 +6,26 @@ Owns the connection. Must not know verbs. Blocking, and lean: sockets and json.
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
+from typing import Any
 
 from pyinit.control.places import short
-from pyinit.errors import EXIT_NOT_RUNNING, ControlError
+from pyinit.errors import EXIT_FAILED, EXIT_NOT_RUNNING, ControlError
 
 
 class Connection:
-    """`answers()` yields each line; `rest()` the raw bytes that follow (logs)."""
+    """`answers()` yields each line; `rest()` the raw bytes that follow (logs). `timeout_s` is for all of it together."""
 
     def __init__(self, path: str, request: dict[str, object], timeout_s: float | None = None) -> None:
-        self._sock = _connect(path)
-        self._sock.settimeout(timeout_s)
-        self._sock.sendall(json.dumps(request).encode() + b"\n")
+        self._path = path
+        self._ends_at_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._buffer = b""
+        self._sock = _connect(path)
+        try:
+            self._sock.sendall(json.dumps(request).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has left us: what it said before that is still to be read
 
     def __enter__(self) -> "Connection":  # noqa: PYI034 - typing costs 9 ms, and nobody inherits
         return self
@@ -27,26 +33,23 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self._sock.close()
 
-    def answers(self) -> Iterator[dict[str, object]]:
-        """Until the end; ControlError for an error that is answered, or if the time is over."""
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Up to the one with `ok`; ControlError for an error that is answered, an end before it, or if the time is over."""
         while True:
-            line = self._line()
-            if not line:
-                return
-            answer = json.loads(line)
+            answer = self._decode(self._line())
             if "error" in answer:
-                raise ControlError(answer["error"], exit_code=answer.get("exit_code", 1))
+                raise ControlError(str(answer["error"]), exit_code=_exit_code(answer))
             yield answer
-
-    def answer(self) -> dict[str, object]:
-        """The last one of those that come before `ok`; ControlError if the connection ends without it."""
-        for answer in self.answers():
             if answer.get("ok"):
-                return answer
-        raise ControlError("pyinit ended before it answered")
+                return
+
+    def answer(self) -> dict[str, Any]:
+        """The one with `ok`; errors as in `answers`."""
+        *_, last = self.answers()
+        return last
 
     def rest(self) -> Iterator[bytes]:
-        """What comes behind the answer, up to the end."""
+        """What comes behind the answers, up to the end."""
         if self._buffer:
             yield self._buffer
         while data := self._receive():
@@ -56,18 +59,43 @@ class Connection:
         while b"\n" not in self._buffer:
             data = self._receive()
             if not data:
-                return b""
+                raise ControlError("pyinit ended before it answered")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
+    def _decode(self, line: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise ControlError(f"{self._path}: what answers is no pyinit")
+        return answer
+
     def _receive(self) -> bytes:
         try:
+            if self._ends_at_s is not None:
+                left_s = self._ends_at_s - time.monotonic()
+                if left_s <= 0:  # the socket would take 0 for "don't block"
+                    raise TimeoutError
+                self._sock.settimeout(left_s)
             return self._sock.recv(1 << 16)
         except TimeoutError:
             raise ControlError("the time that was given is over; it goes on without us") from None
         except ConnectionResetError:
             return b""
+
+
+def call(path: str, request: dict[str, object], timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
+    """The answers to one request, the one with `ok` last; errors as in `Connection.answers`."""
+    with Connection(path, request, timeout_s) as connection:
+        yield from connection.answers()
+
+
+def _exit_code(answer: dict[str, Any]) -> int:
+    code = answer.get("exit_code")
+    return code if type(code) is int else EXIT_FAILED
 
 
 def _connect(path: str) -> socket.socket:
