@@ -10,6 +10,7 @@ from pyinit.control.places import find_socket
 from pyinit.errors import UsageError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_FOR_EVER_S = 2e6  # poll(2) takes milliseconds as an int
 
 
 class Options:
@@ -30,15 +31,15 @@ class Options:
             return None
         for unit, factor in _UNITS.items():
             digits = text.removesuffix(unit)
-            if digits != text and digits.replace(".", "", 1).isdigit():
-                return float(digits) * factor
+            if digits != text and text.isascii() and digits.replace(".", "", 1).isdigit():
+                return min(float(digits) * factor, _FOR_EVER_S)
         raise UsageError(f'--timeout {text}: expected a duration such as "5s" or "2m"')
 
     def integer(self, name: str, default: int, highest: int) -> int:
         text = self.values.get(name)
         if text is None:
             return default
-        if not (text.isascii() and text.isdigit() and int(text) <= highest):
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= highest):
             raise UsageError(f"{name} {text}: expected a number up to {highest}")
         return int(text)
 
@@ -50,6 +51,8 @@ def parse(words: list[str], *, usage: str, values: tuple[str, ...] = (), flags: 
     while pending:
         word = pending.pop(0)
         name, mark, value = word.partition("=")
+        if not mark and word[:2] in values and len(word) > 2:  # -n5
+            name, mark, value = word[:2], "=", word[2:]
         if word in ("--help", "-h"):
             print(usage, end="")
             return None

@@ -2,7 +2,7 @@
 
 Owns the file and its archives. Must not know pipes or readers. Laws: a line is never split over two files, unless it
 alone is longer than a file may be; no file is ever larger than `max_size_bytes`, nor are there more than `keep`
-archives; a write that fails drops bytes, counts them, and is tried again with a later chunk.
+archives; a full disk costs the oldest archives first; a write that fails drops bytes, counts them, and is tried again with a later chunk.
 """
 
 import contextlib
@@ -146,11 +146,23 @@ class LogFile:
 
     def _append(self, view: bytes | memoryview) -> None:
         while view:
-            count = os.write(self._fd, view)
+            try:
+                count = os.write(self._fd, view)
+            except OSError as error:
+                if error.errno == errno.ENOSPC and self._drop_oldest():
+                    continue
+                raise
             self._size += count
             self._done += count
             self._mid_line = view[count - 1] != 10
             view = view[count:]
+
+    def _drop_oldest(self) -> bool:
+        """On a disk that is smaller than `keep` archives the newest lines are worth more than the oldest."""
+        for old in archives(self.folder)[:1]:
+            os.unlink(f"{self.folder}/{old}")
+            return True
+        return False
 
     def _rotate(self) -> None:
         archived = archives(self.folder)

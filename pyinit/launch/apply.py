@@ -27,9 +27,13 @@ class Builder:
     def __init__(self, staging: str) -> None:
         self.staging = staging
         self.root_fd = -1
+        self._file_targets: set[str] = set()  # a file is bound there, so the mount point must be one
 
     def run(self, operations: tuple[p.Inside, ...]) -> None:
         """Carry out `operations` in order; LaunchError names the first that fails."""
+        self._file_targets = {
+            step.mount.target for step in operations if isinstance(step, p.MountDeclared) and _is_file(step.mount)
+        }
         for operation in operations:
             try:
                 self._execute(operation)
@@ -114,7 +118,12 @@ class Builder:
         os.mkdir("generated", 0o755)
         for target in operation.directories:
             path = canonical_target(view, target)
-            self._copy_directories(view, path)
+            if target in self._file_targets:
+                self._copy_directories(view, os.path.dirname(path))
+                with open(f"generated{path}", "x"):
+                    pass
+            else:
+                self._copy_directories(view, path)
         for target, content in operation.files:
             folder = canonical_target(view, os.path.dirname(target))
             self._copy_directories(view, folder)
@@ -271,6 +280,10 @@ def squashfs(fd: int, label: str) -> int:
         return mount.new_filesystem("squashfs", options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
     finally:
         os.close(device)
+
+
+def _is_file(entry: Mount) -> bool:
+    return entry.type == "bind" and not entry.create and not os.path.isdir(entry.source)
 
 
 def _bind(entry: Mount) -> tuple[int, bool]:

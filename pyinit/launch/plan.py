@@ -13,6 +13,7 @@ from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
                 ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))  # fmt: skip
+_SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
 RO, NOSUID, NODEV, NOEXEC = "ro", "nosuid", "nodev", "noexec"
 
 
@@ -149,7 +150,8 @@ class MountDeclared(NamedTuple):
         mount = self.mount
         source = f" {mount.source}" if mount.source else ""
         files = ", with " + " ".join(name for name, _, _ in mount.files) if mount.files else ""
-        return f"mount {mount.type}{source} on {mount.target}{' read-only' if mount.read_only else ''}{files}"
+        size = f" of {_size(mount.size_bytes)}" if mount.size_bytes else ""
+        return f"mount {mount.type}{source}{size} on {mount.target}{' read-only' if mount.read_only else ''}{files}"
 
     def undo(self) -> str:
         return ""
@@ -275,7 +277,9 @@ def _with_defaults(config: Config, box: Container) -> list[Mount]:
     to_file = any(service.log.to == "file" for service in config.services)
     if to_file and not covered and box.writable == "none":
         wanted.append((config.init.log_dir, 0o755))
-    defaults = [Mount(type="tmpfs", target=target, mode=mode) for target, mode in wanted if target not in declared]
+    # Their pages count against memory_max and can't be taken back: full ones would have PID 1 killed in the end.
+    size_bytes = box.cgroup.memory_max_bytes // _SHARE_OF_MEMORY
+    defaults = [Mount("tmpfs", target, size_bytes=size_bytes, mode=mode) for target, mode in wanted if target not in declared]
     # A parent before its child, whatever the file's order, else the parent hides it.
     return sorted([*defaults, *box.mounts], key=lambda mount: mount.target.rstrip("/").count("/"))
 

@@ -78,6 +78,8 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
     assert [line for line in found if line not in DEFAULT] == [
         "7 make cgroup pyinit-web with memory_max=1M cpu_max=1.5 pids_max=9",
         "9 make veth ve-web on bridge br0, host0 with 10.1.0.2/24 inside, default route by 10.1.0.1",
+        "1 mount tmpfs of 256K on /run",
+        "1 mount tmpfs of 256K on /tmp",
         "30 mount bind /srv/data on /data read-only",
         "20 mount tmpfs on /run/config, with a.env",
     ]

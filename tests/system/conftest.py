@@ -13,7 +13,8 @@ import pytest
 
 REPO = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 20.0
-APPLETS = ["sh", "cat", "ls", "ps", "sleep", "env", "id", "hostname", "mount", "echo", "kill", "true", "false", "touch", "readlink", "dd", "wc", "head", "grep", "nc", "ip", "seq", "yes"]
+APPLETS = [
+    "awk", "sh", "cat", "ls", "ps", "sleep", "env", "id", "hostname", "mount", "echo", "kill", "true", "false", "touch", "readlink", "dd", "wc", "head", "grep", "nc", "ip", "seq", "yes"]
 
 
 def pytest_collection_modifyitems(items):

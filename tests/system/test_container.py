@@ -305,3 +305,53 @@ def test_an_open_file_of_the_host_goes_nowhere(bench, busybox, tmp_path, kill):
     opened = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
     assert str(secret) not in opened
     assert box.stop() == 0
+
+
+def test_memory_over_the_limit_is_killed(bench, busybox):
+    more = "[container.cgroup]\nmemory_max = '64M'\n"
+    command = 'awk "BEGIN { s = 1; while (1) s = s s }"; echo awk $?'
+    box = bench.start(config(busybox, command, more))
+    assert box.wait() == 0
+    assert said(box)[-1] == "awk 137"
+
+
+def test_a_full_ram_disk_is_no_memory_killer(bench, busybox):
+    """What nobody declared has a size that fits into the limit: else a file in /tmp would be the end of PID 1."""
+    more = "[container.cgroup]\nmemory_max = '64M'\n"
+    command = "for d in /run /tmp; do dd if=/dev/zero of=$d/x bs=1M count=200 2>&1 | head -n 1; done"
+    box = bench.start(config(busybox, command, more))
+    assert box.wait() == 0
+    assert said(box) == [f"dd: error writing '{folder}/x': No space left on device" for folder in ("/run", "/tmp")]
+
+
+def test_a_ram_upper_layer_has_its_size(bench, busybox):
+    more = 'writable = "tmpfs"\nwritable_size = "2M"\n'
+    box = bench.start(config(busybox, "dd if=/dev/zero of=/x bs=1M count=9 2>&1 | head -n 1; wc -c < /x", more))
+    assert box.wait() == 0
+    assert said(box) == ["dd: error writing '/x': No space left on device", str(2 << 20)]
+
+
+def test_binds_and_ram_disks_can_be_read_only(bench, busybox, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "file").write_text("one file\n")
+    more = """
+[[container.mounts]]
+type = "bind"
+source = "data"
+target = "/data"
+read_only = true
+[[container.mounts]]
+type = "bind"
+source = "file"
+target = "/etc/file"
+[[container.mounts]]
+type = "tmpfs"
+target = "/conf"
+read_only = true
+files = { "sub/a" = { content = "kept", mode = "0600" } }
+"""
+    box = bench.start(config(busybox, "touch /data/x 2>&1; touch /conf/x 2>&1; cat /conf/sub/a /etc/file; ls -l /conf/sub", more))
+    assert box.wait() == 0, box.output
+    lines = said(box)
+    assert lines[:3] == ["touch: /data/x: Read-only file system", "touch: /conf/x: Read-only file system", "keptone file"]
+    assert lines[-1].startswith("-rw-------")

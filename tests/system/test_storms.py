@@ -105,6 +105,25 @@ command = ["/bin/sh", "-c", "n=0; while [ $n -lt 5000 ]; do n=$((n+1)); echo lin
     assert box.output.count("/var/log/pyinit/writer: No space left on device: lines are dropped until that is mended") == 1
 
 
+def test_a_disk_smaller_than_the_log_keeps_the_newest_lines(bench, busybox):
+    more = """
+[[container.mounts]]
+type = "tmpfs"
+target = "/var/log/pyinit"
+size = "128K"
+[services.writer]
+command = ["/bin/sh", "-c", "seq 100000; exec sleep 1000"]
+log = { timestamp = "none", max_size = "32K", keep = 100 }
+"""
+    box = bench.start(config(busybox, "while :; do sleep 0.1; done", more))
+    box.wait_for("pyinit: writer: ready")
+    wait_until(lambda: verb("logs", "-n", "1", "writer").stdout == "100000\n", "the last line")
+    lines = verb("logs", "-n", "5000", "writer").stdout.splitlines()
+    assert lines == [str(n) for n in range(95001, 100001)]
+    assert box.stop() == 0
+    assert "No space left" not in box.output
+
+
 def test_the_logger_killed_comes_back(bench, busybox):
     box = bench.start(config(busybox, "echo one; while [ ! -e /run/go ]; do sleep 0.05; done; echo two; sleep 0.2"))
     box.wait_for("app: one")
