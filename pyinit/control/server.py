@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Protocol
 from pyinit.control.places import short
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
-from pyinit.errors import ControlError, PyinitError
+from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError
 
 if TYPE_CHECKING:
     from pyinit.control.wire import Request
 
 _MOST_CLIENTS = 64
 _MOST_OUTPUT_BYTES = 1 << 20
-_PATIENCE_S = 30.0  # for a request to be whole
+_PATIENCE_S = 30.0  # for a request to be whole, and for its last answer to be taken
+_PAUSE_S = 1.0  # when no fd is free
 _BACKLOG = 128
 _ENDS = {"start": (State.READY, State.DONE), "stop": (State.STOPPED, State.DONE, State.FAILED)}
 
@@ -84,7 +85,7 @@ class Server:
         sock.setblocking(False)  # noqa: FBT003 - no keywords there
         sock.listen(_BACKLOG)
         self._listeners.append(sock)
-        self._loop.add_reader(fd, lambda: self._accept(sock))
+        self._watch(sock)
 
     def changed(self, name: str) -> None:
         """A service has entered a state: those who wait are told."""
@@ -103,19 +104,35 @@ class Server:
             self._loop.remove_reader(sock.fileno())
             sock.close()
 
+    def _watch(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:  # not closed during a pause
+            self._loop.add_reader(listener.fileno(), lambda: self._accept(listener))
+
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        except OSError:  # it is gone already, or there are too many fds: the next one may do
+        except (BlockingIOError, ConnectionAbortedError):  # it is gone already
             return
-        if len(self._clients) >= _MOST_CLIENTS:
-            sock.close()
+        except OSError:  # no fd or no memory is left; it stays readable, and epoll would wake us without end
+            self._loop.remove_reader(listener.fileno())
+            self._loop.call_at(time.monotonic() + _PAUSE_S, lambda: self._watch(listener))
             return
         sock.setblocking(False)  # noqa: FBT003 - no keywords there
         client = _Client(sock)
+        if len(self._clients) >= _MOST_CLIENTS:
+            self._turn_away(client)
+            return
         self._clients[client.fd] = client
         client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
         self._loop.add_reader(client.fd, lambda: self._read(client))
+
+    @staticmethod
+    def _turn_away(client: _Client) -> None:
+        from pyinit.control import wire  # see _read
+
+        refusal = {"error": f"{_MOST_CLIENTS} clients are being served already: try again", "exit_code": EXIT_FAILED}
+        with contextlib.suppress(OSError), client.sock:
+            client.sock.send(wire.encode(refusal))
 
     def _read(self, client: _Client) -> None:
         from pyinit.control import wire  # json, 9 ms: at the first request, not at the start
@@ -143,10 +160,17 @@ class Server:
                 raise wire.BadRequestError(f"expected a request of at most {wire.MOST_REQUEST_BYTES} bytes")
             self._obey(client, wire.decode(line), line)
         except wire.BadRequestError as error:
-            self._send(client, {"error": f"no request that is understood here: {error}", "exit_code": 2}, last=True)
+            self._refuse(client, f"no request that is understood here: {error}", EXIT_USAGE)
         except PyinitError as error:
-            client.waits.clear()
-            self._send(client, {"error": str(error), "exit_code": error.exit_code}, last=True)
+            self._refuse(client, str(error), error.exit_code)
+        except Exception as error:  # noqa: BLE001 - the server's edge: its client must not wait for ever
+            fault = f"{type(error).__name__}: {error}"
+            self._report(f"a fault at a request of the control socket: {fault}")
+            self._refuse(client, f"a fault of pyinit: {fault}", EXIT_SYSTEM)
+
+    def _refuse(self, client: _Client, text: str, exit_code: int) -> None:
+        client.waits.clear()
+        self._send(client, {"error": text, "exit_code": exit_code}, last=True)
 
     def _obey(self, client: _Client, request: "Request", line: bytes) -> None:
         unknown = [name for name in request.names if name not in self._host.names()]
@@ -187,9 +211,8 @@ class Server:
             return
         del client.waits[name]
         if client.verb != "stop" and view.state in (State.FAILED, State.STOPPED):
-            client.waits.clear()
             why = f": {view.reason}" if view.reason else ""
-            self._send(client, {"error": f"{name}: {view.state.value}{why}", "exit_code": 1}, last=True)
+            self._refuse(client, f"{name}: {view.state.value}{why}", EXIT_FAILED)
         elif not client.waits:
             self._send(client, {"ok": True}, last=True)
 
@@ -215,6 +238,8 @@ class Server:
             self._drop(client)
         else:
             self._flush(client)
+        if last and client.fd in self._clients:  # it has not taken all of it yet
+            client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
 
     def _flush(self, client: _Client) -> None:
         try:
@@ -246,9 +271,12 @@ class Server:
 
 def bind(path: str) -> int:
     """fd of a unix socket bound to `path`, 0600, its folder made; ControlError if another pyinit listens there."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, 0o700, exist_ok=True)
-    place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.path.dirname(path) or "."
+    try:
+        os.makedirs(folder, 0o700, exist_ok=True)
+        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ControlError(f"the control socket {path}: {folder}: {error.strerror}", exit_code=EXIT_SYSTEM) from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)  # so that there is no moment with another mode
     try:
@@ -260,7 +288,7 @@ def bind(path: str) -> int:
         raise
     except OSError as error:
         sock.close()
-        raise ControlError(f"the control socket {path}: {error.strerror or error}", exit_code=111) from error
+        raise ControlError(f"the control socket {path}: {error.strerror or error}", exit_code=EXIT_SYSTEM) from error
     finally:
         os.umask(mask)
         os.close(place)
@@ -273,9 +301,9 @@ def _make_way(path: str, address: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(seen.st_mode):
-        raise ControlError(f"{path} is in the way and is no socket: remove it", exit_code=111)
+        raise ControlError(f"{path} is in the way and is no socket: remove it", exit_code=EXIT_SYSTEM)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.setblocking(False)  # noqa: FBT003 - no keywords there
         if probe.connect_ex(address) in (0, 11):
-            raise ControlError(f"a pyinit is listening on {path} already: stop it, or give this one another control_socket", exit_code=111)
+            raise ControlError(f"a pyinit is listening on {path} already: stop it, or give this one another control_socket", exit_code=EXIT_SYSTEM)
     os.unlink(path)

@@ -46,7 +46,7 @@ def decode(line: bytes) -> Request:
         raise BadRequestError('expected "signal" to be a number from 1 to 64')
     if code is not None and (type(code) is not int or not 0 <= code <= 255):
         raise BadRequestError('expected "exit_code" to be a number from 0 to 255')
-    return Request(data["verb"], tuple(names), data.get("wait") is not False, number, code)
+    return Request(data["verb"], tuple(dict.fromkeys(names)), data.get("wait") is not False, number, code)
 
 
 def encode(message: dict[str, object]) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import time
 
@@ -62,11 +63,13 @@ class Host:
 class Bench:
     def __init__(self, tmp_path) -> None:
         self.errors: list[Exception] = []
+        self.reports: list[str] = []
         self.loop = Loop(self.errors.append)
         self.host = Host()
-        self.server = Server(self.loop, self.host, lambda text: self.errors.append(AssertionError(text)))
+        self.server = Server(self.loop, self.host, self.reports.append)
         self.path = str(tmp_path / "control.sock")
-        self.server.listen(bind(self.path))
+        self.listener = bind(self.path)
+        self.server.listen(self.listener)
         self.clients: list[socket.socket] = []
 
     def connect(self) -> socket.socket:
@@ -258,13 +261,52 @@ def test_slow_bytes_and_those_who_leave(bench):
     assert bench.answers(slow)[0]["ok"] is True
 
 
-def test_many_clients_are_bounded(bench):
-    clients = [bench.connect() for _ in range(100)]
+def test_one_client_too_many_is_told_so_and_the_next_is_served(bench):
+    clients = [bench.connect() for _ in range(64)]
     bench.turn(lambda: True)
+    assert bench.answers(bench.connect()) == [{"error": "64 clients are being served already: try again", "exit_code": 1}]
     for client in clients:
         client.close()
     bench.turn(lambda: True)
     assert bench.answers(bench.ask({"verb": "status"}))[0]["ok"] is True
+
+
+def test_without_a_free_fd_it_pauses_and_does_not_spin(bench, monkeypatch):
+    monkeypatch.setattr("pyinit.control.server._PAUSE_S", 0.02)
+    client = bench.ask({"verb": "status"})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(client.fileno())
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        bench.turn(lambda: bench.listener not in bench.loop._readers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert bench.answers(client)[0]["ok"] is True
+
+
+def test_a_request_that_never_ends_has_its_time(bench, monkeypatch):
+    monkeypatch.setattr("pyinit.control.server._PATIENCE_S", 0.02)
+    assert bench.answers(bench.ask(b'{"verb": "stat')) == []
+
+
+def test_an_answer_that_is_never_read_has_its_time(bench, monkeypatch):
+    monkeypatch.setattr("pyinit.control.server._PATIENCE_S", 0.02)
+    bench.host.status = lambda: {"services": ["x" * 900_000]}
+    bench.ask({"verb": "status"})
+    bench.turn(lambda: bool(bench.server._clients))
+    bench.turn(lambda: not bench.server._clients)
+
+
+def test_a_name_said_twice_is_asked_for_once(bench):
+    bench.answers(bench.ask({"verb": "restart", "names": ["app", "db", "app"], "wait": False}))
+    assert bench.host.asked == [("restart", "app"), ("restart", "db")]
+
+
+def test_what_nobody_foresaw_costs_its_client_only(bench):
+    bench.host.status = lambda: 1 / 0
+    assert bench.answers(bench.ask({"verb": "status"})) == [{"error": "a fault of pyinit: ZeroDivisionError: division by zero", "exit_code": 111}]
+    assert bench.reports == ["a fault at a request of the control socket: ZeroDivisionError: division by zero"]
 
 
 def test_two_can_not_listen_on_one_path_but_a_dead_socket_is_no_one(bench, tmp_path):
