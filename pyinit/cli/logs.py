@@ -4,7 +4,7 @@ import os
 
 from pyinit.cli import options
 from pyinit.control.client import Connection
-from pyinit.errors import EXIT_OK
+from pyinit.errors import EXIT_OK, ControlError
 
 _USAGE = """\
 usage: pyinit logs [-c NAME | --socket PATH] [-f] [-n LINES] [SERVICE...]
@@ -26,5 +26,17 @@ def run(arguments: list[str]) -> int:
     with Connection(chosen.socket(), request) as connection:
         connection.answer()
         for data in connection.rest():
-            os.write(1, data)
+            _write(data)
     return EXIT_OK
+
+
+def _write(data: bytes) -> None:
+    """All of it: a full disk takes a part first, and refuses the rest."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(1, view) :]
+    except BrokenPipeError:  # `pyinit logs | head`: the program's edge knows it
+        raise
+    except OSError as error:
+        raise ControlError(f"standard output: {error.strerror}") from error

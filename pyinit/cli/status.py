@@ -14,7 +14,7 @@ usage: pyinit status [-c NAME | --socket PATH] [--json] [SERVICE...]
 
 Show the services: state, pid, uptime, restarts, and why. Exit code 3 if a service that is named does not run.
 """
-_HEAD = ("SERVICE", "STATE", "PID", "UPTIME", "RESTARTS", "REASON")
+_HEAD = ("NAME", "STATE", "PID", "UPTIME", "RESTARTS", "REASON")
 _COLOURS = {"ready": "32", "running": "32", "done": "32", "failed": "31", "backoff": "31"}
 _UP = ("ready", "running")
 
@@ -59,4 +59,6 @@ def table(services: list[dict[str, Any]], *, colour: bool = False) -> str:
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     uptime = options.duration(one["uptime_s"]) if one["uptime_s"] is not None else "-"
-    return (one["name"], one["state"], str(one["pid"] or "-"), uptime, str(one["restarts"]), one["reason"])
+    cells = (one["name"], one["state"], str(one["pid"] or "-"), uptime, str(one["restarts"]), one["reason"])
+    # A reason may hold what a container's config or image says: it shall not steer the terminal.
+    return tuple("".join(sign if sign.isprintable() else "?" for sign in cell) for cell in cells)

@@ -164,7 +164,7 @@ class Server:
         except PyinitError as error:
             self._refuse(client, str(error), error.exit_code)
         except Exception as error:  # noqa: BLE001 - the server's edge: its client must not wait for ever
-            fault = f"{type(error).__name__}: {error}"
+            fault = _fault(error)
             self._report(f"a fault at a request of the control socket: {fault}")
             self._refuse(client, f"a fault of pyinit: {fault}", EXIT_SYSTEM)
 
@@ -267,6 +267,15 @@ class Server:
     def _drop(self, client: _Client) -> None:
         self._forget(client)
         client.sock.close()
+
+
+def _fault(error: Exception) -> str:
+    """Type, text and place; no traceback, which would read source files."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    at = f" at {os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else ""
+    return f"{type(error).__name__}: {error}{at}"
 
 
 def bind(path: str) -> int:

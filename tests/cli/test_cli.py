@@ -18,7 +18,7 @@ ROWS = [
 
 def test_the_table_of_status():
     assert status.table(ROWS) == (
-        "SERVICE  STATE    PID  UPTIME  RESTARTS  REASON\n"
+        "NAME     STATE    PID  UPTIME  RESTARTS  REASON\n"
         "app      ready    12   1m01s   0\n"
         "migrate  done     -    -       0         exit code 0\n"
         "web      backoff  -    -       12        exit code 1; restart in 0.4 s"

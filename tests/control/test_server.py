@@ -303,10 +303,12 @@ def test_a_name_said_twice_is_asked_for_once(bench):
     assert bench.host.asked == [("restart", "app"), ("restart", "db")]
 
 
-def test_what_nobody_foresaw_costs_its_client_only(bench):
+def test_what_nobody_foresaw_is_answered_and_reported_with_its_place(bench):
     bench.host.status = lambda: 1 / 0
-    assert bench.answers(bench.ask({"verb": "status"})) == [{"error": "a fault of pyinit: ZeroDivisionError: division by zero", "exit_code": 111}]
-    assert bench.reports == ["a fault at a request of the control socket: ZeroDivisionError: division by zero"]
+    line = bench.host.status.__code__.co_firstlineno
+    fault = f"ZeroDivisionError: division by zero at test_server.py:{line}"
+    assert bench.answers(bench.ask({"verb": "status"})) == [{"error": f"a fault of pyinit: {fault}", "exit_code": 111}]
+    assert bench.reports == [f"a fault at a request of the control socket: {fault}"]
 
 
 def test_two_can_not_listen_on_one_path_but_a_dead_socket_is_no_one(bench, tmp_path):

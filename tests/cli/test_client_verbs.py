@@ -1,0 +1,153 @@
+"""What the client verbs ask, print and leave with: an init that is a script, at the other end of a real socket."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+
+import pytest
+
+from pyinit.cli import list as list_verb
+from pyinit.cli import logs, services, shutdown, status
+from pyinit.control import places
+from pyinit.errors import ControlError, UsageError
+
+PATIENCE_S = 5.0
+INIT = {"pid": 1, "version": "0.1.0", "uptime_s": 9.0, "state": "running"}
+APP = {"name": "app", "state": "ready", "pid": 12, "uptime_s": 61.2, "restarts": 0, "reason": ""}
+WEB = {"name": "web", "state": "backoff", "pid": None, "uptime_s": None, "restarts": 3, "reason": "exit code 1"}
+
+
+@pytest.fixture
+def init(tmp_path, monkeypatch):
+    """A function: give it the bytes of the answer; it returns the list that the request will stand in."""
+    path = str(tmp_path / "c")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    sock.settimeout(PATIENCE_S)
+    threads = []
+    monkeypatch.setenv("PYINIT_SOCKET", path)
+
+    def serve(answer, requests):
+        client, _ = sock.accept()
+        with client, contextlib.suppress(BrokenPipeError):
+            requests.append(json.loads(client.recv(1 << 16)))
+            client.sendall(answer)
+
+    def script(*answers, raw=b""):
+        sock.listen()
+        requests = []
+        text = b"".join(json.dumps(one).encode() + b"\n" for one in answers) + raw
+        threads.append(threading.Thread(target=serve, args=(text, requests), daemon=True))
+        threads[-1].start()
+        return requests
+
+    yield script
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    sock.close()
+
+
+def test_status_prints_a_table(init, capsys):
+    asked = init({"ok": True, "init": INIT, "services": [APP, WEB]})
+    assert status.run([]) == 0
+    assert asked == [{"verb": "status"}]
+    assert capsys.readouterr().out == (
+        "NAME  STATE    PID  UPTIME  RESTARTS  REASON\n"
+        "app   ready    12   1m01s   0\n"
+        "web   backoff  -    -       3         exit code 1\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "code"), [(["app"], 0), (["web"], 3), (["app", "web"], 3)])
+def test_status_of_a_name_says_by_its_exit_code_whether_it_runs(init, capsys, names, code):
+    init({"ok": True, "init": INIT, "services": [APP, WEB]})
+    assert status.run([*names, "--json"]) == code
+    assert json.loads(capsys.readouterr().out) == {"init": INIT, "services": [one for one in (APP, WEB) if one["name"] in names]}
+
+
+def test_status_of_a_name_that_is_none(init):
+    init({"ok": True, "init": INIT, "services": [APP, WEB]})
+    with pytest.raises(ControlError, match=r"^ap: no such service; there are: app, web$"):
+        status.run(["ap"])
+
+
+def test_a_reason_does_not_steer_the_terminal(init, capsys):
+    init({"ok": True, "init": INIT, "services": [{**WEB, "reason": "no \x1b]0;title\x07\nfile"}]})
+    assert status.run([]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "web   backoff  -    -       3         no ?]0;title??file"
+
+
+@pytest.mark.parametrize(
+    ("words", "request_"),
+    [
+        (["start", "app", "web"], {"verb": "start", "wait": True, "names": ["app", "web"]}),
+        (["stop", "--no-wait", "app"], {"verb": "stop", "wait": False, "names": ["app"]}),
+        (["restart", "--timeout", "2s", "app"], {"verb": "restart", "wait": True, "names": ["app"]}),
+        (["signal", "RTMIN+1", "app"], {"verb": "signal", "wait": True, "signal": 35, "names": ["app"]}),
+    ],
+)
+def test_a_change_is_asked_for_and_says_nothing_but_on_a_terminal(init, capsys, words, request_):
+    asked = init({"progress": {"name": "app", "state": "starting", "reason": ""}}, {"ok": True})
+    assert services.run(words) == 0
+    assert asked == [request_]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_on_a_terminal(init, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    progress = [{"progress": {"name": "app", "state": state, "reason": why}} for state, why in (("waiting", "waits for db"), ("ready", ""))]
+    init(*progress, {"ok": True})
+    assert services.run(["start", "app"]) == 0
+    assert capsys.readouterr() == ("", "app: waiting: waits for db\napp: ready\n")
+
+
+def test_a_service_that_fails_and_an_init_that_leaves(init):
+    init({"error": "app: failed: exit code 3", "exit_code": 1})
+    with pytest.raises(ControlError, match=r"^app: failed: exit code 3$") as caught:
+        services.run(["start", "app"])
+    assert caught.value.exit_code == 1
+    init({"progress": {"name": "app", "state": "starting", "reason": ""}})
+    with pytest.raises(ControlError, match=r"^pyinit ended before it answered$") as caught:
+        services.run(["start", "app"])
+    assert caught.value.exit_code == 1
+
+
+def test_logs_pass_on_every_byte(init, capfdbinary):
+    asked = init({"ok": True}, raw=b"app: a\xff\nweb: b")
+    assert logs.run(["-f", "-n", "3", "app", "web"]) == 0
+    assert asked == [{"verb": "logs", "names": ["app", "web"], "follow": True, "lines": 3}]
+    assert capfdbinary.readouterr().out == b"app: a\xff\nweb: b"
+
+
+def test_logs_to_a_full_disk_say_so(init, capfd):
+    init({"ok": True}, raw=b"line\n")
+    kept, full = os.dup(1), os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1)
+    try:
+        with pytest.raises(ControlError, match=r"^standard output: No space left on device$"):
+            logs.run([])
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(full)
+
+
+def test_shutdown_waits_for_the_end(init):
+    asked = init({"ok": True})
+    assert shutdown.run(["--exit-code", "7"]) == 0
+    assert asked == [{"verb": "shutdown", "exit_code": 7}]
+    with pytest.raises(UsageError, match=r"^shutdown app: expected no name; `pyinit stop NAME` stops one service$"):
+        shutdown.run(["app"])
+    with pytest.raises(UsageError, match=r"^--exit-code 256: expected a number up to 255$"):
+        shutdown.run(["--exit-code", "256"])
+
+
+def test_list(monkeypatch, capsys):
+    found = [places.Running("web", 4711, "/r/web/control.sock", "/r/web"), places.Running("db-1", 0, "/r/db-1/control.sock", "/r/db-1")]
+    monkeypatch.setattr(places, "running", lambda: found)
+    assert list_verb.run([]) == 0
+    assert capsys.readouterr().out == "NAME  PID\nweb   4711\ndb-1  -\n"
+    assert list_verb.run(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0] == {"name": "web", "pid": 4711, "socket": "/r/web/control.sock"}
