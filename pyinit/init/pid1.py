@@ -28,7 +28,8 @@ from pyinit.linux import process
 from pyinit.model import RTMIN, Config, ServiceSpec, signal_name
 
 TERM, INT, QUIT, HUP, CHLD, PWR, KILL = 15, 2, 3, 1, 17, 30, 9
-STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, RTMIN + 5, INT)
+REBOOT = RTMIN + 5
+STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, REBOOT, INT)
 # All but KILL and STOP, the C library's own, faults of our own, and what a terminal or a pipe says by the way.
 HANDLED = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11, 31, 20, 21, 22, 13, 25)]
 LOG_DRAIN_S = 1.0
@@ -60,6 +61,7 @@ class Init:
         self.config = config
         self.endpoints = endpoints
         self.exit_code = 0
+        self.reboots = False
         self.specs = {service.name: service for service in config.services}
         self.supervisor = Supervisor(config.services, config.init, random=random.random)
         self.loop = Loop(lambda error: self.log(f"internal error: {_where(error)}"))
@@ -95,6 +97,9 @@ class Init:
         self.server.close()
         self.readiness.close()
         self.output.close(LOG_DRAIN_S)
+        if self.reboots and os.getpid() == 1:
+            with contextlib.suppress(OSError):  # without CAP_SYS_BOOT, or in the first namespace of a runtime's: a stop it is
+                process.reboot()
         return self.exit_code
 
     def _listen(self) -> None:
@@ -284,6 +289,8 @@ class Init:
                 self._reap()
             elif number in stop:
                 kill = number == INT and self.supervisor.stopping
+                # To LXC, INT is what Ctrl-Alt-Del is to a machine.
+                self.reboots |= number == REBOOT or (number == INT and self.endpoints.container == "lxc")
                 self.tell(e.ShutdownRequested(f"{signal_name(number)} received", None, kill))
             elif number == HUP:
                 self.log("HUP received: reload is not in this version; restart the container for a new config")

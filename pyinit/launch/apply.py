@@ -236,7 +236,8 @@ class Builder:
 
     def _hide(self, operation: p.HidePaths) -> None:
         for path in operation.masked:
-            self._mask(path)
+            for one in self._matches(path):
+                self._mask(one)
         for path in operation.readonly:
             try:
                 place = mount.open_in_root(self.root_fd, path)
@@ -250,11 +251,26 @@ class Builder:
             finally:
                 os.close(place)
 
+    def _matches(self, path: str) -> list[str]:
+        """A `*` stands for the rest of one name (cpu*)."""
+        head, star, tail = path.partition("*")
+        if not star:
+            return [path]
+        folder, _, prefix = head.rpartition("/")
+        try:
+            place = mount.open_in_root(self.root_fd, folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return []
+        try:
+            return [f"{folder}/{name}{tail}" for name in os.listdir(place) if name.startswith(prefix)]
+        finally:
+            os.close(place)
+
     def _mask(self, path: str) -> None:
         """Nothing of the container runs yet, so /dev/null here is the one that MakeDevices made on our own tmpfs."""
         try:
             place = mount.open_in_root(self.root_fd, path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # cpufreq is no CPU
             return
         try:
             if stat.S_ISDIR(os.fstat(place).st_mode):

@@ -29,6 +29,7 @@ FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(RTMIN + n for n in range(16)))
 _NEEDED = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
 _PATIENCE_MARGIN_S = 3.0
 _MOST_TEXT = 8192
+_REBOOT = 128 + HUP  # PID 1 of a pid namespace can die of HUP in one way only: reboot(2)
 INSIDE_SOCKET = "/run/pyinit/control.sock"
 
 
@@ -44,7 +45,10 @@ def launch(config: Config, import_path: list[str], report: Callable[[str], None]
     process.block_signals(list(FORWARDED))
     held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
     try:
-        return _Launch(config, steps, held, import_path).run()
+        while (code := _Launch(config, steps, held, import_path).run()) == _REBOOT:
+            for problem in held.undo():
+                report(problem)
+        return code
     finally:
         problems = held.undo()
         held.release()

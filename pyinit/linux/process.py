@@ -16,6 +16,7 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 CLONE_PIDFD = 0x1000
 _CLONE3, _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 435, 436, 4
 _SIGCHLD = 17
+_REBOOT_RESTART = 0x01234567
 _SIGINFO_SIZE = 128  # struct signalfd_siginfo
 _SIG_BLOCK, _SIG_SETMASK = 0, 2
 
@@ -89,6 +90,11 @@ def read_signals(fd: int) -> list[int]:
 def pidfd_send_signal(pidfd: int, number: int) -> None:
     """Signal the process behind `pidfd`; ProcessLookupError if it is gone."""
     syscall("pidfd_send_signal", 424, pidfd, number, None, 0)
+
+
+def reboot() -> None:
+    """As PID 1 of a pid namespace: die of SIGHUP, which tells whoever waits to start it again (reboot(2))."""
+    check(LIBC.reboot(_REBOOT_RESTART), "reboot")
 
 
 def set_name(name: str) -> None:

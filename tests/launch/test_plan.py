@@ -45,7 +45,7 @@ DEFAULT = [
     "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
     "1 mount tmpfs on /run",
     "1 mount tmpfs on /tmp",
-    "1 mask 14 paths, make 5 read-only",
+    "1 mask 15 paths, make 5 read-only",
     "1 set the host name web-1",
     "1 pivot_root, detach the host's root",
     "1 limit the bounding set to AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP "

@@ -222,3 +222,24 @@ def test_kill_process_spares_the_others_even_when_the_main_one_must_be_killed(be
     size = session.stat().st_size
     wait_until(lambda: session.stat().st_size > size, "a sign of life of the session")
     assert box.stop() == 0
+
+
+def test_a_reboot_stops_in_order_and_starts_anew(bench, busybox):
+    box = bench.start(config(busybox, f'trap "echo bye; exit" TERM; echo up; {LOOP}'))
+    box.wait_for("app: up")
+    box.process.send_signal(34 + 5)
+    box.wait_for("app: up", count=2)
+    assert said(box) == ["up", "bye", "up"]
+    assert states() == {"app": "ready"}
+    assert box.stop() == 0
+
+
+def test_int_of_lxc_is_a_reboot(bench, busybox):
+    """Seen from outside: PID 1 dies of HUP, as LXC expects it."""
+    text = config(busybox, f'trap "exit" TERM; echo up; {LOOP}').replace("[init]", f'[init]\nstate_dir = "{bench.folder}/s"\ncontrol_socket = "{bench.folder}/c"')
+    box = bench.start(text, command=("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "pyinit"), environment={"container": "lxc"})
+    box.wait_for("app: up")
+    children = pathlib.Path(f"/proc/{box.process.pid}/task/{box.process.pid}/children")
+    os.kill(int(children.read_text()), signal.SIGINT)
+    box.wait()
+    assert box.process.returncode in (-signal.SIGHUP, 128 + signal.SIGHUP)
