@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from pyinit.__main__ import main
 from pyinit.cli import options, single, status
 from pyinit.errors import UsageError
 
@@ -102,16 +103,17 @@ def run(*words, **keys):
         (("status", "--socket", "/not/there.sock"), 3, "pyinit: no pyinit listens on /not/there.sock: it does not run\n"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_line_and_a_code(words, code, text):
-    done = run(*words)
-    assert (done.returncode, done.stderr, done.stdout) == (code, text, "")
+def test_what_is_wrong_is_one_line_and_a_code(monkeypatch, capsys, words, code, text):
+    monkeypatch.setattr(sys, "argv", ["pyinit", *words])
+    assert (main(), *capsys.readouterr()) == (code, "", text)
 
 
 @pytest.mark.parametrize("verb", ["check", "plan", "build", "status", "list", "logs", "start", "stop", "restart", "signal", "shutdown"])
-def test_every_verb_has_help(verb):
-    done = run(verb, "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: pyinit {verb}")
+def test_every_verb_has_help(monkeypatch, capsys, verb):
+    monkeypatch.setattr(sys, "argv", ["pyinit", verb, "--help"])
+    assert main() == 0
+    out, errors = capsys.readouterr()
+    assert (out.startswith(f"usage: pyinit {verb}"), errors) == (True, "")
 
 
 def test_version_and_help():
