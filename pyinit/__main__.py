@@ -49,7 +49,7 @@ def main() -> int:
         return _dispatch(words)
     except PyinitError as error:
         for line in str(error).split("\n"):
-            print(f"pyinit: {line}", file=sys.stderr)
+            print(f"pyinit: {_plain(line)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -82,6 +82,11 @@ def _dispatch(words: list[str]) -> int:
     from pyinit.cli import run
 
     return run.run(words)
+
+
+def _plain(text: str) -> str:
+    """What a container wrote into a message must not steer the terminal."""
+    return "".join(char if char.isprintable() or char == "\t" else "?" for char in text)
 
 
 def _unknown(word: str) -> int:
