@@ -48,3 +48,12 @@ class ControlError(PyinitError):
     def __init__(self, text: str, *, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(text)
         self.exit_code = exit_code
+
+
+def fault(error: Exception) -> str:
+    """A fault of our own: type, text and place; no traceback, which would read source files."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    at = f" at {place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}" if place else ""
+    return f"{type(error).__name__}: {error}{at}"

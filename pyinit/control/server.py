@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from pyinit.control.places import short
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
-from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError
+from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault
 
 if TYPE_CHECKING:
     from pyinit.control.wire import Request
@@ -164,9 +164,9 @@ class Server:
         except PyinitError as error:
             self._refuse(client, str(error), error.exit_code)
         except Exception as error:  # noqa: BLE001 - the server's edge: its client must not wait for ever
-            fault = _fault(error)
-            self._report(f"a fault at a request of the control socket: {fault}")
-            self._refuse(client, f"a fault of pyinit: {fault}", EXIT_SYSTEM)
+            text = fault(error)
+            self._report(f"a fault at a request of the control socket: {text}")
+            self._refuse(client, f"a fault of pyinit: {text}", EXIT_SYSTEM)
 
     def _refuse(self, client: _Client, text: str, exit_code: int) -> None:
         client.waits.clear()
@@ -267,15 +267,6 @@ class Server:
     def _drop(self, client: _Client) -> None:
         self._forget(client)
         client.sock.close()
-
-
-def _fault(error: Exception) -> str:
-    """Type, text and place; no traceback, which would read source files."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    at = f" at {os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else ""
-    return f"{type(error).__name__}: {error}{at}"
 
 
 def bind(path: str) -> int:

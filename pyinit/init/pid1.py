@@ -17,7 +17,7 @@ from pyinit.control.server import Server, bind
 from pyinit.core import actions as a
 from pyinit.core import events as e
 from pyinit.core.supervisor import Supervisor
-from pyinit.errors import PyinitError
+from pyinit.errors import PyinitError, fault
 from pyinit.init import reaper, spawn, users
 from pyinit.init.groups import Groups
 from pyinit.init.host import Host
@@ -64,7 +64,7 @@ class Init:
         self.reboots = False
         self.specs = {service.name: service for service in config.services}
         self.supervisor = Supervisor(config.services, config.init, random=random.random)
-        self.loop = Loop(lambda error: self.log(f"internal error: {_where(error)}"))
+        self.loop = Loop(lambda error: self.log(f"internal error: {fault(error)}"))
         self.pids: dict[int, str] = {}  # unreaped main processes
         self.current: dict[str, int] = {}
         self.deadlines: dict[tuple[str, e.Timer], Deadline] = {}
@@ -306,15 +306,6 @@ class Init:
             box = self.config.container
             if box is None or not box.orphan:
                 self.tell(e.ShutdownRequested("the monitor is gone"))
-
-
-def _where(error: Exception) -> str:
-    """Type, text and place of an error, without traceback, which would read source files."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    at = f" at {os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else ""
-    return f"{type(error).__name__}: {error}{at}"
 
 
 def _make_room_for_fds(services: int) -> None:

@@ -148,7 +148,6 @@ def test_packages_without_root_are_refused(bench: Bench, monkeypatch: pytest.Mon
     assert bench.left() == [".build.lock"]
 
 
-@pytest.mark.skipif(shutil.which("mksquashfs") is None, reason="squashfs-tools is not installed")
 def test_the_same_files_make_the_same_bytes_whenever_and_however_they_were_checked_out(tmp_path: Path) -> None:
     sums = []
     for name, mode, age in (("one", 0o644, 0.0), ("two", 0o664, 9e6)):
