@@ -28,7 +28,7 @@ while [ $i -lt 200 ]; do
   i=$((i+1))
 done
 echo stormed
-while [ $(ls -d /proc/[0-9]* | wc -l) -gt 6 ]; do sleep 0.05; done
+while set -- /proc/[0-9]*; [ $# -gt 6 ]; do sleep 0.05; done
 for p in /proc/[0-9]*; do grep -H "^State:.Z" $p/status 2>/dev/null; done
 echo calm
 """
