@@ -27,15 +27,19 @@ PERSONALITIES = ("tini", "dumb-init", "catatonit")
 VERBS = {
     "check": "check", "plan": "plan", "build": "build", "status": "status", "list": "list", "logs": "logs",
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
+    "enable": "services", "disable": "services", "wait": "services", "hup": "services", "reload": "reload",
+    "events": "events", "ps": "ps",
 }  # fmt: skip
 USAGE = """\
 usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
        pyinit [TINI OPTIONS] -- COMMAND [ARGUMENT...]  run one command as tini does
        pyinit check FILE | plan FILE | build FILE      look at a config; build images
-       pyinit status [NAME...] | list | logs [NAME...] look at what runs
-       pyinit start | stop | restart NAME...           change it
+       pyinit status [NAME...] | ps [NAME...] | list   look at what runs
+       pyinit logs [NAME...] | events
+       pyinit start | stop | restart | hup NAME...     change it
+       pyinit enable | disable | wait NAME...
        pyinit signal SIGNAL NAME...
-       pyinit shutdown
+       pyinit reload | shutdown
        pyinit --version | --help
 
 Every verb has --help. FILE may come from $PYINIT_CONFIG; the default is /etc/pyinit/services.toml.

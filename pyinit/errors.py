@@ -4,6 +4,8 @@ Owns the family of errors and the exit codes. Must not know any other module of 
 Law: a message is one line a user can act on: where, what was expected, what was found, what to do.
 """
 
+from collections.abc import Iterable
+
 EXIT_OK = 0
 EXIT_FAILED = 1  # the thing asked for failed
 EXIT_USAGE = 2
@@ -57,3 +59,13 @@ def fault(error: Exception) -> str:
         place = place.tb_next
     at = f" at {place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}" if place else ""
     return f"{type(error).__name__}: {error}{at}"
+
+
+def hint(word: object, known: Iterable[str]) -> str:
+    """`; did you mean NAME?`, or nothing."""
+    if not isinstance(word, str):
+        return ""
+    import difflib  # once there is an error: it costs 8 ms
+
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""

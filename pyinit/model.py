@@ -6,7 +6,7 @@ Laws: a value here is complete (every default is filled in) and checked; units s
 NamedTuples rather than dataclasses: PID 1 pays for each import, and dataclasses cost 17 ms.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SIGNAL_NUMBERS = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9,
@@ -77,25 +77,140 @@ class StartLimit(NamedTuple):
     then: str = "retry"
 
 
-class Readiness(NamedTuple):
-    """How a service says that it is ready: `kind` is "exec" (exec succeeded), "tcp", "fd", "notify" or "path"."""
+class Probe(NamedTuple):
+    """One question whether something works: `kind` is "tcp", "unix", "http", "exec" or "path"."""
 
-    kind: str = "exec"
-    host: str = ""  # tcp: a numeric address
+    kind: str
+    host: str = ""  # tcp, http: a numeric address
     port: int = 0
-    fd: int = -1
-    path: str = ""
+    path: str = ""  # path, unix: in the file system; http: the request's target
+    name: str = ""  # http: the Host header
+    status: tuple[int, int] = (200, 399)  # http: lowest and highest that are good
+    body: str = ""  # http: a regular expression that the body must match; "" asks for none
+    command: tuple[str, ...] = ()  # exec: exit code 0 is good
+
+
+class Readiness(NamedTuple):
+    """How a service says that it is ready: `kind` is "started" (exec succeeded), "probe", "fd", "notify" or "log"."""
+
+    kind: str = "started"
+    probe: Probe | None = None
+    fd: int = -1  # s6's notification fd: its number in the service
+    pattern: str = ""  # log: a regular expression that a line of the output must match
     timeout_s: float = 30.0
 
 
+class Health(NamedTuple):
+    """`failures` bad answers in a row, and `action` follows: "restart", "stop" or "exit" (of the whole)."""
+
+    probe: Probe
+    interval_s: float = 10.0
+    timeout_s: float = 2.0
+    failures: int = 3
+    start_period_s: float = 0.0  # after readiness; a bad answer in it does not count before the first good one
+    action: str = "restart"
+
+
+class StopStep(NamedTuple):
+    """One signal of a stop, and how long it has."""
+
+    signal: int
+    wait_s: float
+
+
+class Hooks(NamedTuple):
+    """Commands around a service's process, each with the time that one command has."""
+
+    pre_start: tuple[tuple[str, ...], ...] = ()
+    post_start: tuple[tuple[str, ...], ...] = ()
+    pre_stop: tuple[tuple[str, ...], ...] = ()
+    finish: tuple[tuple[str, ...], ...] = ()  # at most one, runsv's: $1 exit code or -1, $2 status byte
+    pre_start_timeout_s: float = 30.0
+    post_start_timeout_s: float = 30.0
+    pre_stop_timeout_s: float = 5.0
+    finish_timeout_s: float = 5.0  # s6's
+
+
+class Schedule(NamedTuple):
+    """When a task runs: a cron expression of five fields (UTC), or an interval after the start of the last run."""
+
+    cron: str = ""
+    interval_s: float = 0.0
+
+
+class Condition(NamedTuple):
+    """What must be so for a start; if it is not, the service is done without having run."""
+
+    path_exists: tuple[str, ...] = ()
+    path_missing: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()  # "NAME" (set and not empty) or "NAME=value", in the service's environment
+    origin: Origin = NOWHERE
+
+
+class SocketSpec(NamedTuple):
+    """A socket that PID 1 binds and a service inherits: `type` is "tcp", "udp", "unix", "unix-datagram" or "inherited"."""
+
+    name: str
+    type: str = "tcp"
+    host: str = ""  # tcp, udp: a numeric address
+    port: int = 0
+    path: str = ""  # unix
+    mode: int = 0o666  # unix
+    user: str = ""  # unix: who owns it; "" is PID 1's user
+    group: str = ""
+    backlog: int = 4096
+    reuseport: bool = False
+    origin: Origin = NOWHERE
+
+
 class LogSpec(NamedTuple):
-    """Where a service's output goes; `to` is "file", "stdout", "null" or "inherit"."""
+    """Where a service's output goes; `to` is "file", "stdout", "null", "inherit", "syslog" or "service:NAME"."""
 
     to: str = "file"
     max_size_bytes: int = 10 * 1024 * 1024
+    max_age_s: float = 0.0  # 0: a file is never too old
     keep: int = 10
-    timestamp: str = "iso"  # or "none"
+    total_size_bytes: int = 0  # of a service's archives and its current file; 0: as many as `keep`
+    compress: bool = False
+    timestamp: str = "iso"  # or "tai64n", "none"
+    format: str = "text"  # or "json": a JSON object a line
+    stderr: str = "joined"  # or "separate": its own file, current.err
+    max_line_bytes: int = 0  # longer lines are split; 0: never
+    rate: int = 0  # lines a second, what is more is dropped and counted; 0: no limit
+    rate_burst: int = 0  # lines that may come at once; 0: as `rate`
     echo: bool = False
+    origin: Origin = NOWHERE
+
+
+class CgroupLimits(NamedTuple):
+    """Limits of a cgroup; 0 means none. `cpu_max` in cores, `cpu_weight` 1-10000."""
+
+    memory_max_bytes: int = 0
+    memory_high_bytes: int = 0
+    cpu_max: float = 0.0
+    cpu_weight: int = 0
+    pids_max: int = 0
+    origin: Origin = NOWHERE
+
+
+class ProcessSpec(NamedTuple):
+    """What a service's processes are given, beside their user, folder and environment."""
+
+    nice: int | None = None
+    cpu_affinity: tuple[int, ...] = ()
+    oom_score_adj: int | None = None
+    rlimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard); -1 is infinity
+    capabilities: tuple[str, ...] | None = None  # the bounding set; None: PID 1's own for services
+    ambient_capabilities: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    chroot: str = ""
+    private_tmp: bool = False
+    read_only_paths: tuple[str, ...] = ()
+    stdin: str = "null"  # or "tty", "file:/path", "socket:NAME"
+    tty: str = ""  # a terminal that becomes the controlling one, and stdin, stdout and stderr
+    session: str = "own"  # or "group": a process group in the session of PID 1
+    strict: bool = False  # what can't be granted is an error, and not a warning
+    origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages
 
 
 class ServiceSpec(NamedTuple):
@@ -103,7 +218,7 @@ class ServiceSpec(NamedTuple):
 
     name: str
     command: tuple[str, ...]
-    kind: str = "service"  # or "oneshot"
+    kind: str = "service"  # or "oneshot", "task"
     requires: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -113,11 +228,14 @@ class ServiceSpec(NamedTuple):
     groups: tuple[str, ...] | None = None  # None: the groups that list the user
     working_directory: str = "/"
     environment: tuple[tuple[str, str], ...] = ()
+    environment_files: tuple[str, ...] = ()  # "-" before a path: it may be missing
+    env_dir: str = ""
+    environment_clear: bool = False
     umask: int = 0o022
-    rlimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard); -1 is infinity
-    no_new_privileges: bool = False
-    stop_signal: int = 15
-    stop_timeout_s: float = 7.0
+    process: ProcessSpec = ProcessSpec()
+    cgroup: CgroupLimits = CgroupLimits()
+    stop: tuple[StopStep, ...] = (StopStep(15, 7.0),)  # then KILL
+    drain_s: float = 0.0  # from "stopping" to the first signal
     kill: str = "cgroup"  # or "group", "process"
     restart: str = "always"  # or "on-failure", "never"
     restart_delay: RestartDelay = RestartDelay()
@@ -125,8 +243,19 @@ class ServiceSpec(NamedTuple):
     success_exit_codes: tuple[int, ...] = (0,)
     critical: bool = False  # its final failure ends the init with its exit code
     ready: Readiness = Readiness()
+    health: Health | None = None
+    watchdog_s: float = 0.0  # sd_notify's WATCHDOG=1 must come within; 0: no watchdog
+    fd_store: int = 0  # fds that the service may leave with PID 1 (FDSTORE=1)
+    hooks: Hooks = Hooks()
+    reload_signal: int = 1  # of `pyinit hup`; 0: a command does it
+    reload_command: tuple[str, ...] = ()
+    schedule: Schedule | None = None  # of a task
+    timeout_s: float = 0.0  # of one run of a oneshot or task; 0: it may take for ever
+    condition: Condition = Condition()
+    sockets: tuple[SocketSpec, ...] = ()
     log: LogSpec = LogSpec()
     enabled: bool = True
+    template: str = ""  # "worker@" of a service that was made from it
     origin: Origin = NOWHERE  # of the table
     command_origin: Origin = NOWHERE
     user_origin: Origin = NOWHERE
@@ -143,6 +272,7 @@ class InitSpec(NamedTuple):
     main: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     environment_clear: bool = False
+    strict: bool = False  # the default of every service's `strict`
     stop_signals: tuple[int, ...] = ()
     forward_signals: tuple[tuple[int, str], ...] = ()  # (signal, service)
 
@@ -173,17 +303,6 @@ class Mount(NamedTuple):
     files: tuple[tuple[str, str, int], ...] = ()
     origin: Origin = NOWHERE
     source_origin: Origin = NOWHERE
-
-
-class CgroupLimits(NamedTuple):
-    """Limits of a cgroup; 0 means none. `cpu_max` in cores, `cpu_weight` 1-10000."""
-
-    memory_max_bytes: int = 0
-    memory_high_bytes: int = 0
-    cpu_max: float = 0.0
-    cpu_weight: int = 0
-    pids_max: int = 0
-    origin: Origin = NOWHERE
 
 
 class Network(NamedTuple):
@@ -244,3 +363,14 @@ class Config(NamedTuple):
     init: InitSpec
     services: tuple[ServiceSpec, ...]
     container: Container | None = None
+    templates: tuple[str, ...] = ()  # names that end in "@"
+
+
+def without_places(value: Any) -> Any:
+    """The same value as if it stood nowhere: what only moved to another line is equal then."""
+    if isinstance(value, Origin):
+        return NOWHERE
+    if not isinstance(value, tuple):
+        return value
+    inner = [without_places(one) for one in value]
+    return type(value)(*inner) if hasattr(value, "_fields") else tuple(inner)

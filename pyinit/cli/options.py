@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from pyinit.control.places import find_socket
-from pyinit.errors import UsageError
+from pyinit.errors import UsageError, hint
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FOR_EVER_S = 2e6  # poll(2) takes milliseconds as an int
@@ -73,10 +73,7 @@ def parse(words: list[str], *, usage: str, values: tuple[str, ...] = (), flags: 
 
 
 def _near(word: str, known: tuple[str, ...]) -> str:
-    import difflib  # on the way out only
-
-    close = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {close[0]}?" if close else f"; there are: {' '.join(sorted(known))}"
+    return hint(word, known) or f"; there are: {' '.join(sorted(known))}"
 
 
 def duration(seconds: float) -> str:

@@ -18,8 +18,8 @@ _PATIENCE_S = 3.0
 INSIDE_SOCKET = "/run/pyinit/control.sock"
 
 
-def as_init(config: Config, report: Callable[[str], None]) -> int:
-    """PID 1 of a container that another runtime made; the exit code."""
+def as_init(config: Config, report: Callable[[str], None], read: Callable[[], Config]) -> int:
+    """PID 1 of a container that another runtime made; the exit code. `read` reads the config again, for a reload."""
     process.block_signals(HANDLED)
     if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
         _own_session()
@@ -30,6 +30,7 @@ def as_init(config: Config, report: Callable[[str], None]) -> int:
         container=os.environ.get("container", ""),  # noqa: SIM112 - the container interface's own spelling
         inherited={} if config.init.environment_clear else dict(os.environ),
         control_path=config.init.control_socket or INSIDE_SOCKET,
+        read_config=read,
     )
     return Init(config, endpoints).run()
 
@@ -87,29 +88,37 @@ def _is_namespace_root() -> bool:
         return "0::/\n" in file.read()
 
 
-def as_supervisor(config: Config) -> int:
+def as_supervisor(config: Config, read: Callable[[], Config]) -> int:
     """Neither PID 1 nor a container: services of this machine, with or without root; the exit code."""
     process.block_signals(HANDLED)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     held = claim(supervisor_name(config.path), Origin(config.path, 1), patience_s=config.init.stop_timeout_s + _PATIENCE_S)
     try:
         held.write_pid(os.getpid())
+        config = _settled(config, held.directory)
         init = config.init
-        if init.state_dir == _DEFAULTS.state_dir:
-            init = init._replace(state_dir=held.directory)
-        if init.log_dir == _DEFAULTS.log_dir and os.geteuid() != 0:
-            state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-            init = init._replace(log_dir=f"{state}/pyinit/{os.path.basename(held.directory)}")
-        config = config._replace(init=init)
-        if os.geteuid() != 0:
-            config = config._replace(services=tuple(_unprivileged(spec) for spec in config.services))
         endpoints = Endpoints(
             inherited={} if init.environment_clear else dict(os.environ),
             control_path=init.control_socket or f"{held.directory}/{CONTROL_SOCKET}",
+            read_config=lambda: _settled(read(), held.directory),
         )
         return Init(config, endpoints).run()
     finally:
         held.release()
+
+
+def _settled(config: Config, directory: str) -> Config:
+    """With the places and the user that this role has by default."""
+    init = config.init
+    if init.state_dir == _DEFAULTS.state_dir:
+        init = init._replace(state_dir=directory)
+    if init.log_dir == _DEFAULTS.log_dir and os.geteuid() != 0:
+        state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        init = init._replace(log_dir=f"{state}/pyinit/{os.path.basename(directory)}")
+    config = config._replace(init=init)
+    if os.geteuid() != 0:
+        config = config._replace(services=tuple(_unprivileged(spec) for spec in config.services))
+    return config
 
 
 def _unprivileged(spec: ServiceSpec) -> ServiceSpec:

@@ -4,10 +4,15 @@ Owns the choice of the role: launcher, init of another runtime's container, or p
 how each is done.
 """
 
+import functools
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from pyinit.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from pyinit.model import Config
 
 DEFAULT_CONFIG = "/etc/pyinit/services.toml"
 _HELP = "usage: pyinit --config FILE [--launch | --no-launch]\n"
@@ -29,10 +34,15 @@ def run(words: list[str]) -> int:
     from pyinit.config.load import load
 
     launches = role == "launch" or (role != "init" and not as_init)
-    config = load(
-        path, os.environ, log_to="stdout" if as_init and not launches else "file", kill="cgroup" if as_init else "group",
-        on_host=launches,
-    )  # fmt: skip
+    def read(path: str) -> "Config":
+        return load(
+            path, environment, log_to="stdout" if as_init and not launches else "file",
+            kill="cgroup" if as_init else "group", on_host=launches,
+        )  # fmt: skip
+
+    environment = dict(os.environ)
+    config = read(path)
+    again = functools.partial(read, config.path)  # absolute: the folder may be another by then
     if launches and config.container is not None:
         from pyinit.launch import launcher
 
@@ -41,7 +51,7 @@ def run(words: list[str]) -> int:
         raise UsageError(f"{path}: --launch needs a [container] table in the config, and there is none")
     from pyinit.cli import roles
 
-    return roles.as_init(config, _report) if as_init else roles.as_supervisor(config)
+    return roles.as_init(config, _report, again) if as_init else roles.as_supervisor(config, again)
 
 
 def _take_over() -> list[str] | None:

@@ -1,4 +1,4 @@
-"""`pyinit start|stop|restart|signal`: change services, and wait until it is so."""
+"""`pyinit start|stop|restart|enable|disable|wait|hup|signal`: change services, and wait until it is so."""
 
 import sys
 from typing import Any
@@ -17,6 +17,10 @@ _WHAT = {
     "start": "Start services and what they require,",
     "stop": "Stop services, and before them those that require them,",
     "restart": "Stop and start services",
+    "enable": "Start services now and whenever pyinit starts, whatever the config says,",
+    "disable": "Stop services, and do not start them with pyinit, whatever the config says,",
+    "wait": "Start nothing: wait until services are ready, or done,",
+    "hup": "Have services reload their own configs, by their reload_signal or reload_command,",
 }
 _SIGNAL_USAGE = """\
 usage: pyinit signal [-c NAME | --socket PATH] SIGNAL SERVICE...
@@ -29,7 +33,7 @@ def run(words: list[str]) -> int:
     """`words` begin with the verb."""
     verb, arguments = words[0], words[1:]
     usage = _SIGNAL_USAGE if verb == "signal" else _USAGE.format(verb=verb, what=_WHAT[verb])
-    chosen = options.parse(arguments, usage=usage, values=("--timeout",), flags=("--no-wait",))
+    chosen = options.parse(arguments, usage=usage, values=("--timeout",), flags=("--no-wait", "--ready"))
     if chosen is None:
         return EXIT_OK
     request: dict[str, Any] = {"verb": verb, "wait": "--no-wait" not in chosen.flags}
@@ -42,6 +46,8 @@ def run(words: list[str]) -> int:
     if not chosen.names:
         raise UsageError(f"{verb}: expected at least one service: `pyinit {verb} NAME...`")
     request["names"] = chosen.names
+    if verb == "wait" and "--no-wait" in chosen.flags:
+        raise UsageError("wait --no-wait: expected one of them")
     for answer in call(chosen.socket(), request, chosen.timeout_s()):
         progress = answer.get("progress")
         if progress and sys.stderr.isatty():

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pyinit.config.decode import hint
 from pyinit.core import graph
+from pyinit.errors import hint
 from pyinit.model import NOWHERE, Config, Container, Mount, Origin, ServiceSpec
 
 _SQUASHFS_MAGIC = b"hsqs"

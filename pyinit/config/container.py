@@ -6,13 +6,14 @@ Owns the keys of both and their defaults. Must not know files on disk (load.py l
 import os
 import zlib
 
-from pyinit.config.decode import Table, hint, show
-from pyinit.config.services import is_address, is_name
+from pyinit.config.decode import Table, show
+from pyinit.config.probes import is_address
+from pyinit.config.processes import capabilities, cgroup
+from pyinit.config.services import is_name
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
     DEFAULT_READONLY_PATHS,
-    CgroupLimits,
     Container,
     InitSpec,
     Layer,
@@ -46,6 +47,7 @@ def init(table: Table | None) -> InitSpec:
         main=table.string("main"),
         environment=table.pairs("environment"),
         environment_clear=table.boolean("environment_clear"),
+        strict=table.boolean("strict"),
         stop_signals=table.signals("stop_signals"),
     )
     if found.exit == "when-main-exits" and not found.main:
@@ -80,7 +82,7 @@ def container(table: Table, path: str) -> Container:
         writable_size_bytes=table.size("writable_size"),
         namespaces=namespaces,
         mounts=tuple(_mount(one) for one in table.tables("mounts")),
-        cgroup=_cgroup(table.table("cgroup")),
+        cgroup=cgroup(table.table("cgroup"), ("io_max", "io_weight", "swap_max")),
         network=network,
         security=_security(table.table("security")),
         orphan=table.boolean("orphan"),
@@ -218,21 +220,6 @@ def _files(table: Table | None) -> tuple[tuple[str, str, int], ...]:
     return tuple(found)
 
 
-def _cgroup(table: Table | None) -> CgroupLimits:
-    if table is None:
-        return CgroupLimits()
-    found = CgroupLimits(
-        memory_max_bytes=table.size("memory_max"),
-        memory_high_bytes=table.size("memory_high"),
-        cpu_max=table.number("cpu_max", 0.0, 0.01, 4096),
-        cpu_weight=table.integer("cpu_weight", 0, 1, 10_000),
-        pids_max=table.integer("pids_max", 0, 1, 1 << 22),
-        origin=table.origin,
-    )
-    table.close(("io_max", "io_weight", "swap_max"))
-    return found
-
-
 def _network(table: Table | None) -> Network:
     if table is None:
         return Network()
@@ -301,27 +288,15 @@ def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
 def _security(table: Table | None) -> Security:
     if table is None:
         return Security()
-    names = table.strings("capabilities", DEFAULT_CAPABILITIES)
-    if table.has("capabilities"):
-        _check_capabilities(table, names)
     if table.string("seccomp", "unconfined") != "unconfined":
         table.fault("seccomp", 'only "unconfined" is supported yet; take it out')
     found = Security(
-        capabilities=tuple(sorted({name.removeprefix("CAP_") for name in names})),
+        capabilities=capabilities(table, "capabilities", DEFAULT_CAPABILITIES),
         masked_paths=_paths(table, "masked_paths", DEFAULT_MASKED_PATHS),
         readonly_paths=_paths(table, "readonly_paths", DEFAULT_READONLY_PATHS),
     )
     table.close(("no_new_privileges",))
     return found
-
-
-def _check_capabilities(table: Table, names: tuple[str, ...]) -> None:
-    from pyinit.linux.caps import NAMES  # it loads ctypes, which `check` has no other need of
-
-    for number, name in enumerate(names):
-        if name.removeprefix("CAP_") not in NAMES:
-            text = f'expected a capability such as "NET_BIND_SERVICE", found {show(name)}{hint(name.upper(), NAMES)}'
-            table.fault("capabilities", text, number)
 
 
 def _paths(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:

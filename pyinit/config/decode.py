@@ -4,10 +4,11 @@ Owns the getters and the units. Must not know which keys there are. Laws: a wron
 the default, so that one pass finds all errors; a key that nobody asked for is unknown, and `close` says so.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from pyinit.config.expand import MissingError, SyntaxFaultError, expand
 from pyinit.config.source import Path
+from pyinit.errors import hint
 from pyinit.model import NOWHERE, Origin, signal_number
 
 DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -289,13 +290,3 @@ def _with_unit(text: object, units: Mapping[str, float]) -> float | None:
         if digits != text and digits.replace(".", "", 1).isdigit() and digits.isascii() and digits[0] != ".":
             return float(digits) * units[unit]
     return None
-
-
-def hint(word: object, known: Iterable[str]) -> str:
-    """`; did you mean NAME?`, or nothing."""
-    if not isinstance(word, str):
-        return ""
-    import difflib  # once there is an error: it costs 8 ms
-
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -15,7 +15,7 @@ except ModuleNotFoundError:  # a small image without packages
 from pyinit.config import check
 from pyinit.config import container as tables
 from pyinit.config.decode import Document, Table
-from pyinit.config.services import service
+from pyinit.config.services import Defaults, instances, service
 from pyinit.config.source import positions
 from pyinit.errors import ConfigError
 from pyinit.model import Config, Origin, ServiceSpec
@@ -27,13 +27,14 @@ _MAGIC = "*?["
 class _Loader:
     def __init__(self, environment: Mapping[str, str], log_to: str, kill: str) -> None:
         self.environment = environment
-        self.log_to = log_to
-        self.kill = kill
+        self.defaults = Defaults(log_to, kill)
         self.problems: list[tuple[Origin, str]] = []
         self.files: list[str] = []  # as named in messages, in the order of reading
         self.once: dict[str, Table] = {}  # "init" and "container", of whichever file has them
         self.services: dict[str, ServiceSpec] = {}
         self.tables: dict[str, Table] = {}  # of the services, for their lines
+        self.templates: dict[str, Table] = {}  # by names that end in "@"
+        self.groups: dict[str, tuple[str, ...]] = {}  # what stands for several instances
         self.forwarded: list[tuple[int, str]] = []
 
     def note(self, origin: Origin, text: str) -> None:
@@ -80,28 +81,68 @@ class _Loader:
             table = inner.table(name)
             if table is None:
                 continue
-            if name in self.services:
-                self.note(table.origin, f"services.{name} is defined twice; the other is at {self.services[name].origin}")
-                continue
-            self.tables[name] = table
-            self.services[name], signals = service(name, table, log_to=self.log_to, kill=self.kill)
-            self.forwarded += [(number, name) for number in signals]
+            self._add(name, table)
         root.close(("cluster", "web"))
 
-    def specs(self) -> tuple[ServiceSpec, ...]:
-        """All services; in a container each has a cgroup of its own to be killed by, whatever the role's default."""
-        if "container" not in self.once:
-            return tuple(self.services.values())
-        return tuple(
-            spec if "kill" in self.tables[name].data else spec._replace(kill="cgroup")
-            for name, spec in self.services.items()
+    def _add(self, name: str, table: Table) -> None:
+        there = self.tables.get(name) or self.templates.get(name)
+        if there is not None:
+            self.note(table.origin, f"services.{name} is defined twice; the other is at {there.origin}")
+        elif name.endswith("@"):
+            self.templates[name] = table
+            service(f"{name}1", table, self.defaults)  # for its errors; "1" may stand in a port
+        else:
+            names = instances(name, table)
+            if names != [name]:
+                self.tables[name] = table
+                self.groups[name] = tuple(names)
+            for one in names:
+                self._decode(one, table)
+
+    def _decode(self, name: str, table: Table) -> None:
+        if name in self.services:
+            self.note(table.origin, f"services.{name} is defined twice; the other is at {self.services[name].origin}")
+            return
+        self.tables[name] = table
+        self.services[name], signals = service(name, table, self.defaults)
+        self.forwarded += [(number, name) for number in signals]
+
+    def instantiate(self, names: tuple[str, ...]) -> None:
+        """What others name, and these, made of the templates; what none makes is told by the check."""
+        todo = [*names, *(other for spec in self.services.values() for other in _named(spec))]
+        while todo:
+            name = todo.pop(0)
+            template = self.templates.get(f"{name.partition('@')[0]}@")
+            if "@" in name and template is not None and name not in self.services and not name.endswith("@"):
+                self._decode(name, template)
+                todo += _named(self.services[name])
+
+    def specs(self, *, strict: bool) -> tuple[ServiceSpec, ...]:
+        """All services, with what [init] and [container] say for each: in a container each has a cgroup of its own."""
+        return tuple(self._finished(name, spec, strict=strict) for name, spec in self.services.items())
+
+    def _finished(self, name: str, spec: ServiceSpec, *, strict: bool) -> ServiceSpec:
+        data = self.tables[name].data
+        if "container" in self.once and "kill" not in data:
+            spec = spec._replace(kill="cgroup")
+        if "strict" not in data:
+            spec = spec._replace(process=spec.process._replace(strict=strict))
+        if not self.groups:
+            return spec
+        requires, wants, after, before = (
+            tuple(one for other in others for one in self.groups.get(other, (other,)))
+            for others in (spec.requires, spec.wants, spec.after, spec.before)
         )
+        return spec._replace(requires=requires, wants=wants, after=after, before=before)
 
     def place(self, name: str, key: str, word: str) -> Origin:
         """Where a word of a service's list stands, or, without a service, the key of [init]."""
         table = self.tables[name] if name else self.once["init"]
         value = table.data[key]
-        tail = (value.index(word),) if isinstance(value, list) and word in value else ()
+        tail: tuple[int, ...] = ()
+        if isinstance(value, list):
+            for said in (word, word.partition("@")[0]):  # of a service with instances
+                tail = tail or ((value.index(said),) if said in value else ())
         return table.document.origin((*table.path, key, *tail))
 
     def _include(self, root: Table, pattern: str, number: int) -> None:
@@ -131,22 +172,29 @@ def _syntax(file: str, text: str, said: str) -> tuple[Origin, str]:
     return Origin(file, text.count("\n") + 1), f"no valid TOML at its end: {what[:1].lower()}{what[1:]}"
 
 
+def _named(spec: ServiceSpec) -> list[str]:
+    return [*spec.requires, *spec.wants]
+
+
 def load(
-    path: str, environment: Mapping[str, str], *, log_to: str = "file", kill: str = "cgroup", on_host: bool = True
-) -> Config:
+    path: str, environment: Mapping[str, str], *, log_to: str = "file", kill: str = "cgroup", on_host: bool = True,
+    extra: tuple[str, ...] = (),
+) -> Config:  # fmt: skip
     """The config of `path` and what it includes; ConfigError with every error, each `file:line: text`.
 
     `environment` is what `${NAME}` means; `log_to` and `kill` are the defaults of a service's `log.to` and, where
     there is no [container], of its `kill`. `on_host`: the layers and sources of [container] must be there; they are
-    not inside a container that another runtime made of the same file.
+    not inside a container that another runtime made of the same file. `extra`: instances of templates that someone
+    asked for, `worker@3`.
     """
     loader = _Loader(environment, log_to, kill)
     loader.read(path, None)
+    loader.instantiate(extra)
     absolute = os.path.abspath(path)
     init = tables.init(loader.once.get("init"))._replace(forward_signals=tuple(loader.forwarded))
     box = tables.container(loader.once["container"], absolute) if "container" in loader.once else None
-    config = Config(absolute, init, loader.specs(), box)
-    if not loader.services and not loader.problems and not (box and box.init):
+    config = Config(absolute, init, loader.specs(strict=init.strict), box, tuple(loader.templates))
+    if not loader.services and not loader.templates and not loader.problems and not (box and box.init):
         loader.note(Origin(path, 1), 'expected at least one service, such as [services.app] with command = ["..."], found none')
     found = [*loader.problems, *check.services(config, loader.place)]
     if box is not None:

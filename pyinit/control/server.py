@@ -4,6 +4,7 @@ Owns connections and who waits for what. Must not know the init: it asks a Host.
 and the number of clients are bounded; what a client sends can at worst cost that client its connection.
 """
 
+import collections
 import contextlib
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from pyinit.control.places import short
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
-from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault
+from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault, hint
 
 if TYPE_CHECKING:
     from pyinit.control.wire import Request
@@ -25,6 +26,7 @@ _MOST_OUTPUT_BYTES = 1 << 20
 _PATIENCE_S = 30.0  # for a request to be whole, and for its last answer to be taken
 _PAUSE_S = 1.0  # when no fd is free
 _BACKLOG = 128
+_MOST_EVENTS = 1000
 _ENDS = {"start": (State.READY, State.DONE), "stop": (State.STOPPED, State.DONE, State.FAILED)}
 
 
@@ -54,6 +56,11 @@ class Host(Protocol):
     def signal(self, name: str, number: int) -> None: ...
     def shutdown(self, exit_code: int | None) -> None: ...
     def logs(self, request: bytes, client_fd: int) -> None: ...
+    def hup(self, name: str, done: Callable[[str], None]) -> None: ...
+    def processes(self, name: str) -> dict[str, object]: ...
+    def enable(self, name: str) -> None: ...
+    def disable(self, name: str) -> None: ...
+    def reload(self, done: Callable[[dict[str, object]], None]) -> None: ...
 
 
 class _Client:
@@ -67,6 +74,8 @@ class _Client:
         self.verb = ""
         self.waits: dict[str, bool] = {}  # name -> whether it has left the state that it was asked to reach
         self.asked = False
+        self.follows = False  # every event is for it
+        self.pending: set[str] = set()  # services whose reload it waits for
 
 
 class Server:
@@ -78,6 +87,7 @@ class Server:
         self._report = report
         self._listeners: list[socket.socket] = []
         self._clients: dict[int, _Client] = {}
+        self._events: collections.deque[dict[str, object]] = collections.deque(maxlen=_MOST_EVENTS)
 
     def listen(self, fd: int) -> None:
         """Serve a bound unix socket."""
@@ -92,6 +102,13 @@ class Server:
         for client in list(self._clients.values()):
             if name in client.waits:
                 self._tell(client, name)
+
+    def happened(self, event: dict[str, object]) -> None:
+        """For those who watch, and the last ones for those who come later."""
+        self._events.append(event)
+        for client in list(self._clients.values()):
+            if client.follows:
+                self._send(client, {"event": event})
 
     def close(self) -> None:
         """The end: what is queued is tried once."""
@@ -175,7 +192,8 @@ class Server:
     def _obey(self, client: _Client, request: "Request", line: bytes) -> None:
         unknown = [name for name in request.names if name not in self._host.names()]
         if unknown:
-            raise ControlError(f"{unknown[0]}: no such service; there are: {', '.join(self._host.names())}")
+            known = self._host.names()
+            raise ControlError(f"{unknown[0]}: no such service{hint(unknown[0], known) or '; there are: ' + ', '.join(known)}")
         if request.verb == "status":
             answer = {"ok": True, **self._host.status()}
             self._send(client, answer, last=True)
@@ -185,6 +203,20 @@ class Server:
         elif request.verb == "shutdown":
             self._send(client, {"ok": True})
             self._host.shutdown(request.exit_code)
+        elif request.verb == "events":
+            self._send(client, {"ok": True})
+            for event in list(self._events)[len(self._events) - min(request.lines, len(self._events)) :]:
+                self._send(client, {"event": event})
+            client.follows = request.follow
+            if not request.follow:
+                self._end(client)
+        elif request.verb == "ps":
+            names = request.names or self._host.names()
+            self._send(client, {"ok": True, "services": [self._host.processes(name) for name in names]}, last=True)
+        elif request.verb == "hup":
+            self._hup(client, request.names)
+        elif request.verb == "reload":
+            self._host.reload(lambda answer: self._send(client, answer, last=True))
         elif request.verb == "signal":
             for name in request.names:
                 self._host.signal(name, request.signal)
@@ -193,8 +225,11 @@ class Server:
             self._change(client, request)
 
     def _change(self, client: _Client, request: "Request") -> None:
-        act = {"start": self._host.start, "stop": self._host.stop, "restart": self._host.restart}[request.verb]
-        client.verb = request.verb
+        act = {
+            "start": self._host.start, "stop": self._host.stop, "restart": self._host.restart, "wait": self._host.view,
+            "enable": self._host.enable, "disable": self._host.disable,
+        }[request.verb]  # fmt: skip
+        client.verb = "stop" if request.verb == "disable" else request.verb
         client.waits = dict.fromkeys(request.names, False) if request.wait else {}
         for name in request.names:
             act(name)
@@ -203,16 +238,36 @@ class Server:
         if not client.waits and not client.closing:
             self._send(client, {"ok": True}, last=True)
 
+    def _hup(self, client: _Client, names: tuple[str, ...]) -> None:
+        client.pending = set(names)
+        for name in names:
+            self._host.hup(name, lambda text, name=name: self._reloaded(client, name, text))  # type: ignore[misc]
+        if not names:
+            self._send(client, {"ok": True}, last=True)
+
+    def _reloaded(self, client: _Client, name: str, text: str) -> None:
+        client.pending.discard(name)
+        if text:
+            self._refuse(client, f"{name}: reload: {text}", EXIT_FAILED)
+        elif not client.pending:
+            self._send(client, {"ok": True}, last=True)
+
+    def _end(self, client: _Client) -> None:
+        """Nothing more comes."""
+        client.closing = True
+        if client.fd in self._clients:
+            self._flush(client)
+
     def _tell(self, client: _Client, name: str) -> None:
         view = self._host.view(name)
-        progress = {"name": name, "state": view.state.value, "reason": view.reason}
+        progress = {"name": name, "state": view.state.word, "reason": view.reason}
         self._send(client, {"progress": progress})
         if not self._is_done(client, view):
             return
         del client.waits[name]
         if client.verb != "stop" and view.state in (State.FAILED, State.STOPPED):
             why = f": {view.reason}" if view.reason else ""
-            self._refuse(client, f"{name}: {view.state.value}{why}", EXIT_FAILED)
+            self._refuse(client, f"{name}: {view.state.word}{why}", EXIT_FAILED)
         elif not client.waits:
             self._send(client, {"ok": True}, last=True)
 

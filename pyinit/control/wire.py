@@ -2,10 +2,16 @@
 
 Owns the shapes and their checks. Must not know sockets.
 
-A request is one line: {"verb": V, "names": [...], ...} with
+A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where names and version may be left out, with
     status                                     -> {"ok": true, "init": {...}, "services": [...]}
     start | stop | restart, "wait": bool       -> {"progress": {"name", "state", "reason"}}*, then {"ok": true}
+    wait                                       -> as start, without starting anything
+    hup                                        -> {"ok": true} once each service's reload is done
+    enable | disable                           -> as start and stop, and kept over restarts of pyinit
     signal, "signal": number                   -> {"ok": true}
+    events, "lines": n, "follow": bool         -> {"ok": true}, then {"event": {"t", "name", "state", "reason", "pid"}}*
+    ps                                         -> {"ok": true, "services": [{"name", "state", "processes": [...]}]}
+    reload                                     -> {"ok": true, "added": [], "removed": [], "restarted": [], "changed": []}
     logs, "lines": n, "follow": bool           -> {"ok": true}, then the log's bytes up to the end of the connection
     shutdown, "exit_code": n or null           -> {"ok": true}, then the end of the connection when all is down
 What was refused answers {"error": text, "exit_code": n}.
@@ -15,7 +21,10 @@ import json
 from typing import NamedTuple
 
 MOST_REQUEST_BYTES = 64 * 1024
-VERBS = ("status", "start", "stop", "restart", "signal", "logs", "shutdown")
+VERSION = 1
+VERBS = (
+    "status", "start", "stop", "restart", "wait", "hup", "enable", "disable", "signal", "logs", "events", "ps", "reload", "shutdown",
+)  # fmt: skip
 
 
 class Request(NamedTuple):
@@ -24,6 +33,8 @@ class Request(NamedTuple):
     wait: bool = True
     signal: int = 0
     exit_code: int | None = None
+    lines: int = 0
+    follow: bool = False
 
 
 class BadRequestError(Exception):
@@ -46,7 +57,13 @@ def decode(line: bytes) -> Request:
         raise BadRequestError('expected "signal" to be a number from 1 to 64')
     if code is not None and (type(code) is not int or not 0 <= code <= 255):
         raise BadRequestError('expected "exit_code" to be a number from 0 to 255')
-    return Request(data["verb"], tuple(dict.fromkeys(names)), data.get("wait") is not False, number, code)
+    lines = data.get("lines", 0)
+    if type(lines) is not int or lines < 0:
+        raise BadRequestError('expected "lines" to be a number from 0 up')
+    if data.get("version", VERSION) != VERSION:
+        raise BadRequestError(f'expected "version": {VERSION}; this is another pyinit than its client')
+    wait, follow = data.get("wait") is not False, data.get("follow") is True
+    return Request(data["verb"], tuple(dict.fromkeys(names)), wait, number, code, lines, follow)
 
 
 def encode(message: dict[str, object]) -> bytes:

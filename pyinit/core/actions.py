@@ -17,6 +17,38 @@ class Spawn(NamedTuple):
     name: str
 
 
+class RunHook(NamedTuple):
+    """Run a hook's command beside or around the service; answered by HookEnded with the same `run`."""
+
+    name: str
+    hook: str  # "pre_start", "post_start", "pre_stop", "finish"
+    number: int  # which of its commands
+    run: int
+    arguments: tuple[str, ...] = ()
+
+
+class KillHook(NamedTuple):
+    """SIGKILL the hook's command and what it started, if it is still there."""
+
+    name: str
+
+
+class SetTask(NamedTuple):
+    """Answer by Due when the task's schedule says so."""
+
+    name: str
+
+
+class UnsetTask(NamedTuple):
+    name: str
+
+
+class Forget(NamedTuple):
+    """The service is no longer in the config, and down: nothing of it is kept."""
+
+    name: str
+
+
 class SendSignal(NamedTuple):
     """Signal the main process; with `group`, everything the service's kill policy covers."""
 
@@ -68,4 +100,4 @@ class Exit(NamedTuple):
     code: int
 
 
-Action = Spawn | SendSignal | KillLeftovers | ArmTimer | CancelTimer | Unwatch | Publish | KillAll | Exit
+Action = Spawn | RunHook | KillHook | SetTask | UnsetTask | Forget | SendSignal | KillLeftovers | ArmTimer | CancelTimer | Unwatch | Publish | KillAll | Exit

@@ -15,6 +15,8 @@ class Timer(Enum):
     STOP = "stop"  # the stop signal had its time
     RESTART = "restart"  # the back-off is over
     CLEANUP = "cleanup"  # leftovers must be gone by then
+    HOOK = "hook"  # the hook's command must be done by then
+    DRAIN = "drain"  # the drain delay is over
     SHUTDOWN = "shutdown"  # the whole stop must be over: everything left is killed
 
 
@@ -54,6 +56,53 @@ class ProcessExited(NamedTuple):
     pid: int
     code: int
     signal: int
+    oom: bool = False  # the kernel killed a process of the service for want of memory
+
+
+class HookEnded(NamedTuple):
+    """A hook's command is over; `run` is that of RunHook. `message` if there was no process at all."""
+
+    name: str
+    run: int
+    code: int
+    signal: int
+    message: str = ""
+
+
+class ConditionUnmet(NamedTuple):
+    """What the service's condition asks for is not so: it is not started."""
+
+    name: str
+    message: str
+
+
+class MainPidChanged(NamedTuple):
+    """The service said so by sd_notify's MAINPID; `pid` is one of its processes."""
+
+    name: str
+    pid: int
+
+
+class TimeoutExtended(NamedTuple):
+    """The service asks for `seconds` more, from now, for its start or its stop (EXTEND_TIMEOUT_USEC)."""
+
+    name: str
+    seconds: float
+
+
+class BecameUnhealthy(NamedTuple):
+    """The health check of that very process failed too often, or (`watchdog`) it gave no sign."""
+
+    name: str
+    pid: int
+    message: str
+    watchdog: bool = False
+
+
+class Due(NamedTuple):
+    """The task's time has come."""
+
+    name: str
 
 
 class BecameReady(NamedTuple):
@@ -70,8 +119,11 @@ class CleanupFinished(NamedTuple):
 
 
 class TimerFired(NamedTuple):
+    """`message`: what is known of the reason, such as what the last readiness probe said."""
+
     name: str
     timer: Timer
+    message: str = ""
 
 
 class ShutdownRequested(NamedTuple):
@@ -89,6 +141,12 @@ Event = (
     | ExecSucceeded
     | ExecFailed
     | ProcessExited
+    | HookEnded
+    | ConditionUnmet
+    | MainPidChanged
+    | TimeoutExtended
+    | BecameUnhealthy
+    | Due
     | BecameReady
     | CleanupFinished
     | TimerFired

@@ -13,9 +13,22 @@ from pyinit.core import events as e
 from pyinit.core import graph
 from pyinit.core.events import Timer
 from pyinit.core.service import DOWN, IDLE, SIGKILL, CoreError, Input, Kind, Service, State, Target, Why
-from pyinit.model import InitSpec, ServiceSpec
+from pyinit.model import InitSpec, ServiceSpec, without_places
 
 LAST_SECOND_S = 1.0  # of the shutdown's time: KillAll, reaping, logs
+_HAS_PROCESS = frozenset({State.PREPARING, State.RUNNING, State.STARTED, State.READY})  # and nobody has told it to leave
+_HEEDS_START = frozenset({  # up by its target, and a request runs it whatever its policy says
+    State.SCHEDULED, State.DONE, State.BACKOFF, State.DRAINING, State.STOPPING, State.FINISHING, State.CLEANING,
+})  # fmt: skip
+
+
+class Difference(NamedTuple):
+    """What a reload does, by names; `changed` ones go on running, their new keys count from now on."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 class ServiceView(NamedTuple):
@@ -41,13 +54,10 @@ class Supervisor:
     ) -> None:
         self.names = tuple(spec.name for spec in config_services)
         self._init = init
-        self._check_names(config_services)
-        self._order = graph.start_order(config_services)
-        self._before = graph.waits_for(config_services)
-        self._after = graph.reverse(self._before)
-        self._requires = graph.requirements(config_services)
-        self._required_by = graph.reverse(self._requires)
+        self._random = random
         self._services = {spec.name: Service(self._as_main(spec), random) for spec in config_services}
+        self._leaving: set[str] = set()  # no longer in the config, and not down yet
+        self._link(config_services)
         self._out: list[a.Action] = []
         self._code: int | None = None
         self._reason = ""
@@ -55,10 +65,18 @@ class Supervisor:
         self.stopping = False
         self.finished = False
 
+    def _link(self, specs: tuple[ServiceSpec, ...]) -> None:
+        self._check_names(specs)
+        self._order = graph.start_order(specs)
+        self._before = graph.waits_for(specs)
+        self._after = graph.reverse(self._before)
+        self._requires = graph.requirements(specs)
+        self._required_by = graph.reverse(self._requires)
+
     def _check_names(self, specs: tuple[ServiceSpec, ...]) -> None:
         for spec in specs:
             for name in spec.requires:
-                if name not in self.names:
+                if name not in self._services:
                     raise CoreError(f"{spec.origin}: {spec.name} requires {name}, which is not a service")
 
     def _as_main(self, spec: ServiceSpec) -> ServiceSpec:
@@ -81,12 +99,12 @@ class Supervisor:
         match event:
             case e.ShutdownRequested():
                 self._shut_down(event.reason, event.exit_code, now, kill=event.kill)
-            case e.TimerFired("", Timer.SHUTDOWN):
+            case e.TimerFired("", Timer.SHUTDOWN, _):
                 self._time_is_up(now)
             case e.StartRequested(name):
                 self._request_start(self._find(name), now)
             case e.StopRequested(name):
-                self._request_stop(self._find(name), now)
+                self._request_stop(self._find(name), "stop requested", now)
             case e.RestartRequested(name):
                 self._request_restart(self._find(name), now)
             case _:
@@ -103,6 +121,73 @@ class Supervisor:
         ends = (it.exit_code, it.exit_signal)
         return ServiceView(name, it.state, it.target.value, it.pid, ready, it.since_s, it.restarts, *ends, reason)
 
+    def spec(self, name: str) -> ServiceSpec:
+        """What the service runs by now; of a changed one the old, until it has ended."""
+        return self._find(name).spec
+
+    def settled(self) -> bool:
+        """Whether nothing is on its way: each service that is wanted is ready, done, failed or trying again."""
+        return not any(service.on_its_way() for service in self._services.values())
+
+    # Reload
+
+    def forget(self, name: str) -> None:
+        """What Forget named is known no longer; its carrier says when, for there may be something to tell of it yet."""
+        self._find(name)
+        del self._services[name]
+        self.names = tuple(other for other in self.names if other != name)
+        self._link(tuple(self._services[other].next_spec or self._services[other].spec for other in self.names))
+
+    def reload(self, specs: tuple[ServiceSpec, ...], init: InitSpec, now: float) -> tuple[Difference, list[a.Action]]:
+        """Make the services those of `specs`, touching only what differs; what is new is started if it is enabled.
+
+        Raises what the constructor does, and changes nothing then.
+        """
+        leaving = [name for name in self.names if name not in {spec.name for spec in specs}]
+        new = Supervisor(specs, init, random=self._random)
+        found = self._compare(specs)
+        self._init = init
+        for name in (*leaving, *self._leaving):
+            self._leaving.add(name)
+        for spec in specs:
+            if spec.name not in self._services:
+                self._services[spec.name] = Service(new._as_main(spec), self._random)
+            elif spec.name in (*found.restarted, *found.changed):
+                at_once = spec.name in found.changed
+                self._out += self._services[spec.name].take_spec(self._as_main(spec), at_once=at_once)
+        gone = tuple(self._parting(name) for name in self._leaving if name not in new.names)
+        self._leaving = {spec.name for spec in gone}
+        self.names = (*new.names, *self._leaving)
+        self._link((*(spec._replace(requires=_only(spec.requires, new.names)) for spec in specs), *gone))
+        for name in self._order:
+            if name in self._leaving:
+                self._request_stop(self._services[name], "no longer in the config", now)
+        for name in found.restarted:
+            if self._services[name].state not in IDLE:
+                self._request_restart(self._services[name], now)
+        self._raise([name for name in found.added if self._services[name].spec.enabled], now)
+        return found, self._settle(now)
+
+    def _parting(self, name: str) -> ServiceSpec:
+        """Of a service that leaves: its requirements hold the order of the stop, and are taken from nobody else."""
+        spec = self._services[name].spec
+        return spec._replace(
+            requires=_only(spec.requires, tuple(self._leaving)), wants=(), before=(), after=(), enabled=False
+        )
+
+    def _compare(self, specs: tuple[ServiceSpec, ...]) -> Difference:
+        here = {name: s.next_spec or s.spec for name, s in self._services.items() if name not in self._leaving}
+        added, restarted, changed = [], [], []
+        for spec in map(self._as_main, specs):
+            old = here.pop(spec.name, None)
+            if old is None:
+                added.append(spec.name)
+            elif _of_a_process(old) != _of_a_process(spec):
+                restarted.append(spec.name)
+            elif without_places(old) != without_places(spec):
+                changed.append(spec.name)
+        return Difference(tuple(added), tuple(here), tuple(restarted), tuple(changed))
+
     def _find(self, name: str) -> Service:
         service = self._services.get(name)
         if service is None:
@@ -117,7 +202,7 @@ class Supervisor:
     def _request_start(self, service: Service, now: float) -> None:
         if not self.stopping:
             self._raise([service.spec.name], now)
-            if service.state in (State.DONE, State.BACKOFF, State.STOPPING, State.CLEANING):
+            if service.state in _HEEDS_START:
                 # up by its target already, so _raise left it alone; a request runs it whatever its policy says
                 self._tell(service, Input(Kind.START), now)
 
@@ -127,16 +212,18 @@ class Supervisor:
             wanted |= graph.reachable(self._requires, name)
         for name in self._order:
             service = self._services[name]
+            if name in self._leaving:
+                continue
             rerun = service.state in DOWN and not service.satisfies()
             if name in wanted and (rerun or service.target is Target.DOWN):
                 self._tell(service, Input(Kind.START), now)
 
-    def _request_stop(self, service: Service, now: float) -> None:
+    def _request_stop(self, service: Service, reason: str, now: float) -> None:
         name = service.spec.name
         dependants = graph.reachable(self._required_by, name)
         for other in reversed(self._order):
             if other == name:
-                self._condemn(service, "stop requested", now)
+                self._condemn(service, reason, now)
             elif other in dependants:
                 self._condemn(self._services[other], f"requires {name}, which was stopped", now)
 
@@ -205,6 +292,9 @@ class Supervisor:
         """Go on until nothing more follows: each round moves some service, and none moves for ever."""
         while not self.finished and (self._start_next(now) or self._stop_next(now) or self._end_next(now)):
             pass
+        for name in [name for name in self._leaving if self._services[name].state in DOWN]:
+            self._leaving.discard(name)
+            self._out.append(a.Forget(name))
         out, self._out = self._out, []
         return out
 
@@ -243,7 +333,7 @@ class Supervisor:
         moved = False
         for name in reversed(self._order):
             service = self._services[name]
-            if service.target is Target.UP or service.state not in (State.RUNNING, State.READY):
+            if service.target is Target.UP or service.state not in _HAS_PROCESS:
                 continue
             if self._killed:  # its exec was reported after KillAll, which may have missed it
                 self._out.append(a.SendSignal(name, SIGKILL, group=True))
@@ -267,7 +357,7 @@ class Supervisor:
             return False
         for service in services:
             if self._ends_all(service):
-                reason = f"{service.spec.name} {service.state.value}: {service.cause}"
+                reason = f"{service.spec.name} {service.state.word}: {service.cause}"
                 self._shut_down(reason, service.final_code, now, kill=False)
                 return True
         if self._started and self._init.exit == "when-all-exited" and all(s.state in DOWN for s in services):
@@ -283,7 +373,22 @@ class Supervisor:
         if service.state is State.DONE:
             return False
         by_limit = service.why is Why.START_LIMIT and service.spec.start_limit.then == "exit"
-        return service.spec.critical or by_limit
+        return service.spec.critical or by_limit or service.ends_all
+
+
+def _only(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in known)
+
+
+def _of_a_process(spec: ServiceSpec) -> tuple[object, ...]:
+    """What a process gets at its start, so that a change of it needs a new one; limits of a cgroup change under it."""
+    bare: ServiceSpec = without_places(spec)
+    return (
+        bare.command, bare.kind, bare.user, bare.group, bare.groups, bare.working_directory, bare.environment,
+        bare.environment_files, bare.env_dir, bare.environment_clear, bare.umask, bare.process, bare.kill, bare.sockets,
+        bare.ready.kind in ("fd", "notify") and bare.ready, bare.fd_store, bare.watchdog_s,
+        bare.log.to, bare.log.stderr,
+    )  # fmt: skip
 
 
 _TIMER_KINDS = {
@@ -291,26 +396,42 @@ _TIMER_KINDS = {
     Timer.STOP: Kind.STOP_TIMER,
     Timer.RESTART: Kind.RESTART_TIMER,
     Timer.CLEANUP: Kind.CLEANUP_TIMER,
+    Timer.HOOK: Kind.HOOK_TIMER,
+    Timer.DRAIN: Kind.DRAIN_TIMER,
 }
+_Fact = (
+    e.ExecSucceeded | e.ExecFailed | e.ProcessExited | e.BecameReady | e.CleanupFinished | e.TimerFired | e.HookEnded
+    | e.ConditionUnmet | e.MainPidChanged | e.TimeoutExtended | e.BecameUnhealthy | e.Due
+)  # fmt: skip
 
 
-def _input(
-    event: e.ExecSucceeded | e.ExecFailed | e.ProcessExited | e.BecameReady | e.CleanupFinished | e.TimerFired,
-) -> Input:
+def _input(event: _Fact) -> Input:
     match event:
         case e.ExecSucceeded(_, pid):
             return Input(Kind.EXECED, pid)
         case e.ExecFailed(_, pid, stage, errno, message):
             return Input(Kind.EXEC_FAILED, pid, errno, stage=stage, text=message)
-        case e.ProcessExited(_, pid, code, signal):
-            return Input(Kind.EXITED, pid, code, signal)
+        case e.ProcessExited(_, pid, code, signal, oom):
+            return Input(Kind.EXITED, pid, code, signal, flag=oom)
         case e.BecameReady(_, pid):
             return Input(Kind.READY, pid)
         case e.CleanupFinished():
             return Input(Kind.CLEANED)
-        case e.TimerFired(name, timer):
+        case e.HookEnded(_, run, code, signal, message):
+            return Input(Kind.HOOK, run, code, signal, text=message)
+        case e.ConditionUnmet(_, message):
+            return Input(Kind.UNMET, text=message)
+        case e.MainPidChanged(_, pid):
+            return Input(Kind.MAINPID, pid)
+        case e.TimeoutExtended(_, seconds):
+            return Input(Kind.EXTEND, seconds=seconds)
+        case e.BecameUnhealthy(_, pid, message, watchdog):
+            return Input(Kind.UNHEALTHY, pid, text=message, flag=watchdog)
+        case e.Due():
+            return Input(Kind.DUE)
+        case e.TimerFired(name, timer, message):
             if timer not in _TIMER_KINDS:
                 raise CoreError(f"{name}: a service has no {timer.value} timer")
-            return Input(_TIMER_KINDS[timer])
+            return Input(_TIMER_KINDS[timer], text=message)
         case _:
             assert_never(event)

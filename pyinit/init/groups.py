@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from pyinit.init.loop import Loop
 from pyinit.linux import cgroup
+from pyinit.model import ServiceSpec
 
 _KILL = 9
 MARKER = "PYINIT_SERVICE"
@@ -25,6 +26,8 @@ class Groups:
         self._loop = loop
         self._finished = finished
         self._directories: dict[str, int] = {}
+        self._oom_kills: dict[str, int] = {}
+        self._procs: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
         self._pending: set[str] = set()
 
@@ -41,6 +44,40 @@ class Groups:
             except OSError:
                 return -1
         return self._directories[name]
+
+    def procs_for(self, spec: ServiceSpec) -> tuple[int, ...]:
+        """`cgroup.procs` of the service's groups, open for writing."""
+        directory = self.directory_for(spec.name)
+        if directory < 0:
+            return ()
+        if spec.name not in self._procs:
+            self._procs[spec.name] = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+        return (self._procs[spec.name],)
+
+    def ran_out_of_memory(self, name: str) -> bool:
+        """Whether the kernel killed any of the service's processes for want of memory since the last answer."""
+        if name not in self._directories:
+            return False
+        try:
+            fd = os.open("memory.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directories[name])
+        except FileNotFoundError:  # the memory controller is not on here
+            return False
+        try:
+            count = cgroup.oom_kills(os.read(fd, 4096))
+        finally:
+            os.close(fd)
+        before, self._oom_kills[name] = self._oom_kills.get(name, 0), count
+        return count > before
+
+    def forget(self, name: str) -> None:
+        """The service is gone for good, and empty."""
+        self._sessions.pop(name, None)
+        if name in self._procs:
+            os.close(self._procs.pop(name))
+        if name in self._directories:
+            os.close(self._directories.pop(name))
+            with contextlib.suppress(OSError):
+                os.rmdir(f"svc-{name}", dir_fd=self._root_fd)
 
     def started(self, name: str, pid: int) -> None:
         self._sessions[name] = pid

@@ -5,7 +5,8 @@ Owns the answers of `status` and the way a request becomes an event. Must not kn
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyinit import __version__
 from pyinit.core import events as e
@@ -15,6 +16,8 @@ from pyinit.errors import ControlError
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init
 
+_RELOAD_TIMEOUT_S = 30.0
+_MOST_COMMAND = 512
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -40,26 +43,32 @@ class Host:
 
     def _service(self, name: str, now: float) -> dict[str, object]:
         view = self.view(name)
+        said = self._init.words.status(name)
         memory, cpu = self._usage(name) if view.pid else (0, 0.0)
         return {
-            "name": view.name, "state": view.state.value, "target": view.target, "pid": view.pid or None,
+            "name": view.name, "state": view.state.word, "target": view.target, "pid": view.pid or None,
             "ready": view.ready, "uptime_s": round(now - view.since_s, 3) if view.pid else None,
             "restarts": view.restarts, "exit": {"code": view.exit_code, "signal": view.exit_signal},
-            "reason": view.reason, "memory_bytes": memory, "cpu_s": cpu,
+            "reason": self._reason(name, view), "status": said["text"], "health": self._init.health.state(name)[0],
+            "notify": {key: said[key] for key in ("errno", "reloading", "stopping", "stored_fds")},
+            "memory_bytes": memory, "cpu_s": cpu,
         }  # fmt: skip
+
+    def _reason(self, name: str, view: ServiceView) -> str:
+        """Of a task, also when it runs next; of bad health, what was said."""
+        more = self._init.schedules.next_run(name) or self._init.health.state(name)[1]
+        return "; ".join(text for text in (view.reason, more) if text)
 
     def _usage(self, name: str) -> tuple[int, float]:
         """Resident bytes and CPU seconds of all its live processes (proc_pid_stat(5))."""
-        memory, ticks = 0, 0
-        for pid in self._init.groups.members(name):
-            try:
-                with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-                    fields = file.read(1024).rpartition(b")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            ticks += int(fields[11]) + int(fields[12])
-            memory += int(fields[21]) * _PAGE
-        return memory, round(ticks / _TICKS, 2)
+        rows = [row for pid in self._init.groups.members(name) if (row := _process(pid)) is not None]
+        return sum(row.memory_bytes for row in rows), round(sum(row.cpu_s for row in rows), 2)
+
+    def processes(self, name: str) -> dict[str, object]:
+        """Of one service, for `ps`."""
+        view = self.view(name)
+        rows = [row for pid in self._init.groups.members(name) if (row := _process(pid)) is not None]
+        return {"name": name, "state": view.state.word, "processes": [{**row._asdict(), "command": _command(row.pid)} for row in rows]}
 
     def start(self, name: str) -> None:
         self._refuse_while_stopping(name)
@@ -74,7 +83,7 @@ class Host:
 
     def signal(self, name: str, number: int) -> None:
         if not self.view(name).pid:
-            raise ControlError(f"{name}: is {self.view(name).state.value}: there is no process to signal")
+            raise ControlError(f"{name}: is {self.view(name).state.word}: there is no process to signal")
         self._init.signal(name, number)
 
     def shutdown(self, exit_code: int | None) -> None:
@@ -83,6 +92,54 @@ class Host:
     def logs(self, request: bytes, client_fd: int) -> None:
         self._init.output.logs(request, client_fd)
 
+    def hup(self, name: str, done: Callable[[str], None]) -> None:
+        """The service's own reload; `done("")` when it is over, or a text."""
+        view, spec = self.view(name), self._init.supervisor.spec(name)
+        if not view.pid:
+            raise ControlError(f"{name}: is {view.state.word}: there is no process that could reload")
+        if spec.reload_signal:
+            self._init.signal(name, spec.reload_signal)
+            self._init.loop.call_soon(lambda: done(""))
+            return
+        variables = {"MAINPID": str(view.pid)}
+        self._init.run_beside(name, spec.reload_command, _RELOAD_TIMEOUT_S, lambda how: done(how.text()), variables)
+
+    def enable(self, name: str) -> None:
+        self._init.overrides.set(name, enabled=True)
+        self.start(name)
+
+    def disable(self, name: str) -> None:
+        self._init.overrides.set(name, enabled=False)
+        self.stop(name)
+
+    def reload(self, done: Callable[[dict[str, object]], None]) -> None:
+        self._init.reload(done)
+
     def _refuse_while_stopping(self, name: str) -> None:
         if self._init.supervisor.stopping:
             raise ControlError(f"{name}: the init is stopping: nothing is started any more")
+
+
+class _Process(NamedTuple):
+    pid: int
+    parent: int
+    memory_bytes: int
+    cpu_s: float
+
+
+def _process(pid: int) -> _Process | None:
+    """proc_pid_stat(5), behind the name's bracket; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.read(1024).rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return _Process(pid, int(fields[1]), int(fields[21]) * _PAGE, round((int(fields[11]) + int(fields[12])) / _TICKS, 2))
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            return file.read(_MOST_COMMAND).replace(b"\0", b" ").decode("utf-8", "replace").rstrip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

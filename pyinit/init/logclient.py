@@ -7,6 +7,7 @@ slow; a client's mistake is answered, and costs nobody else anything.
 import os
 import select
 import socket
+from collections.abc import Callable
 
 from pyinit.init.logfile import Marker
 from pyinit.init.logtail import Tail
@@ -67,7 +68,11 @@ class _Client:
 class Clients:
     """All of them; their sockets are in the logger's epoll."""
 
-    def __init__(self, specs: dict[str, LogSpec], log_dir: str, epoll: select.epoll) -> None:
+    def __init__(
+        self, specs: dict[str, LogSpec], log_dir: str, epoll: select.epoll, order: Callable[[list[str]], None]
+    ) -> None:
+        """`order` gets PID 1's own words."""
+        self._order = order
         self._specs = specs
         self._log_dir = log_dir
         self._epoll = epoll
@@ -86,6 +91,8 @@ class Clients:
             return True
         for fd in fds[1:]:
             os.close(fd)
+        if data and not fds:
+            self._order(data.decode().split("\0"))
         if fds:
             sock = socket.socket(fileno=fds[0])
             sock.setblocking(False)  # noqa: FBT003 - no keywords there

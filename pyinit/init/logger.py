@@ -31,6 +31,23 @@ class Source(NamedTuple):
     spec: LogSpec
 
 
+class Watch:
+    """Whether a line of a stream matches; a line counts when it is whole, or very long."""
+
+    def __init__(self, pattern: str) -> None:
+        import re  # for those only who wait for a line
+
+        self._pattern = re.compile(pattern.encode())
+        self._begun = b""
+
+    def sees(self, data: bytes) -> bool:
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        if len(self._begun) > _LONGEST_PARTIAL:
+            lines.append(self._begun)
+            self._begun = b""
+        return any(self._pattern.search(line) for line in lines)
+
+
 class _Stream:
     """One pipe's way: stamps, file, echo."""
 
@@ -39,6 +56,7 @@ class _Stream:
         self.fd = source.fd
         self.spec = source.spec
         self.marker: Marker | None = None  # made when it first speaks
+        self.watch: Watch | None = None
         self.partial = b""  # of the echo: only whole lines go out
         self.partial_stamped = b""  # of those who follow
         self.echo_fd = _STDERR if not source.name else _STDOUT if source.spec.echo or source.spec.to == "stdout" else -1
@@ -66,7 +84,7 @@ class Logger:
         self._control = control
         self._epoll = select.epoll()
         specs = {source.name: source.spec for source in sources if source.name}
-        self._clients = Clients(specs, log_dir, self._epoll)
+        self._clients = Clients(specs, log_dir, self._epoll, self._obey)
         self._ending = False
 
     def run(self) -> None:
@@ -98,6 +116,17 @@ class Logger:
         else:
             self._clients.serve(fd, mask)
 
+    def _obey(self, words: list[str]) -> None:
+        """watch NAME PATTERN, or unwatch NAME."""
+        for stream in self._streams.values():
+            if stream.name == words[1]:
+                stream.watch = Watch(words[2]) if words[0] == "watch" else None
+
+    def _watch(self, stream: _Stream, watch: "Watch", data: bytes) -> None:
+        if watch.sees(data):
+            stream.watch = None
+            self._control.send(stream.name.encode())
+
     def _pump(self, stream: _Stream) -> bool:
         """One chunk of one pipe, so that a loud service does not starve the others; False if there was none."""
         data = stream.read()
@@ -123,6 +152,8 @@ class Logger:
         if stream.name:
             stamped = stream.stamped(data)
             self._keep(stream, stamped)
+            if stream.watch is not None:
+                self._watch(stream, stream.watch, data)
             self._follow(stream, stamped)
         if stream.echo_fd >= 0:
             self._echo(stream, data)

@@ -46,6 +46,15 @@ class Loop:
         self._readers[fd] = (callback, select.EPOLLPRI if priority else select.EPOLLIN)
         self._update(fd)
 
+    def add_hangup(self, fd: int, callback: Callback) -> None:
+        """Call when the other end of `fd` is gone; PermissionError for a regular file. `remove_reader` ends it."""
+        self._readers[fd] = (callback, select.EPOLLERR)
+        try:
+            self._update(fd)
+        except PermissionError:
+            del self._readers[fd]
+            raise
+
     def remove_reader(self, fd: int) -> None:
         if self._readers.pop(fd, None) is not None:
             self._update(fd)

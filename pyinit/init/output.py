@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Callable
 
 from pyinit.init import logger, reaper
 from pyinit.init.loop import Loop
@@ -37,8 +38,10 @@ class Output:
         self._null = -1
         self._control: socket.socket | None = None
         self._dropped = 0
+        self._watches: dict[str, tuple[str, Callable[[], None]]] = {}
         self._deaths: list[float] = []
         self._closing = False
+        self._renewing = False
 
     def start(self) -> None:
         """Make the pipes and the logger, if any service needs one; a service without a pipe has our own stdout."""
@@ -56,6 +59,39 @@ class Output:
         if self._pipes:
             os.set_blocking(self._pipes[""][1], False)
             self._start_logger()
+
+    def configure(self, services: tuple[ServiceSpec, ...]) -> None:
+        """The config has changed: a logger that knows the new logs takes over once the present one has read all."""
+        specs = {spec.name: spec.log for spec in services if spec.log.to in _THROUGH_LOGGER}
+        leaving = {name: spec for name, spec in self._specs.items() if name not in specs and name in self._pipes}
+        if specs == self._specs:
+            return
+        had_none = not self._pipes
+        self._specs = {**specs, **leaving}  # those that leave speak until their service is gone
+        for name in ("", *self._specs) if self._specs else ():
+            if name not in self._pipes:
+                try:
+                    self._pipes[name] = os.pipe2(os.O_CLOEXEC)
+                except OSError as error:
+                    self.say(f"{name} gets no log: {error.strerror}")
+        if had_none and self._pipes:
+            os.set_blocking(self._pipes[""][1], False)
+            self._start_logger()
+        else:
+            self._renew()
+
+    def _renew(self) -> None:
+        """The present logger reads what is there and ends; the next one begins."""
+        if self._control is not None and self.pid:
+            self._renewing = True
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+
+    def forget(self, name: str) -> None:
+        """The service is gone for good: its pipe is closed, and the logger sees the end."""
+        self._specs.pop(name, None)
+        for fd in self._pipes.pop(name, ()):
+            os.close(fd)
 
     def pipe_for(self, spec: ServiceSpec, uid: int) -> int:
         """What the service gets as stdout and stderr; -1: ours. The pipe becomes its user's, to be opened anew."""
@@ -94,6 +130,10 @@ class Output:
         self.pid = 0
         if self._closing:
             return True
+        if self._renewing:
+            self._renewing = False
+            self._start_logger()
+            return True
         now = time.monotonic()
         self._deaths = [at for at in self._deaths if at > now - _DEATHS_WITHIN_S] + [now]
         self.say("the logger died and is started again")
@@ -102,6 +142,36 @@ class Output:
         else:
             self._start_logger()
         return True
+
+    def watch(self, name: str, pattern: str, found: Callable[[], None]) -> None:
+        """`found` is called from the loop, once, when a line of the service matches."""
+        self._watches[name] = (pattern, found)
+        self._ask_for(name)
+
+    def unwatch(self, name: str) -> None:
+        """None is fine."""
+        if self._watches.pop(name, None) is not None:
+            self._order(["unwatch", name])
+
+    def _ask_for(self, name: str) -> None:
+        self._order(["watch", name, self._watches[name][0]])
+
+    def _order(self, words: list[str]) -> None:
+        if self._control is not None and self.pid:
+            with contextlib.suppress(OSError):  # it is dying: the next one is told
+                self._control.send(b"\0".join(word.encode() for word in words))
+
+    def _logger_spoke(self) -> None:
+        """The name of a service whose line has come."""
+        assert self._control is not None
+        try:
+            name = self._control.recv(4096).decode()
+        except OSError:
+            return
+        if not name:  # it is gone; the reaper tells
+            self._loop.remove_reader(self._control.fileno())
+        elif name in self._watches:
+            self._watches.pop(name)[1]()
 
     def logs(self, request: bytes, client_fd: int) -> None:
         """Hand a client over to the logger; its end of the socket is closed here."""
@@ -129,6 +199,7 @@ class Output:
             os.close(read_end)
         self._pipes = {}
         if self._control is not None:
+            self._loop.remove_reader(self._control.fileno())
             self._control.close()
         self.pid = 0
 
@@ -165,6 +236,7 @@ class Output:
 
     def _fork(self) -> None:
         if self._control is not None:
+            self._loop.remove_reader(self._control.fileno())
             self._control.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         ours.setblocking(False)  # noqa: FBT003 - no keywords there
@@ -189,3 +261,6 @@ class Output:
         os.close(pidfd)
         theirs.close()
         self.pid = pid
+        self._loop.add_reader(ours.fileno(), self._logger_spoke)
+        for name in self._watches:
+            self._ask_for(name)

@@ -7,35 +7,45 @@ read only from the loop; an error at the loop's edge is a line on stderr and the
 """
 
 import contextlib
-import errno
 import os
 import random
 import resource
 import time
+from collections.abc import Callable
 
 from pyinit.control.server import Server, bind
 from pyinit.core import actions as a
 from pyinit.core import events as e
-from pyinit.core.supervisor import Supervisor
+from pyinit.core.supervisor import Difference, Supervisor
 from pyinit.errors import PyinitError, fault
-from pyinit.init import reaper, spawn, users
+from pyinit.init import reaper, sockets, spawn
+from pyinit.init.children import Base, Children, explain
 from pyinit.init.groups import Groups
+from pyinit.init.health import Health
 from pyinit.init.host import Host
+from pyinit.init.jobs import Ended, Job, Jobs
+from pyinit.init.logfile import stamp
 from pyinit.init.loop import Deadline, Loop
 from pyinit.init.output import Output
-from pyinit.init.readiness import Readiness
+from pyinit.init.overrides import Overrides
+from pyinit.init.privileges import RefusedError
+from pyinit.init.probe import Answered
+from pyinit.init.readiness import LogWatch, Readiness
+from pyinit.init.reload import Answer, Reload
+from pyinit.init.schedule import Schedules
+from pyinit.init.upward import Upward
+from pyinit.init.words import Words
 from pyinit.linux import process
 from pyinit.model import RTMIN, Config, ServiceSpec, signal_name
 
-TERM, INT, QUIT, HUP, CHLD, PWR, KILL = 15, 2, 3, 1, 17, 30, 9
+TERM, INT, QUIT, HUP, CHLD, CONT, PWR, KILL = 15, 2, 3, 1, 17, 18, 30, 9
 REBOOT = RTMIN + 5
 STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, REBOOT, INT)
 # All but KILL and STOP, the C library's own, faults of our own, and what a terminal or a pipe says by the way.
 HANDLED = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11, 31, 20, 21, 22, 13, 25)]
 LOG_DRAIN_S = 1.0
-_FDS, _FDS_A_SERVICE = 256, 6  # a pipe's two ends, its cgroup, a start's report, a watch, a log file
+_FDS, _FDS_A_SERVICE = 256, 8  # a pipe's two ends, its cgroup's two, a start's report, a watch, a log file, a socket
 _QUIET = ("waiting", "running", "stopping", "cleaning")  # on the way to a state that is told
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RETRY_REAP = 256  # exits a turn: the rest waits for the next, so that a storm can't starve the socket
 
 
@@ -45,12 +55,15 @@ class Endpoints:
     def __init__(
         self, *, channel_fd: int = -1, cgroup_fd: int = -1, listen_fds: tuple[int, ...] = (), container: str = "",
         inherited: dict[str, str] | None = None, control_path: str = "",
+        read_config: Callable[[], Config] | None = None,
     ) -> None:  # fmt: skip
         self.channel_fd = channel_fd
         self.cgroup_fd = cgroup_fd
         self.listen_fds = listen_fds  # bound already, of the control socket
         self.container = container
+        self.read_config = read_config  # None: the monitor does it
         self.inherited = inherited or {}
+        self.given_fds = sockets.inherited(self.inherited, os.getpid())
         self.control_path = control_path  # to be bound by the init itself; "" for none
 
 
@@ -62,18 +75,28 @@ class Init:
         self.endpoints = endpoints
         self.exit_code = 0
         self.reboots = False
-        self.specs = {service.name: service for service in config.services}
-        self.supervisor = Supervisor(config.services, config.init, random=random.random)
+        self.is_ready = False  # everything that was to start has, or has failed
+        self.overrides = Overrides(config.init.state_dir, self.log)
+        self.supervisor = Supervisor(self.overrides.applied(config.services), config.init, random=random.random)
         self.loop = Loop(lambda error: self.log(f"internal error: {fault(error)}"))
         self.pids: dict[int, str] = {}  # unreaped main processes
         self.current: dict[str, int] = {}
         self.deadlines: dict[tuple[str, e.Timer], Deadline] = {}
+        self.hooks: dict[str, Job] = {}
         self.groups = Groups(endpoints.cgroup_fd, self.loop, lambda name: self.tell(e.CleanupFinished(name)))
         self.output = Output(config, self.loop)
-        state_dir = config.init.state_dir
-        self.readiness = Readiness(self.loop, state_dir, lambda name, pid: self.tell(e.BecameReady(name, pid)))
+        base = Base(endpoints.inherited, endpoints.container, config.init)
+        self.children = Children(base, self.groups, self.output, self.log)
+        self.jobs = Jobs(self.loop)
+        self.sockets = sockets.Sockets(endpoints.given_fds)
+        self.words = Words(self, config.init.state_dir)
+        log = LogWatch(self.output.watch, self.output.unwatch)
+        self.readiness = Readiness(self.loop, lambda name, pid: self.tell(e.BecameReady(name, pid)), self.run_probe, log)
+        self.health = Health(self.loop, self._unhealthy, self.run_probe, random.random)
+        self.schedules = Schedules(self.loop, lambda name: self.tell(e.Due(name)), self.log)
+        self.reloading = Reload(self)
+        self.upward = Upward(endpoints.channel_fd, endpoints.inherited)
         self.server = Server(self.loop, Host(self), self.log)
-        self.null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     def log(self, text: str) -> None:
         """One line for people."""
@@ -82,13 +105,14 @@ class Init:
     def run(self) -> int:
         """Until every service is down and the supervisor says Exit."""
         process.close_from(3)  # what a runtime or a shell left open goes to no service
-        _make_room_for_fds(len(self.specs))
+        _make_room_for_fds(len(self.supervisor.names))
         process.block_signals(HANDLED)
         signal_fd = process.signalfd(HANDLED)
         self.loop.add_reader(signal_fd, lambda: self._signals(process.read_signals(signal_fd)))
         if self.endpoints.channel_fd >= 0:
             self.loop.add_reader(self.endpoints.channel_fd, self._monitor_spoke)
         self.output.start()
+        self._bind_sockets()
         self.do(self.supervisor.start(time.monotonic()))
         self._listen()  # after the services: they come first
         self.loop.call_soon(self._reap)
@@ -96,11 +120,23 @@ class Init:
             self.loop.run()
         self.server.close()
         self.readiness.close()
+        self.words.close()
+        self.sockets.close()
+        self.schedules.close()
+        self.upward.exit_status(self.exit_code)
         self.output.close(LOG_DRAIN_S)
         if self.reboots and os.getpid() == 1:
             with contextlib.suppress(OSError):  # without CAP_SYS_BOOT, or in the first namespace of a runtime's: a stop it is
                 process.reboot()
         return self.exit_code
+
+    def _bind_sockets(self) -> None:
+        """Before anything runs: a client may come early, and waits. What fails here fails at the start, with its reason."""
+        for name in self.supervisor.names:
+            spec = self.supervisor.spec(name)
+            if spec.sockets and spec.enabled:
+                with contextlib.suppress(OSError, RefusedError):
+                    self.sockets.bind(spec, self.children.ids_of)
 
     def _listen(self) -> None:
         """A socket that can't be had is no reason not to run services."""
@@ -115,17 +151,37 @@ class Init:
 
     def tell(self, event: e.Event) -> None:
         """Hand a fact to the supervisor and carry out what it orders."""
+        was_stopping = self.supervisor.stopping
         self.do(self.supervisor.handle(event, time.monotonic()))
+        if self.supervisor.stopping and not was_stopping:
+            self.upward.stopping()
+        elif not self.is_ready and self.supervisor.settled():
+            self.is_ready = True
+            self.upward.ready(f"{len(self.supervisor.names)} services")
 
     def do(self, actions: list[a.Action]) -> None:
         for action in actions:
             match action:
                 case a.Spawn(name):
-                    self._spawn(self.specs[name])
+                    self._spawn(self.supervisor.spec(name))
+                case a.RunHook():
+                    self._run_hook(action)
+                case a.KillHook(name):
+                    self._kill_hook(name)
+                case a.SetTask(name):
+                    schedule = self.supervisor.spec(name).schedule
+                    assert schedule is not None
+                    self.schedules.set(name, schedule)
+                case a.UnsetTask(name):
+                    self.schedules.unset(name)
+                case a.Forget(name):
+                    self._forget(name)
                 case a.SendSignal(name, number, group):
                     self.signal(name, number, group=group)
+                    if number != KILL:
+                        self.signal(name, CONT)  # a stopped process would not hear it
                 case a.KillLeftovers(name):
-                    self.groups.kill(name, self.specs[name].kill)
+                    self.groups.kill(name, self.supervisor.spec(name).kill)
                 case a.ArmTimer(name, timer, at_s):
                     self._arm(name, timer, at_s)
                 case a.CancelTimer(name, timer):
@@ -140,17 +196,55 @@ class Init:
                     self.exit_code = code
                     self.loop.stop()
 
+    def reload(self, answer: Answer) -> None:
+        """Read the config again, and make the services what it says."""
+        self.reloading.request(answer)
+
+    def take_config(self, config: Config) -> Difference:
+        """A checked config; what it changed."""
+        services = self.overrides.applied(config.services)
+        self.config = config._replace(services=services)
+        self.output.configure(services)
+        found, actions = self.supervisor.reload(services, config.init, time.monotonic())
+        self.do(actions)
+        for name in found.changed:
+            view = self.supervisor.view(name)
+            if view.ready:
+                self.health.started(name, view.pid, self.supervisor.spec(name).health)
+        words = [f"{len(names)} {what}" for what, names in found._asdict().items() if names]
+        self.log(f"reloaded: {', '.join(words) or 'nothing differs'}")
+        return found
+
+    def _reload_by_signal(self) -> None:
+        def answer(found: dict[str, object]) -> None:
+            for line in str(found.get("error", "")).split("\n"):
+                if line:
+                    self.log(f"reload: {line.removeprefix('reload: ')}")
+
+        self.reload(answer)
+
     def _publish(self, name: str, state: str, reason: str) -> None:
         if state not in _QUIET and (reason or state != "starting"):
             self.log(f"{name}: {state}{': ' + reason if reason else ''}")
+        if state == "ready":
+            self.health.started(name, self.current.get(name, 0), self.supervisor.spec(name).health)
+        else:
+            self.health.stopped(name)
+        self.words.changed(name, state)
+        event = {"t": stamp().decode().rstrip(), "name": name, "state": state, "reason": reason, "pid": self.supervisor.view(name).pid}
+        self.server.happened(event)
         self.server.changed(name)
+
+    def _unhealthy(self, name: str, pid: int, text: str) -> None:
+        self.tell(e.BecameUnhealthy(name, pid, text))
 
     def _arm(self, name: str, timer: e.Timer, at_s: float) -> None:
         self._cancel(name, timer)
 
         def fired() -> None:
             self.deadlines.pop((name, timer), None)
-            self.tell(e.TimerFired(name, timer))
+            why = self.readiness.failing(name) if timer is e.Timer.READY else ""
+            self.tell(e.TimerFired(name, timer, why))
 
         self.deadlines[name, timer] = self.loop.call_at(at_s, fired)
 
@@ -163,19 +257,40 @@ class Init:
         """Facts are told from the loop's next turn: the supervisor is not entered from its own orders."""
         notify = (-1, -1)
         try:
-            user = self._user(spec)
-            notify = self.readiness.prepare(spec, user.uid if user else -1)
-            child = self._child(spec, user, notify)
-            spawned = spawn.spawn(child)
-        except (OSError, _RefusedError) as error:
+            unmet = self.children.unmet(spec)
+            if unmet:
+                self.loop.call_soon(lambda: self.tell(e.ConditionUnmet(spec.name, unmet)))
+                return
+            uid = self.children.uid_for_files(spec)
+            self.words.prepare(spec, uid)
+            notify = self.readiness.prepare(spec)
+            child = self._child(spec, notify)
+            try:
+                spawned = spawn.spawn(child)
+            finally:
+                self.children.release(spec, child)
+        except (OSError, RefusedError) as error:
             self.readiness.discard(notify)
             failed = _failure(spec, error)
             self.loop.call_soon(lambda: self.tell(failed))
             return
-        self.readiness.started(spec, spawned.pid, notify)
+        self._started(spec, spawned, notify)
+
+    def _child(self, spec: ServiceSpec, notify: tuple[int, int]) -> spawn.Child:
+        bound = self.sockets.bind(spec, self.children.ids_of)
+        handed = [*bound, *self.words.stored(spec.name)]
+        variables = {**self.words.environment(spec), **sockets.variables([name for name, _ in handed])}
+        passed = (*((fd, sockets.FIRST_FD + number) for number, (_, fd) in enumerate(handed)), notify)
+        kind, _, name = spec.process.stdin.partition(":")
+        stdin_fd = dict(bound)[name] if kind == "socket" else -1
+        pid_variables = (*self.words.pid_variables(spec), *(("LISTEN_PID",) if handed else ()))
+        return self.children.main(spec, passed=passed, pid_variables=pid_variables, variables=variables, stdin_fd=stdin_fd)
+
+    def _started(self, spec: ServiceSpec, spawned: spawn.Spawned, notify: tuple[int, int]) -> None:
         self.pids[spawned.pid] = spec.name
         self.current[spec.name] = spawned.pid
         self.groups.started(spec.name, spawned.pid)
+        self.readiness.started(spec, spawned.pid, notify)
         if spawned.status_fd < 0:
             self.loop.call_soon(lambda: self.tell(e.ExecSucceeded(spec.name, spawned.pid)))
         else:
@@ -190,69 +305,69 @@ class Init:
             return
         stage, number = spawn.read_failure(data)
         self.pids.pop(spawned.pid, None)  # its exit is the failed step's, not the service's
-        self.tell(e.ExecFailed(spec.name, spawned.pid, stage, number, _explain(spec, stage, number)))
+        text = explain(spec, spec.command[0], stage, number)
+        self.tell(e.ExecFailed(spec.name, spawned.pid, stage, number, text))
 
-    @staticmethod
-    def _user(spec: ServiceSpec) -> users.User | None:
-        user = users.find_user(spec.user) if spec.user else None
-        if spec.user and user is None:
-            raise _RefusedError("user", errno.ENOENT, f"{spec.user_origin}: user {spec.user} is not in /etc/passwd: add it to the image, or name another")
-        return user
+    # Commands beside a service
 
-    def _child(self, spec: ServiceSpec, user: users.User | None, notify: tuple[int, int]) -> spawn.Child:
-        changes = (user is not None and (user.uid, user.gid) != (os.geteuid(), os.getegid())) or bool(spec.group or spec.groups)
-        groups: tuple[int, ...] | None = None
-        gid = user.gid if user else 0
-        if changes and user is not None:
-            gid = self._gid(spec, spec.group) if spec.group else user.gid
-            named = spec.groups
-            extra = users.groups_of(user) if named is None else [self._gid(spec, name) for name in named]
-            groups = tuple(sorted({gid, *extra}))
-        environment = self._environment(spec, user)
-        environment.update(self.readiness.environment(spec))
-        environment.update(self.groups.environment(spec.name))
-        return spawn.Child(
-            argv=spec.command,
-            path=spawn.find_program(spec.command[0], environment["PATH"]),
-            environment=environment,
-            stdin_fd=self.null_fd,
-            output_fd=self.output.pipe_for(spec, user.uid if user and groups is not None else -1),
-            cgroup_fd=self.groups.directory_for(spec.name) if spec.kill == "cgroup" else -1,
-            notify_fd=notify,
-            uid=user.uid if user else 0,
-            gid=gid,
-            groups=groups,
-            umask=spec.umask,
-            working_directory=spec.working_directory,
-            rlimits=tuple(
-                (getattr(resource, "RLIMIT_" + name.upper()), soft, hard) for name, soft, hard in spec.rlimits
-            ),
-            no_new_privileges=spec.no_new_privileges,
-        )
+    def run_beside(
+        self, name: str, argv: tuple[str, ...], timeout_s: float, done: Callable[[Ended], None],
+        variables: dict[str, str] | None = None, stdio: tuple[int, int, int] | None = None,
+    ) -> Job:  # fmt: skip
+        """A command with the service's user, environment and cgroup; 0 s: no limit."""
+        spec = self.supervisor.spec(name)
 
-    @staticmethod
-    def _gid(spec: ServiceSpec, name: str) -> int:
-        gid = users.find_group(name)
-        if gid is None:
-            raise _RefusedError("user", errno.ENOENT, f"{spec.origin}: group {name} is not in /etc/group: add it to the image, or name another")
-        return gid
+        def why(error: Exception | tuple[str, int]) -> str:
+            if isinstance(error, tuple):
+                return explain(spec, argv[0], *error)
+            return str(_failure(spec, error).message) if isinstance(error, OSError | RefusedError) else fault(error)
 
-    def _environment(self, spec: ServiceSpec, user: users.User | None) -> dict[str, str]:
-        environment = dict(self.endpoints.inherited)
-        environment.setdefault("PATH", DEFAULT_PATH)
-        if user is not None:
-            environment.update(HOME=user.home, USER=user.name, LOGNAME=user.name, SHELL=user.shell)
-        if self.endpoints.container:
-            environment["container"] = self.endpoints.container
-        environment.update(self.config.init.environment)
-        environment.update(spec.environment)
-        for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID"):
-            environment.pop(name, None)
-        return environment
+        return self.jobs.run(lambda: self.children.beside(spec, argv, variables or {}, stdio), timeout_s, why, done)
+
+    def run_probe(self, name: str, argv: tuple[str, ...], timeout_s: float, done: Answered) -> Job:
+        """An exec probe; `done("")` for exit code 0."""
+        return self.run_beside(name, argv, timeout_s, lambda how: done(how.text()))
+
+    def _run_hook(self, order: a.RunHook) -> None:
+        name = order.name
+        spec = self.supervisor.spec(name)
+        if order.hook == "pre_start" and order.number == 0:
+            try:
+                unmet = self.children.unmet(spec)
+            except RefusedError as error:
+                unmet = str(error)
+            if unmet:
+                self.loop.call_soon(lambda: self.tell(e.ConditionUnmet(name, unmet)))
+                return
+
+        def done(how: Ended) -> None:
+            self.hooks.pop(name, None)
+            if how.text() and order.hook in ("pre_stop", "finish"):
+                self.log(f"{name}: {order.hook}: {how.text()}")
+            self.tell(e.HookEnded(name, order.run, how.code, how.signal, how.message))
+
+        argv = (*getattr(spec.hooks, order.hook)[order.number], *order.arguments)
+        variables = {"PYINIT_HOOK": order.hook, "MAINPID": str(self.current.get(name, 0))}
+        self.hooks[name] = self.run_beside(name, argv, 0, done, variables)
+
+    def _kill_hook(self, name: str) -> None:
+        job = self.hooks.pop(name, None)
+        if job is not None:
+            job.cancel()
+
+    def _forget(self, name: str) -> None:
+        self.log(f"{name}: removed")
+        self.words.forget(name)
+        self.sockets.forget(name)
+        self.output.forget(name)
+        self.schedules.forget(name)
+        self.groups.forget(name)
+        self.current.pop(name, None)
+        self.supervisor.forget(name)
 
     def signal(self, name: str, number: int, *, group: bool = False) -> None:
         pid = self.current.get(name, 0)
-        if group and self.specs[name].kill != "process":
+        if group and self.supervisor.spec(name).kill != "process":
             self.groups.signal(name, number)
         if pid in self.pids:  # not reaped: the number can be nobody else's
             os.kill(pid, number)
@@ -260,7 +375,7 @@ class Init:
     def _kill_all(self) -> None:
         """All but us and the logger, which has lines to write still. Twice: what was being forked then."""
         if os.getpid() != 1:
-            for name in self.specs:
+            for name in self.supervisor.names:
                 self.signal(name, KILL, group=True)
             return
         for _ in range(2):
@@ -270,14 +385,15 @@ class Init:
                         os.kill(pid, KILL)
 
     def _reap(self) -> None:
+        self.words.drain()  # what a process said before it ended
         ended = reaper.reap(_RETRY_REAP)
         if len(ended) == _RETRY_REAP:
             self.loop.call_soon(self._reap)
         for pid, code, number in ended:
             name = self.pids.pop(pid, None)
             if name is not None:
-                self.tell(e.ProcessExited(name, pid, code, number))
-            else:
+                self.tell(e.ProcessExited(name, pid, code, number, self.groups.ran_out_of_memory(name)))
+            elif not self.jobs.exited(pid, code, number):
                 self.output.exited(pid)
         if ended:
             self.groups.check()
@@ -293,7 +409,7 @@ class Init:
                 self.reboots |= number == REBOOT or (number == INT and self.endpoints.container == "lxc")
                 self.tell(e.ShutdownRequested(f"{signal_name(number)} received", None, kill))
             elif number == HUP:
-                self.log("HUP received: reload is not in this version; restart the container for a new config")
+                self._reload_by_signal()
             else:
                 for wanted, name in self.config.init.forward_signals:
                     if wanted == number:
@@ -324,25 +440,9 @@ def _all_pids() -> list[int]:
         return [-1]
 
 
-class _RefusedError(Exception):
-    """A step before fork that has no errno of its own to raise."""
-
-    def __init__(self, stage: str, number: int, message: str) -> None:
-        super().__init__(message)
-        self.stage, self.number = stage, number
-
-
-def _failure(spec: ServiceSpec, error: OSError | _RefusedError) -> e.ExecFailed:
-    if isinstance(error, _RefusedError):
+def _failure(spec: ServiceSpec, error: OSError | RefusedError) -> e.ExecFailed:
+    if isinstance(error, RefusedError):
         return e.ExecFailed(spec.name, 0, error.stage, error.number, str(error))
     stage = "exec" if error.filename else "fork"
     number = error.errno or 0
-    return e.ExecFailed(spec.name, 0, stage, number, _explain(spec, stage, number))
-
-
-def _explain(spec: ServiceSpec, stage: str, number: int) -> str:
-    if stage == "exec":
-        what = f"cannot execute {spec.command[0]}: {os.strerror(number)}"
-        hint = "; is it in the image?" if number == errno.ENOENT else ""
-        return f"{spec.command_origin}: {what}{hint}"
-    return f"{spec.origin}: {stage} failed before exec: {os.strerror(number)}"
+    return e.ExecFailed(spec.name, 0, stage, number, explain(spec, spec.command[0], stage, number))

@@ -6,15 +6,22 @@ nothing special goes through posix_spawn (vfork: 10 times as fast, whatever the 
 """
 
 import errno
+import fcntl
 import os
 import resource
+import sys
 from typing import NamedTuple
 
-from pyinit.linux import process
+from pyinit.linux import caps, process
 
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
-STAGES = ("fork", "session", "cgroup", "files", "rlimits", "working_directory", "user", "no_new_privileges", "exec")
+STAGES = (
+    "fork", "session", "cgroup", "files", "rlimits", "scheduling", "mounts", "chroot", "working_directory", "user",
+    "capabilities", "no_new_privileges", "exec",
+)  # fmt: skip
 DEFAULT_UMASK = 0o022
+_TIOCSCTTY = 0x540E
+_PR_SET_KEEPCAPS = 8
 
 
 class Child(NamedTuple):
@@ -25,15 +32,27 @@ class Child(NamedTuple):
     environment: dict[str, str]
     stdin_fd: int
     output_fd: int  # -1: stdout and stderr of the init
-    cgroup_fd: int = -1
-    notify_fd: tuple[int, int] = (-1, -1)  # (our end to pass, number in the child)
+    error_fd: int = -1  # -1: stderr goes where stdout goes
+    cgroup_fds: tuple[int, ...] = ()  # each a cgroup.procs, open for writing: of v2, or of v1's hierarchies
+    passed_fds: tuple[tuple[int, int], ...] = ()  # (our end, number in the child)
+    pid_variables: tuple[str, ...] = ()  # set to the child's own pid: LISTEN_PID, WATCHDOG_PID
     uid: int = 0
     gid: int = 0
     groups: tuple[int, ...] | None = None
     umask: int = DEFAULT_UMASK
     working_directory: str = "/"
     rlimits: tuple[tuple[int, int, int], ...] = ()
+    nice: int | None = None
+    cpus: tuple[int, ...] = ()
+    oom_score_adj: int | None = None
+    dropped: tuple[int, ...] = ()  # of the bounding set
+    ambient: tuple[int, ...] = ()
     no_new_privileges: bool = False
+    chroot: str = ""
+    private_tmp: bool = False
+    read_only_paths: tuple[str, ...] = ()
+    tty: str = ""  # becomes the controlling terminal
+    new_session: bool = True  # else a process group of its own
 
 
 class Spawned(NamedTuple):
@@ -43,13 +62,13 @@ class Spawned(NamedTuple):
     status_fd: int
 
 
-def find_program(name: str, search_path: str) -> str:
+def find_program(name: str, search_path: str, root: str = "") -> str:
     """`name` itself if it has a slash, else the first executable of that name on `search_path`, else `name`."""
     if "/" in name:
         return name
     for folder in search_path.split(":"):
         path = f"{folder or '.'}/{name}"
-        if os.access(path, os.X_OK) and not os.path.isdir(path):
+        if os.access(root + path, os.X_OK) and not os.path.isdir(root + path):
             return path
     return name
 
@@ -58,6 +77,8 @@ def spawn(child: Child) -> Spawned:
     """Start `child`; OSError if there is no process (posix_spawn: or no exec)."""
     if _is_plain(child):
         return Spawned(_posix_spawn(child), -1)
+    if child.private_tmp or child.read_only_paths:
+        import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         pid, pidfd = process.clone(0)
@@ -72,17 +93,20 @@ def spawn(child: Child) -> Spawned:
     return Spawned(pid, read_end)
 
 
+_PLAIN = Child((), "", {}, 0, 0)
+_OF_ANY = frozenset({"argv", "path", "environment", "stdin_fd", "output_fd", "error_fd", "new_session"})
+_MORE = tuple(field for field in Child._fields if field not in _OF_ANY)
+
+
 def _is_plain(child: Child) -> bool:
-    return (
-        child.cgroup_fd < 0 and child.groups is None and not child.rlimits and child.umask == DEFAULT_UMASK
-        and child.working_directory == "/" and not child.no_new_privileges and child.notify_fd[0] < 0
-    )  # fmt: skip
+    return child.new_session and all(getattr(child, field) == getattr(_PLAIN, field) for field in _MORE)
 
 
 def _posix_spawn(child: Child) -> int:
     actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, child.stdin_fd, 0)]
     if child.output_fd >= 0:
-        actions += [(os.POSIX_SPAWN_DUP2, child.output_fd, 1), (os.POSIX_SPAWN_DUP2, child.output_fd, 2)]
+        error_fd = child.error_fd if child.error_fd >= 0 else child.output_fd
+        actions += [(os.POSIX_SPAWN_DUP2, child.output_fd, 1), (os.POSIX_SPAWN_DUP2, error_fd, 2)]
     return os.posix_spawn(
         child.path, child.argv, child.environment,
         file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET,
@@ -90,28 +114,49 @@ def _posix_spawn(child: Child) -> int:
 
 
 def _run_child(child: Child, status_fd: int) -> None:
+    """Numbers are indices of STAGES. What needs privileges comes before the ids change."""
     stage = 1
     try:
-        os.setsid()
+        if child.new_session:
+            os.setsid()
+        else:
+            os.setpgid(0, 0)
         stage = 2
-        _enter_cgroup(child.cgroup_fd)
+        for fd in child.cgroup_fds:
+            os.write(fd, b"0")
         stage = 3
         _set_files(child, status_fd)
         stage = 4
         for number, soft, hard in child.rlimits:
             resource.setrlimit(number, (soft, hard))
-        os.umask(child.umask)
         stage = 5
-        os.chdir(child.working_directory)
+        _set_scheduling(child)
+        os.umask(child.umask)
         stage = 6
+        if child.private_tmp or child.read_only_paths:
+            sys.modules["pyinit.init.private"].set_up(private_tmp=child.private_tmp, read_only_paths=child.read_only_paths)
+        stage = 7
+        if child.chroot:
+            os.chroot(child.chroot)
+        stage = 8
+        os.chdir(child.working_directory)
+        stage = 10
+        for number in child.dropped:
+            process.prctl(caps.PR_CAPBSET_DROP, number)
+        if child.ambient:
+            process.prctl(_PR_SET_KEEPCAPS, 1)
+        stage = 9
         if child.groups is not None:
             os.setgroups(child.groups)
             os.setresgid(child.gid, child.gid, child.gid)
             os.setresuid(child.uid, child.uid, child.uid)
-        stage = 7
+        stage = 10
+        if child.ambient:
+            caps.raise_ambient(child.ambient)
+        stage = 11
         if child.no_new_privileges:
             process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        stage = 8
+        stage = 12
         _reset_signals()
         os.execve(child.path, child.argv, child.environment)
     except OSError as error:
@@ -122,27 +167,37 @@ def _run_child(child: Child, status_fd: int) -> None:
         os._exit(127)
 
 
-def _enter_cgroup(fd: int) -> None:
-    """By ourselves: kernels 6.14 and later kill what CLONE_INTO_CGROUP puts into a group that saw cgroup.kill once."""
-    if fd >= 0:
-        procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
-        os.write(procs, b"0")
-        os.close(procs)
+def _set_scheduling(child: Child) -> None:
+    if child.nice is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, child.nice)
+    if child.cpus:
+        os.sched_setaffinity(0, child.cpus)
+    if child.oom_score_adj is not None:
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, str(child.oom_score_adj).encode())
+        os.close(fd)
 
 
 def _set_files(child: Child, status_fd: int) -> None:
-    passed, number = child.notify_fd
-    if passed >= 0:
-        if number == status_fd:  # the report's pipe must not be in the way
-            raise OSError(errno.EBUSY, "fd")
-        os.dup2(passed, number)
+    """First all above the highest number that is asked for, so that none is in another's way."""
+    top = max([status_fd, 2, *(number for _, number in child.passed_fds)]) + 1
+    moved = [(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, top), number) for fd, number in child.passed_fds]
+    if any(number == status_fd for _, number in moved):  # the report's pipe must not be in the way
+        raise OSError(errno.EBUSY, "fd")
     os.dup2(child.stdin_fd, 0)
     if child.output_fd >= 0:
         os.dup2(child.output_fd, 1)
-        os.dup2(child.output_fd, 2)
+        os.dup2(child.error_fd if child.error_fd >= 0 else child.output_fd, 2)
+    if child.tty:
+        fd = os.open(child.tty, os.O_RDWR)
+        fcntl.ioctl(fd, _TIOCSCTTY, 1)
+        for number in (0, 1, 2) if child.output_fd < 0 else (0,):
+            os.dup2(fd, number)
     process.close_from(3)
-    if passed >= 0:
-        os.set_inheritable(number, True)  # noqa: FBT003 - no keywords there
+    for fd, number in moved:
+        os.dup2(fd, number)
+    for name in child.pid_variables:
+        child.environment[name] = str(os.getpid())
 
 
 def _reset_signals() -> None:

@@ -5,8 +5,9 @@ or what PID 1 does with its services (init). Laws: one thread at each clone; sig
 made and queue up meanwhile; whatever fails, what was made is undone and one line says why; the monitor never dies
 of its container.
 
-The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text. The monitor says b"go". Its end says that
-the monitor is gone.
+The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text; later b"reload" with the fd of a pipe that
+the config is to be written to, and sd_notify's lines, which go on to our own NOTIFY_SOCKET. The monitor says b"go".
+Its end says that the monitor is gone.
 """
 
 import os
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from pyinit.control import places, server
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
 from pyinit.init.pid1 import Endpoints, Init
+from pyinit.init.reload import write_config
+from pyinit.init.upward import relay
 from pyinit.launch import apply, cgroups, network, plan
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.linux import caps, namespaces, process
@@ -118,7 +121,7 @@ class _Launch:
             self._await_built(ours)
             ours.send(b"go")
             # 5. From here on: the monitor.
-            return _Monitor(self.pidfd).run()
+            return _Monitor(self.pidfd, ours, self._read_again).run()
         except (PyinitError, OSError):
             process.pidfd_send_signal(self.pidfd, 9)
             select.select([self.pidfd], [], [])
@@ -127,6 +130,12 @@ class _Launch:
         finally:
             ours.close()
             os.close(self.pidfd)
+
+    def _read_again(self) -> Config:
+        """For a reload; in a process of its own."""
+        from pyinit.config.load import load  # loaded already, by the command line
+
+        return load(self.config.path, os.environ)
 
     def _connect(self, helper: "_NetworkHelper", pid: int) -> None:
         self.held.note("bridge", helper.step.network.bridge)
@@ -273,8 +282,11 @@ class _Child:
 class _Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
-    def __init__(self, pidfd: int) -> None:
+    def __init__(self, pidfd: int, channel: socket.socket, read_config: Callable[[], Config]) -> None:
         self._pidfd = pidfd
+        self._channel = channel
+        self._read_config = read_config
+        self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
         self._on_terminal = _fields_of_self()[4] != "0"  # now: a hangup takes it away before it is told
 
@@ -282,15 +294,40 @@ class _Monitor:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         poll.register(self._signals, select.POLLIN)
+        poll.register(self._channel, select.POLLIN)
         try:
             while True:
                 ready = [fd for fd, _ in poll.poll()]
+                for fd in [fd for fd in ready if fd in self._readers]:
+                    poll.unregister(fd)
+                    os.close(fd)
+                    os.waitpid(self._readers.pop(fd), 0)
+                if self._channel.fileno() in ready and self._pidfd not in ready and not self._listen(poll):
+                    poll.unregister(self._channel)
                 if self._signals in ready:
                     self._forward()
                 if self._pidfd in ready:
                     return self._exit_code()
         finally:
             os.close(self._signals)
+
+    def _listen(self, poll: select.poll) -> bool:
+        """PID 1 asks for the config, or says how it is; False at the end."""
+        data, fds, _, _ = socket.recv_fds(self._channel, _MOST_TEXT, 4)
+        if data == b"reload" and fds:
+            pid, pidfd = process.clone(0)
+            if pid == 0:
+                try:
+                    write_config(fds[0], self._read_config)
+                finally:
+                    os._exit(0)
+            self._readers[pidfd] = pid
+            poll.register(pidfd, select.POLLIN)
+        elif data:
+            relay(data)
+        for fd in fds:
+            os.close(fd)
+        return bool(data)
 
     def _forward(self) -> None:
         for number in process.read_signals(self._signals):

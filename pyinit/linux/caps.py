@@ -17,7 +17,7 @@ NAMES = (
     "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
     "CHECKPOINT_RESTORE",
 )  # fmt: skip
-_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL = 23, 24, 47, 4
+_PR_CAPBSET_READ, PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 23, 24, 47, 2, 4
 _VERSION_3 = 0x20080522
 
 
@@ -25,7 +25,7 @@ def limit_bounding_set(keep: tuple[str, ...]) -> None:
     """Drop all but `keep` from the bounding set: what root gets at exec is what is left."""
     for number, name in enumerate(NAMES):
         if name not in keep and LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
-            prctl(_PR_CAPBSET_DROP, number)
+            prctl(PR_CAPBSET_DROP, number)
 
 
 def clear_inheritable() -> None:
@@ -47,3 +47,26 @@ def has(name: str) -> bool:
     return bool(data[3 * (number // 32)] >> (number % 32) & 1)
 
 
+def bounding_set() -> frozenset[str]:
+    """Of this process."""
+    return frozenset(name for number, name in enumerate(NAMES) if LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1)
+
+
+def effective_set() -> frozenset[str]:
+    """Of this process."""
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    check(LIBC.capget(ctypes.byref(header), ctypes.byref(data)), "capget")
+    return frozenset(name for number, name in enumerate(NAMES) if data[3 * (number // 32)] >> (number % 32) & 1)
+
+
+def raise_ambient(numbers: tuple[int, ...]) -> None:
+    """Make these, and no others, permitted, inheritable and ambient: they outlive the exec of an ordinary user."""
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    for number in numbers:
+        for field in range(3):
+            data[3 * (number // 32) + field] |= 1 << (number % 32)
+    check(LIBC.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
+    for number in numbers:
+        prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number)

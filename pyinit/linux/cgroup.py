@@ -70,6 +70,15 @@ def is_populated(events: bytes) -> bool:
     return b"populated 1" in events
 
 
+def oom_kills(events: bytes) -> int:
+    """What a `memory.events` (v2) or `memory.oom_control` (v1) text says."""
+    for line in events.split(b"\n"):
+        key, _, value = line.partition(b" ")
+        if key == b"oom_kill":
+            return int(value)
+    return 0
+
+
 def remove_tree(directory: str) -> None:
     """rmdir a group and the groups below it; a missing one is fine, a busy one raises OSError."""
     try:

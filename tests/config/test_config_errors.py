@@ -60,9 +60,8 @@ OF_SERVICE = {
     'umask = "0888"': 'umask: expected octal digits in a string, such as "022", found "0888"',
     "umask = 27": 'umask: expected octal digits in a string, such as "022", found 27',
     'umask = "1777"': 'umask: expected octal digits in a string, such as "022", found "1777"',
-    'kind = "task"': 'kind: expected "service" or "oneshot", found "task"',
-    'kind = "onshot"': 'kind: expected "service" or "oneshot", found "onshot"; did you mean oneshot?',
-    'kind = ["service"]': 'kind: expected "service" or "oneshot", found a list',
+    'kind = "onshot"': 'kind: expected "service", "oneshot" or "task", found "onshot"; did you mean oneshot?',
+    'kind = ["service"]': 'kind: expected "service", "oneshot" or "task", found a list',
     'kill = "group "': 'kill: expected "cgroup", "group" or "process", found "group "; did you mean group?',
     'restart = "on_failure"': (
         'restart: expected "always", "on-failure" or "never", found "on_failure"; did you mean on-failure?'
@@ -101,16 +100,14 @@ OF_SERVICE = {
     "success_exit_codes = 0": "success_exit_codes: expected a list of exit codes, 0 to 255, found 0",
     "success_exit_codes = [256]": "success_exit_codes: expected a list of exit codes, 0 to 255, found a list",
     "ready = true": "ready: expected a table, found true",
-    "ready = {}": "ready: expected one of tcp, fd, notify, path, found none",
-    "ready = { timeout = '1s' }": "ready: expected one of tcp, fd, notify, path, found none",
-    "ready = { fd = 3, notify = true }": "ready: expected one of tcp, fd, notify, path, found fd and notify",
+    "ready = {}": "ready: expected one of tcp, unix, http, exec, path, fd, notify, log, found none",
+    "ready = { timeout = '1s' }": "ready: expected one of tcp, unix, http, exec, path, fd, notify, log, found none",
+    "ready = { fd = 3, notify = true }": "ready: expected one of tcp, unix, http, exec, path, fd, notify, log, found fd and notify",
     "ready = { fd = 1 }": "ready.fd: expected an integer from 3 to 1000, found 1",
     "ready = { notify = false }": (
         "ready.notify: expected true, found false; take `ready` out, and the service is ready when it runs"
     ),
     "ready = { path = '' }": 'ready.path: expected an absolute path, found ""',
-    "ready = { http = 'http://x/' }": "ready.http: this key is not supported yet; take it out",
-    "ready = { exec = ['x'] }": "ready.exec: this key is not supported yet; take it out",
     "ready = { fd = 3, timeout = 30 }": f"ready.timeout: {UNITS} 30",
     'forward_signals = "USR1"': 'forward_signals: expected a list of strings, found "USR1"',
     'forward_signals = ["USR1", "NOPE"]': (
@@ -142,16 +139,65 @@ def test_readiness_by_tcp_wants_numbers(host, port):
     ]
 
 
-LATER = {
-    "nice": "0", "oom_score_adj": "0", "health": "{}", "watchdog": "'30s'", "sockets": "[]", "cgroup": "{}", "instances": "1",
-    "pre_start": "[]", "finish": "[]", "environment_files": "[]", "capabilities": "[]", "ambient_capabilities": "[]",
-    "schedule": "''",
-}  # fmt: skip
+ONE_OF = "tcp, unix, http, exec, path"
+OF_LIFE = {
+    "nice = 20": "nice: expected an integer from -20 to 19, found 20",
+    "oom_score_adj = 2000": "oom_score_adj: expected an integer from -1000 to 1000, found 2000",
+    "cpu_affinity = '3-1'": 'cpu_affinity: expected CPUs such as [0, 1] or "0-3,6", found "3-1"',
+    "cpu_affinity = []": 'cpu_affinity: expected CPUs such as [0, 1] or "0-3,6", found a list',
+    "capabilities = ['CHWON']": 'capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "CHWON"; did you mean CHOWN?',
+    "capabilities = []\nambient_capabilities = ['KILL']": "ambient_capabilities: KILL is not in `capabilities`, which bounds it; add it there",
+    "chroot = 'x'": 'chroot: expected an absolute path, found "x"',
+    "read_only_paths = ['x']": 'read_only_paths[1]: expected an absolute path, found "x"',
+    "stdin = 'file'": 'stdin: expected "null", "tty", "file:/path" or "socket:NAME", found "file"',
+    "stdin = 'socket:web'": "stdin: there is no socket web among this service's `sockets`",
+    "tty = '/dev/tty1'\nsession = 'group'": 'session: a controlling terminal needs a session: expected "own" beside `tty`, found "group"',
+    "tty = '/dev/tty1'\nstdin = 'null'": "stdin: the terminal of `tty` is standard input; take one of them out",
+    "environment_files = ['a.env']": 'environment_files[1]: expected an absolute path, with "-" before it if it may be missing, found "a.env"',
+    "health = {}": f"health: expected one of {ONE_OF}, found none",
+    "health = { fd = 3 }": "health.fd: there is no such key; known are: action, body, exec, failures, http, interval, path, start_period, status, tcp, timeout, unix",
+    "health = { path = '/x', interval = '0s' }": "health.interval: expected a time above 0",
+    "health = { path = '/x', status = 200 }": "health.status: belongs to http, and this asks by path; take one of them out",
+    "health = { http = 'localhost' }": 'health.http: expected a URL such as "http://127.0.0.1:8080/health", found "localhost"',
+    "health = { http = 'http://localhost/' }": 'health.http: expected a numeric address and a port, such as "127.0.0.1:80" or "[::1]:80", found "localhost:80"',
+    "health = { http = 'http://[::1]/', status = 99 }": 'health.status: expected a status such as 200, or a range such as "200-299", found 99',
+    "health = { http = 'http://[::1]/', body = '(' }": 'health.body: expected a regular expression, found "(" (missing ), unterminated subpattern at position 0)',
+    "ready = { log = '' }": "ready.log: expected a regular expression, found nothing",
+    "ready = { log = 'up' }\nlog = { to = 'null' }": 'ready: lines of a log that goes to "null" are not seen here: expected log.to = "file" or "stdout"',
+    "watchdog = '0s'": "watchdog: expected a time above 0",
+    "stop = [{ signal = 'TERM' }]\nstop_signal = 'INT'": "stop_signal: `stop` says it already; take one of them out",
+    "stop = []": "stop: expected steps such as [{ signal = \"QUIT\", wait = \"5s\" }], found none",
+    "stop = [{ signal = 'X' }]": 'stop[1].signal: expected a signal such as "TERM" or "RTMIN+3", found "X"',
+    "reload_signal = 'HUP'\nreload_command = 'x'": "reload_signal: expected one of reload_signal and reload_command, found both",
+    "pre_start = [['x'], []]": 'pre_start[2]: expected a command such as ["/bin/mkdir", "-p", "/run/app"], found a list',
+    "finish = [['x'], ['y']]": "finish: expected one command, found a list of commands",
+    "hook_timeout = { pre_start = '0s' }": "hook_timeout.pre_start: expected a time above 0",
+    "kind = 'task'": 'a task needs schedule = "*/5 * * * *" or interval = "10m", found none',
+    "schedule = '* * * *'": 'schedule: expected five fields, such as "*/5 * * * *", found 4',
+    "schedule = '0 0 30 2 *'": 'schedule: "0 0 30 2 *" never comes: no such month has that day',
+    "interval = '5m'\nhealth = { path = '/x' }": "health: belongs to a service, and this is a task; take it out",
+    "interval = '5m'\nkind = 'service'": "interval: belongs to a task, and this is a service; take it out",
+    "interval = '5m'\ncritical = true": "critical: a task that fails runs again at its next time; take this out",
+    "interval = '5m'\nrestart = 'always'": 'restart: a task that is done is not started again: expected "on-failure" or "never", found "always"',
+    "timeout = '5m'": "timeout: a service may run for ever; this belongs to a oneshot or a task (ready and health have their own)",
+    "instances = 0": 'instances: expected a number from 1 to 1000, or names such as ["eu", "us"], found 0',
+    "condition = { path_exists = 'x' }": 'condition.path_exists: expected an absolute path, found "x"',
+    "condition = { env = '=1' }": 'condition.env: expected "NAME" or "NAME=value", found "=1"',
+    "cgroup = { memory_max = '1M', memory_high = '2M' }": "cgroup.memory_high: expected memory_high <= memory_max, for what is above that is killed, not slowed",
+    "strict = 1": "strict: expected true or false, found 1",
+}
 
 
-@pytest.mark.parametrize(("key", "value"), LATER.items())
-def test_a_services_key_of_a_version_to_come(key, value):
-    assert of_service(f"{key} = {value}") == [f"services.toml:3: services.app.{key}: this key is not supported yet; take it out"]
+@pytest.mark.parametrize(("text", "message"), OF_LIFE.items())
+def test_a_key_of_a_services_life(text, message):
+    found = of_service(text)
+    assert [line.partition("services.app")[2].lstrip(".").removeprefix(": ") for line in found] == [message]
+
+
+def test_the_place_of_a_wrong_key_is_its_own_line():
+    assert of_service("nice = 1\numask = '8'") == [
+        'services.toml:4: services.app.umask: expected octal digits in a string, such as "022", found "8"'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -435,7 +481,7 @@ def test_errors_of_all_files_in_the_order_of_files_and_lines(folder):
         "conf/main.toml:2: include: conf/gone.toml: No such file or directory; mend the path, which starts at this file's folder",
         "conf/main.toml:3: sevices: there is no such key; did you mean services?",
         "conf/main.toml:5: services.a: expected a table, found 1",
-        'conf/b.toml:2: services.b.kind: expected "service" or "oneshot", found 1',
+        'conf/b.toml:2: services.b.kind: expected "service", "oneshot" or "task", found 1',
         f"conf/b.toml:3: services.b.command: {COMMAND}, found 2",
         "conf/c.toml:1: no valid TOML at column 5: invalid value",
     ]
@@ -527,7 +573,7 @@ stop_timeout = "${{TIME}}"
 
 def test_found_text_does_not_reach_the_terminal_raw():
     assert of_service('kind = "\\u001b[31m\\nx\\u202e"') == [
-        'services.toml:3: services.app.kind: expected "service" or "oneshot", found "\\x1b[31m\\nx\\u202e"'
+        'services.toml:3: services.app.kind: expected "service", "oneshot" or "task", found "\\x1b[31m\\nx\\u202e"'
     ]
 
 

@@ -45,11 +45,11 @@ def test_the_least_of_a_service_gets_the_defaults_of_the_design(folder):
         services=(
             m.ServiceSpec(
                 name="app", command=("/bin/app", "-x"), kind="service", requires=(), wants=(), after=(), before=(),
-                user="root", group="", groups=None, working_directory="/", environment=(), umask=0o022, rlimits=(),
-                no_new_privileges=False, stop_signal=15, stop_timeout_s=7.0, kill="cgroup", restart="always",
+                user="root", group="", groups=None, working_directory="/", environment=(), umask=0o022,
+                process=m.ProcessSpec(), stop=(m.StopStep(15, 7.0),), kill="cgroup", restart="always",
                 restart_delay=m.RestartDelay(0.0, 0.1, 30.0, 2.0, 0.1, 10.0), start_limit=m.StartLimit(10, 60.0, "retry"),
-                success_exit_codes=(0,), critical=False, ready=m.Readiness("exec"),
-                log=m.LogSpec("file", 10 * 1024 * 1024, 10, "iso", False), enabled=True,
+                success_exit_codes=(0,), critical=False, ready=m.Readiness("started"),
+                log=m.LogSpec("file", 10 * 1024 * 1024, keep=10, timestamp="iso", echo=False), enabled=True,
                 origin=Origin("services.toml", 1), command_origin=Origin("services.toml", 2), user_origin=m.NOWHERE,
             ),
         ),
@@ -251,17 +251,20 @@ def test_every_key_of_a_service(folder):
         name="app", command=("/usr/sbin/app", "-c", "a b", "c", "$X", "${Y}"), kind="service", requires=("migrate",),
         wants=("cache",), after=("cache",), before=("last",), user="www-data", group="33", groups=("adm", "4"),
         working_directory="/app", environment=(("APP_ENV", "prod"),), umask=0o027,
-        rlimits=(("nofile", 65536, 65536), ("core", 0, 0), ("as", -1, -1), ("nproc", 10, -1)), no_new_privileges=True,
-        stop_signal=3, stop_timeout_s=60.0, kill="group", restart="on-failure",
+        process=m.ProcessSpec(
+            rlimits=(("nofile", 65536, 65536), ("core", 0, 0), ("as", -1, -1), ("nproc", 10, -1)), no_new_privileges=True,
+            origins=(("rlimits", line("rlimits =")),),
+        ),
+        stop=(m.StopStep(3, 60.0),), kill="group", restart="on-failure",
         restart_delay=m.RestartDelay(1.0, 0.25, 3600.0, 1.5, 0.0, 120.0), start_limit=m.StartLimit(3, 0.5, "exit"),
-        success_exit_codes=(0, 143), critical=True, ready=m.Readiness("tcp", host="::1", port=9000, timeout_s=5.0),
-        log=m.LogSpec("stdout", 64 << 10, 3, "none", True), enabled=False,
+        success_exit_codes=(0, 143), critical=True, ready=m.Readiness("probe", m.Probe("tcp", host="::1", port=9000), timeout_s=5.0),
+        log=m.LogSpec("stdout", 64 << 10, keep=3, timestamp="none", echo=True, origin=line("log =")), enabled=False,
         origin=line("[services.app]"), command_origin=line("command = \"/usr"), user_origin=line("user ="),
     )  # fmt: skip
     assert migrate.command == ("/bin/sh", "-c", "echo ${HOME}")
     assert cache.ready == m.Readiness("fd", fd=4)
     assert last.ready == m.Readiness("notify")
-    assert (path.name, path.ready) == ("a@1", m.Readiness("path", path="/run/x"))
+    assert (path.name, path.ready) == ("a@1", m.Readiness("probe", m.Probe("path", path="/run/x")))
 
 
 def test_the_roles_defaults_give_way_to_what_is_written(folder):
@@ -339,7 +342,7 @@ environment = { A = "$ $$ ${NAME}-${EMPTY}-${EMPTY:-b}-${NONE:-}-${NONE:-a:-b}$"
     assert config.container.cgroup == m.CgroupLimits(1 << 30, 0, 1.5, 0, 7, Origin("services.toml", 7))
     assert config.container.network.mode == "host"
     (spec,) = config.services
-    assert (spec.command[2], spec.umask, spec.stop_signal) == ("echo ${NAME}", 0o077, 1)
+    assert (spec.command[2], spec.umask, spec.stop[0].signal) == ("echo ${NAME}", 0o077, 1)
     assert spec.environment == (("A", "$ $$ web--b--a:-b$"), ("B", "${NAME}"))
 
 
@@ -347,7 +350,7 @@ environment = { A = "$ $$ ${NAME}-${EMPTY}-${EMPTY:-b}-${NONE:-}-${NONE:-a:-b}$"
     ("text", "seconds"), [("250ms", 0.25), ("5s", 5.0), ("2m", 120.0), ("1h", 3600.0), ("1.5s", 1.5), ("0s", 0.0)]
 )
 def test_durations(folder, text, seconds):
-    assert loaded(f'[services.a]\ncommand = "x"\nstop_timeout = "{text}"\n').services[0].stop_timeout_s == seconds
+    assert loaded(f'[services.a]\ncommand = "x"\nstop_timeout = "{text}"\n').services[0].stop[0].wait_s == seconds
 
 
 @pytest.mark.parametrize(

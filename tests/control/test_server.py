@@ -51,6 +51,24 @@ class Host:
             raise ControlError(f"{name}: no process")
         self.asked.append(("signal", name, number))
 
+    def hup(self, name, done):
+        self.asked.append(("hup", name))
+        self.done = done
+
+    def enable(self, name):
+        self.asked.append(("enable", name))
+        self.on_ask(name)
+
+    def disable(self, name):
+        self.asked.append(("disable", name))
+        self.on_ask(name)
+
+    def processes(self, name):
+        return {"name": name, "state": "stopped", "processes": []}
+
+    def reload(self, done):
+        done({"ok": True, "added": ["new"], "removed": [], "restarted": [], "changed": []})
+
     def shutdown(self, exit_code):
         self.asked.append(("shutdown", exit_code))
 

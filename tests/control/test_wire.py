@@ -15,14 +15,14 @@ from pyinit.control.wire import BadRequestError, Request, decode
         (b'{"verb":"signal","names":["a"],"signal":64}', Request("signal", ("a",), signal=64)),
         (b'{"verb":"shutdown","exit_code":0}', Request("shutdown", exit_code=0)),
         (b'{"verb":"shutdown","exit_code":null}', Request("shutdown")),
-        (b'{"verb":"logs","lines":5,"follow":true,"later":"word"}', Request("logs")),
+        (b'{"verb":"logs","lines":5,"follow":true,"later":"word"}', Request("logs", lines=5, follow=True)),
     ],
 )
 def test_a_request(line, request_):
     assert decode(line) == request_
 
 
-VERBS = 'expected {"verb": one of status, start, stop, restart, signal, logs, shutdown}'
+VERBS = 'expected {"verb": one of status, start, stop, restart, wait, hup, enable, disable, signal, logs, events, ps, reload, shutdown}'
 
 
 @pytest.mark.parametrize(

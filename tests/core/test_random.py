@@ -4,7 +4,19 @@ import pytest
 from world import KILL, World
 
 from pyinit.core import events as e
-from pyinit.model import InitSpec, Readiness, RestartDelay, ServiceSpec, StartLimit
+from pyinit.core.transitions import State
+from pyinit.model import (
+    Health,
+    Hooks,
+    InitSpec,
+    Probe,
+    Readiness,
+    RestartDelay,
+    Schedule,
+    ServiceSpec,
+    StartLimit,
+    StopStep,
+)
 
 NAMES = "abcdef"
 
@@ -17,10 +29,13 @@ def story(seed: int) -> World:
         before = list(NAMES[:number])
         specs.append(
             ServiceSpec(
-                name, ("x",), kind=dice.choice(["service", "service", "oneshot"]),
+                name, ("x",), **of_kind(dice),
                 requires=tuple(dice.sample(before, min(len(before), dice.randint(0, 2)))),
                 wants=tuple(dice.sample(before, min(len(before), dice.randint(0, 1)))),
-                ready=Readiness(dice.choice(["exec", "tcp"])), restart=dice.choice(["always", "on-failure", "never"]),
+                hooks=Hooks(*(((("h",),) * dice.choice([0, 0, 1, 2])) for _ in range(3)), ((("f",),) * dice.choice([0, 0, 1]))),
+                stop=(StopStep(3, 1.0), StopStep(15, 1.0))[: dice.randint(1, 2)], drain_s=dice.choice([0, 0, 1.0]),
+                health=Health(Probe("path"), action=dice.choice(["restart", "stop", "exit"])),
+                ready=Readiness(dice.choice(["started", "probe"])), restart=dice.choice(["always", "on-failure", "never"]),
                 kill=dice.choice(["cgroup", "process"]), critical=dice.random() < 0.1,
                 restart_delay=RestartDelay(first_s=dice.choice([0.0, 0.1])),
                 start_limit=StartLimit(3, 10.0, dice.choice(["retry", "fail", "exit"])), enabled=dice.random() < 0.9,
@@ -28,6 +43,12 @@ def story(seed: int) -> World:
         )  # fmt: skip
     init = InitSpec(exit=dice.choice(["on-signal", "when-all-exited"]))
     return World(*specs, init=init, seed=seed)
+
+
+def of_kind(dice):
+    kind = dice.choice(["service", "service", "service", "oneshot", "task"])
+    keys = {"task": {"schedule": Schedule(interval_s=60.0)}}.get(kind, {})
+    return {"kind": kind, "timeout_s": 0.0 if kind == "service" else dice.choice([0.0, 5.0]), **keys}
 
 
 def step(world: World) -> None:
@@ -39,8 +60,13 @@ def step(world: World) -> None:
     can += [lambda name=name: world.exits_before_it_is_known(name, dice.choice([0, 1])) for name in world.spawned]
     for name in world.pids:
         can += [lambda name=name: world.exits(name, dice.choice([0, 1])), lambda name=name: world.exits(name, signal=KILL)]
-        if world.specs[name].ready.kind == "tcp":
+        if world.specs[name].ready.kind == "probe":
             can += [lambda name=name: world.ready(name)] * 2
+        can += [lambda name=name: world.sickens(name, watchdog=dice.random() < 0.2)]
+        can += [lambda name=name: world.tell(e.TimeoutExtended(name, 3.0))]
+    can += [lambda name=name: world.hooked(name, dice.choice([0, 0, 1, 125])) for name in world.hooks] * 2
+    can += [lambda name=name: world.due(name) for name in world.tasks]
+    can += [lambda name=name: world.unmet(name) for name in world.spawned[:1]]
     can += [lambda name=name: world.cleaned(name) for name in world.cleaning]
     if world.timers:
         can += [world.advance] * 2
@@ -51,7 +77,7 @@ def step(world: World) -> None:
 
 @pytest.mark.parametrize("block", range(10))
 def test_the_laws_hold_in_every_story(block):
-    for seed in range(block * 40, block * 40 + 40):
+    for seed in range(block * 60, block * 60 + 60):
         try:
             check(seed)
         except Exception as error:
@@ -65,8 +91,9 @@ def check(seed: int) -> None:
         if world.exit:
             break
         step(world)
-        for name in world.spawned + list(world.pids):
+        for name in (*world.spawned, *world.pids, *world.hooks):
             assert world.state(name) not in ("stopped", "waiting", "backoff", "failed", "done"), f"{name} has a process"
+        assert {name for name in world.specs if world.supervisor.view(name).state is State.SCHEDULED} == world.tasks
     if not world.exit:
         world.tell(e.ShutdownRequested("enough", 3))
     spawned_before = list(world.spawned)
@@ -76,6 +103,7 @@ def check(seed: int) -> None:
         end(world, spawned_before)
     assert len(world.exit) == 1
     assert world.timers == {}
+    assert world.tasks == set()
     assert world.tell(e.ShutdownRequested("again", 4)) == []
 
 
@@ -87,5 +115,6 @@ def end(world: World, spawned_before: list[str]) -> None:
     can += [lambda name=name: world.execed(name) for name in world.spawned]
     can += [lambda name=name: world.exits(name) for name in world.pids]
     can += [lambda name=name: world.cleaned(name) for name in world.cleaning]
+    can += [lambda name=name: world.hooked(name) for name in world.hooks]
     assert can, f"nothing can happen, and yet there is no Exit: {world.states()}"
     dice.choice(can)()

@@ -5,26 +5,34 @@ import pytest
 from pyinit.core.actions import ArmTimer, CancelTimer, KillLeftovers, Publish, SendSignal, Spawn, Unwatch
 from pyinit.core.events import Timer
 from pyinit.core.service import TRANSITIONS, IllegalEventError, Input, Kind, Service, State, Step, Target
-from pyinit.model import Readiness, ServiceSpec
+from pyinit.model import Hooks, Probe, Readiness, Schedule, ServiceSpec
 
 # "." ignore, "!" illegal; the other words are Step names. Columns are states, rows are kinds.
 BY_HAND = """
-              stopped waiting starting    running       ready         stopping    cleaning        backoff failed done
-START         QUEUE   RAISE   RAISE       RAISE         RAISE         AGAIN       AGAIN           HURRY   QUEUE  QUEUE
-STOP          LOWER   CANCEL  LOWER       STOP          STOP          LOWER       LOWER           CANCEL  CANCEL CANCEL
-RESTART       QUEUE   RAISE   RAISE       STOP_TO_START STOP_TO_START AGAIN       AGAIN           HURRY   QUEUE  QUEUE
-GO            !       SPAWN   !           !             !             !           !               !       !      !
-REFUSE        !       REFUSE  !           !             !             !           !               !       !      !
-KILL          .       CANCEL  LOWER       ABANDON       ABANDON       .           .               CANCEL  .      .
-EXECED        !       !       EXECED      !             .             ADOPT       !               !       !      !
-EXEC_FAILED   !       !       EXEC_FAILED !             !             EXEC_FAILED !               !       !      !
-EXITED        !       !       NOTE_EXIT   EXITED        EXITED        EXITED      !               !       !      !
-READY         !       !       READY       READY         .             .           !               !       !      !
-CLEANED       .       .       .           .             .             .           NEXT            .       .      .
-READY_TIMER   !       !       KILL_UNBORN TIME_OUT      !             !           !               !       !      !
-STOP_TIMER    !       !       !           !             !             ESCALATE    !               !       !      !
-RESTART_TIMER !       !       !           !             !             !           !               SPAWN   !      !
-CLEANUP_TIMER !       !       !           !             !             !           GIVE_UP_CLEANUP !       !      !
+              stopped scheduled waiting preparing starting    running       started       ready         draining  stopping    finishing cleaning        backoff failed done
+START         QUEUE   RUN_NOW   RAISE   RAISE     RAISE       RAISE         RAISE         RAISE         AGAIN     AGAIN       AGAIN     AGAIN           HURRY   QUEUE  QUEUE
+STOP          LOWER   CANCEL    CANCEL  UNPREPARE LOWER       STOP          STOP          STOP          LOWER     LOWER       LOWER     LOWER           CANCEL  CANCEL CANCEL
+RESTART       QUEUE   RUN_NOW   RAISE   RAISE     RAISE       STOP_TO_START STOP_TO_START STOP_TO_START AGAIN     AGAIN       AGAIN     AGAIN           HURRY   QUEUE  QUEUE
+GO            !       !         GO      !         !           !             !             !             !         !           !         !               !       !      !
+REFUSE        !       !         REFUSE  !         !           !             !             !             !         !           !         !               !       !      !
+KILL          .       CANCEL    CANCEL  UNPREPARE LOWER       ABANDON       ABANDON       ABANDON       ABANDON   .           UNFINISH  .               CANCEL  .      .
+DUE           .       RUN_NOW   .       .         .           .             .             .             .         .           .         .               .       .      .
+UNMET         .       .         .       SKIP      SKIP        .             .             .             .         SKIP        .         .               .       .      .
+EXECED        !       !         !       !         EXECED      !             .             .             .         ADOPT       !         !               !       !      !
+EXEC_FAILED   !       !         !       !         EXEC_FAILED !             !             !             !         EXEC_FAILED !         !               !       !      !
+EXITED        !       !         !       !         NOTE_EXIT   EXITED        EXITED        EXITED        EXITED    EXITED      !         !               !       !      !
+READY         !       !         !       !         READY       READY         .             .             .         .           !         !               !       !      !
+MAINPID       .       .         .       .         .           MAINPID       MAINPID       MAINPID       MAINPID   MAINPID     .         .               .       .      .
+EXTEND        .       .         .       .         EXTEND      EXTEND        .             .             .         EXTEND      .         .               .       .      .
+UNHEALTHY     .       .         .       .         .           UNHEALTHY     UNHEALTHY     UNHEALTHY     .         .           .         .               .       .      .
+HOOK          !       !         !       HOOK      !           !             HOOK          !             HOOK      !           HOOK      !               !       !      !
+CLEANED       .       .         .       .         .           .             .             .             .         .           .         NEXT            .       .      .
+READY_TIMER   !       !         !       !         KILL_UNBORN TIME_OUT      !             !             !         !           !         !               !       !      !
+STOP_TIMER    !       !         !       !         !           !             !             !             !         ESCALATE    !         !               !       !      !
+RESTART_TIMER !       !         !       !         !           !             !             !             !         !           !         !               GO      !      !
+CLEANUP_TIMER !       !         !       !         !           !             !             !             !         !           !         GIVE_UP_CLEANUP !       !      !
+HOOK_TIMER    !       !         !       HOOK_LATE !           !             HOOK_LATE     !             HOOK_LATE !           HOOK_LATE !               !       !      !
+DRAIN_TIMER   !       !         !       !         !           !             !             !             DRAINED   !           !         !               !       !      !
 """
 
 
@@ -46,14 +54,15 @@ def test_the_table_is_what_was_meant_and_total():
 
 def test_state_values_are_the_published_words():
     words = "stopped waiting starting running ready stopping cleaning backoff failed done"
-    assert [state.value for state in State] == words.split()
+    assert {state.word for state in State} == set(words.split())
 
 
 def service(**keys):
     return Service(ServiceSpec("app", ("/app",), **keys), lambda: 0.5)
 
 
-CHECKED = Readiness("tcp", "127.0.0.1", 80)
+CHECKED = Readiness("probe", Probe("tcp", "127.0.0.1", 80))
+HOOKS = Hooks((("prepare",), ("more",)), (("greet",),), (("part",),), (("finish",),))
 # The shortest way into each state, for a service with a readiness check.
 WAY = {
     State.STOPPED: [],
@@ -67,17 +76,29 @@ WAY = {
                     Input(Kind.EXEC_FAILED, 0, 2, stage="exec")],
     State.FAILED: [Input(Kind.START), Input(Kind.REFUSE, text="requires db, which failed")],
     State.DONE: [],
+    State.SCHEDULED: [Input(Kind.START)],
+    State.PREPARING: [Input(Kind.START), Input(Kind.GO)],
+    State.STARTED: [Input(Kind.START), Input(Kind.GO), Input(Kind.HOOK, 1), Input(Kind.HOOK, 2), Input(Kind.EXECED, 7)],
+}
+WAY[State.DRAINING] = [*WAY[State.STARTED], Input(Kind.HOOK, 3), Input(Kind.STOP)]
+WAY[State.FINISHING] = [*WAY[State.STARTED], Input(Kind.EXITED, 7, 1)]
+KEYS = {
+    State.SCHEDULED: {"kind": "task", "schedule": Schedule("* * * * *")},
+    State.PREPARING: {"hooks": HOOKS}, State.STARTED: {"hooks": HOOKS}, State.DRAINING: {"hooks": HOOKS},
+    State.FINISHING: {"hooks": HOOKS},
 }  # fmt: skip
 TIMER_OF = {
     Kind.READY_TIMER: Timer.READY,
     Kind.STOP_TIMER: Timer.STOP,
     Kind.RESTART_TIMER: Timer.RESTART,
     Kind.CLEANUP_TIMER: Timer.CLEANUP,
+    Kind.HOOK_TIMER: Timer.HOOK,
+    Kind.DRAIN_TIMER: Timer.DRAIN,
 }
 
 
 def brought_to(state):
-    it = service(ready=CHECKED)
+    it = service(**KEYS.get(state, {"ready": CHECKED}))
     for event in WAY[state]:
         it.take(event, 0.0)
     if state is State.DONE:
@@ -90,7 +111,7 @@ def brought_to(state):
 
 
 def picture(it):
-    return {key: (set(value) if isinstance(value, set) else value) for key, value in vars(it).items()}
+    return {key: (dict(value) if isinstance(value, dict) else value) for key, value in vars(it).items()}
 
 
 CELLS = sorted(by_hand().items(), key=str)
@@ -102,10 +123,12 @@ CELLS = sorted(by_hand().items(), key=str)
 def test_an_illegal_event_names_state_and_event_and_changes_nothing(state, kind):
     it = brought_to(state)
     if kind in TIMER_OF:
-        it.armed.add(TIMER_OF[kind])  # else it is stale, and ignored
+        it.armed[TIMER_OF[kind]] = 1.0  # else it is stale, and ignored
+    if kind is Kind.HOOK:
+        it._hook = ("finish", 0)  # as above
     before = picture(it)
     with pytest.raises(IllegalEventError) as caught:
-        it.take(Input(kind, it.pid), 1.0)
+        it.take(Input(kind, it._run if kind is Kind.HOOK else it.pid), 1.0)
     assert str(caught.value) == f"app: illegal {kind.value} in state {state.value}"
     assert picture(it) == before
 

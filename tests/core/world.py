@@ -16,11 +16,14 @@ class World:
     def __init__(self, *services: ServiceSpec, init: InitSpec | None = None, seed: int = 1) -> None:
         self.now = 0.0
         self.supervisor = Supervisor(tuple(services), init or InitSpec(), random=lambda: 0.5)
+        self.init = init or InitSpec()
         self.specs = {spec.name: spec for spec in services}
         self.timers: dict[tuple[str, e.Timer], float] = {}
         self.spawned: list[str] = []  # Spawn was ordered, nothing reported yet
         self.pids: dict[str, int] = {}
         self.cleaning: list[str] = []
+        self.hooks: dict[str, int] = {}
+        self.tasks: set[str] = set()
         self.exit: list[int] = []
         self.log: list[str] = []
         self.next_pid = 100
@@ -67,6 +70,30 @@ class World:
     def exits(self, name: str, code: int = 0, signal: int = 0) -> list[str]:
         return self.tell(e.ProcessExited(name, self.pids.pop(name), -1 if signal else code, signal))
 
+    def hooked(self, name: str, code: int = 0) -> list[str]:
+        """Its hook's command ends."""
+        return self.tell(e.HookEnded(name, self.hooks.pop(name), code, 0))
+
+    def due(self, name: str) -> list[str]:
+        self.tasks.remove(name)
+        return self.tell(e.Due(name))
+
+    def unmet(self, name: str) -> list[str]:
+        if name in self.spawned:
+            self.spawned.remove(name)
+        else:
+            del self.hooks[name]
+        return self.tell(e.ConditionUnmet(name, "condition: /x is not there"))
+
+    def sickens(self, name: str, *, watchdog: bool = False) -> list[str]:
+        return self.tell(e.BecameUnhealthy(name, self.pids[name], "health: refused (3 times)", watchdog))
+
+    def reload(self, *services: ServiceSpec):
+        found, actions = self.supervisor.reload(tuple(services), self.init, self.now)
+        self.specs = {spec.name: spec for spec in services}
+        self._do(actions)
+        return found, self.take()
+
     def ready(self, name: str) -> list[str]:
         return self.tell(e.BecameReady(name, self.pids[name]))
 
@@ -98,6 +125,23 @@ class World:
 
     def _carry_out(self, action) -> str:
         match action:
+            case a.RunHook(name, hook, number, run, arguments):
+                assert name not in self.hooks, f"{name} runs a hook already"
+                self.hooks[name] = run
+                return " ".join([f"hook {name} {hook} {number}", *arguments])
+            case a.KillHook(name):
+                del self.hooks[name]
+                return f"kill hook {name}"
+            case a.SetTask(name):
+                self.tasks.add(name)
+                return f"schedule {name}"
+            case a.UnsetTask(name):
+                self.tasks.remove(name)
+                return f"unschedule {name}"
+            case a.Forget(name):
+                assert name not in {*self.pids, *self.spawned, *self.hooks}, f"{name} is not gone"
+                self.supervisor.forget(name)
+                return f"forget {name}"
             case a.Spawn(name):
                 assert name not in self.pids, f"{name} runs already"
                 assert name not in self.spawned, f"{name} is being spawned already"

@@ -7,11 +7,19 @@ import time
 import pytest
 
 from pyinit.init.loop import Loop
-from pyinit.init.readiness import NO_FD, Readiness
+from pyinit.init.readiness import NO_FD, LogWatch, Readiness
+from pyinit.model import Probe, ServiceSpec
 from pyinit.model import Readiness as Spec
-from pyinit.model import ServiceSpec
 
 DEADLINE_S = 5.0
+
+
+def nothing(*_):
+    """No service here waits for a line."""
+
+
+def run_nothing(_name, argv, _timeout_s, _done):
+    raise AssertionError(argv)
 
 
 class Bench:
@@ -21,7 +29,7 @@ class Bench:
         self.errors: list[Exception] = []
         self.loop = Loop(self.errors.append)
         self.answers: list[tuple[str, int]] = []
-        self.readiness = Readiness(self.loop, str(tmp_path), self._became_ready)
+        self.readiness = Readiness(self.loop, self._became_ready, run_nothing, LogWatch(nothing, nothing))
 
     def _became_ready(self, name: str, pid: int) -> None:
         self.answers.append((name, pid))
@@ -48,7 +56,7 @@ def service(**ready) -> ServiceSpec:
 
 def test_a_newline_on_the_notification_fd_is_ready(bench):
     spec = service(kind="fd", fd=3)
-    passed = bench.readiness.prepare(spec, -1)
+    passed = bench.readiness.prepare(spec)
     assert passed[1] == 3
     child_end = os.dup(passed[0])
     bench.readiness.started(spec, 7, passed)
@@ -59,28 +67,14 @@ def test_a_newline_on_the_notification_fd_is_ready(bench):
 
 def test_an_end_without_a_newline_is_not(bench):
     spec = service(kind="fd", fd=3)
-    bench.readiness.started(spec, 7, bench.readiness.prepare(spec, -1))
+    bench.readiness.started(spec, 7, bench.readiness.prepare(spec))
     assert bench.run(0.05) == []
-
-
-def test_notify_takes_ready_and_ignores_the_rest(bench):
-    spec = service(kind="notify")
-    passed = bench.readiness.prepare(spec, -1)
-    path = bench.readiness.environment(spec)["NOTIFY_SOCKET"]
-    assert (passed, os.stat(path).st_mode & 0o777) == (NO_FD, 0o600)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"READY=1", path)  # of the process before: must not count
-        bench.readiness.started(spec, 7, passed)
-        sender.sendto(b"STATUS=warming\nnonsense\n", path)
-        assert bench.run(0.05) == []
-        sender.sendto(b"STATUS=up\nREADY=1\n", path)
-        assert bench.run() == [("web", 7)]
 
 
 def test_tcp_is_ready_once_someone_listens(bench):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        spec = service(kind="tcp", host="127.0.0.1", port=listener.getsockname()[1])
+        spec = service(kind="probe", probe=Probe("tcp", host="127.0.0.1", port=listener.getsockname()[1]))
         bench.readiness.started(spec, 7, NO_FD)
         assert bench.run(0.05) == []
         listener.listen()
@@ -91,7 +85,7 @@ def test_path_of_a_dead_socket_does_not_count(bench, tmp_path):
     path = str(tmp_path / "app.sock")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
-        spec = service(kind="path", path=path)
+        spec = service(kind="probe", probe=Probe("path", path=path))
         bench.readiness.started(spec, 7, NO_FD)
         assert bench.run(0.05) == []
         listener.listen()
@@ -99,7 +93,7 @@ def test_path_of_a_dead_socket_does_not_count(bench, tmp_path):
 
 
 def test_unwatch_ends_the_watch(bench, tmp_path):
-    spec = service(kind="path", path=str(tmp_path / "later"))
+    spec = service(kind="probe", probe=Probe("path", path=str(tmp_path / "later")))
     bench.readiness.started(spec, 7, NO_FD)
     bench.readiness.unwatch("web")
     (tmp_path / "later").touch()

@@ -87,7 +87,7 @@ def test_the_fast_way_says_at_once_that_there_is_no_program():
 
 def test_a_notification_fd_arrives_under_its_number():
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    _, _, report = run("sh", "-c", "echo ready >&7", notify_fd=(write_end, 7))
+    _, _, report = run("sh", "-c", "echo ready >&7", passed_fds=((write_end, 7),))
     os.close(write_end)
     assert (os.read(read_end, 64), report) == (b"ready\n", b"")
     os.close(read_end)

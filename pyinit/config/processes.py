@@ -1,0 +1,225 @@
+"""What a service's processes are given: limits, capabilities, files, sockets, a cgroup, a log.
+
+Owns these keys and their forms. Must not know what a service is for (services.py).
+"""
+
+from pyinit.config.decode import Table, show
+from pyinit.config.probes import address
+from pyinit.errors import hint
+from pyinit.model import CgroupLimits, LogSpec, ProcessSpec, SocketSpec
+
+RLIMITS = (
+    "as", "core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
+    "sigpending", "stack",
+)  # fmt: skip
+PLAIN_LOGS = ("file", "stdout", "null", "inherit")
+LOG_LATER = ("max_age", "total_size", "compress", "format", "stderr", "max_line", "rate", "rate_burst")
+_KEYS = (
+    "nice", "cpu_affinity", "oom_score_adj", "rlimits", "capabilities", "ambient_capabilities", "chroot",
+    "private_tmp", "read_only_paths", "stdin", "tty",
+)  # fmt: skip
+_UNIX_PATH_MAX = 107
+_SOCKET_TYPES = ("tcp", "udp", "unix", "unix-datagram")
+
+
+def process(table: Table, *, strict: bool) -> ProcessSpec:
+    """`strict` is the default of the key."""
+    found = ProcessSpec(
+        nice=table.integer("nice", 0, -20, 19) if table.has("nice") else None,
+        cpu_affinity=_cpus(table),
+        oom_score_adj=table.integer("oom_score_adj", 0, -1000, 1000) if table.has("oom_score_adj") else None,
+        rlimits=_rlimits(table.table("rlimits")),
+        capabilities=capabilities(table, "capabilities") if table.has("capabilities") else None,
+        ambient_capabilities=capabilities(table, "ambient_capabilities"),
+        no_new_privileges=table.boolean("no_new_privileges"),
+        chroot=table.path_of("chroot"),
+        private_tmp=table.boolean("private_tmp"),
+        read_only_paths=_paths(table, "read_only_paths"),
+        stdin=_stdin(table),
+        tty=table.path_of("tty"),
+        session=table.choice("session", "own", ("own", "group")),
+        strict=table.boolean("strict", default=strict),
+        origins=tuple((key, table.at(key)) for key in _KEYS if key in table.data),
+    )
+    if found.tty and table.has("stdin"):
+        table.fault("stdin", "the terminal of `tty` is standard input; take one of them out")
+    if found.tty and found.session == "group":
+        table.fault("session", 'a controlling terminal needs a session: expected "own" beside `tty`, found "group"')
+    for name in found.ambient_capabilities:
+        if found.capabilities is not None and name not in found.capabilities:
+            table.fault("ambient_capabilities", f"{name} is not in `capabilities`, which bounds it; add it there")
+    return found
+
+
+def capabilities(table: Table, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names without CAP_, sorted."""
+    names = table.strings(key, default)
+    if table.has(key):
+        from pyinit.linux.caps import NAMES  # it loads ctypes, which `check` has no other need of
+
+        for number, name in enumerate(names):
+            if name.removeprefix("CAP_") not in NAMES:
+                text = f'expected a capability such as "NET_BIND_SERVICE", found {show(name)}{hint(name.upper(), NAMES)}'
+                table.fault(key, text, number)
+    return tuple(sorted({name.removeprefix("CAP_") for name in names}))
+
+
+def cgroup(table: Table | None, later: tuple[str, ...] = ()) -> CgroupLimits:
+    if table is None:
+        return CgroupLimits()
+    found = CgroupLimits(
+        memory_max_bytes=table.size("memory_max"),
+        memory_high_bytes=table.size("memory_high"),
+        cpu_max=table.number("cpu_max", 0.0, 0.01, 4096),
+        cpu_weight=table.integer("cpu_weight", 0, 1, 10_000),
+        pids_max=table.integer("pids_max", 0, 1, 1 << 22),
+        origin=table.origin,
+    )
+    if found.memory_max_bytes and found.memory_high_bytes > found.memory_max_bytes:
+        table.fault("memory_high", "expected memory_high <= memory_max, for what is above that is killed, not slowed")
+    table.close(later)
+    return found
+
+
+def _cpus(table: Table) -> tuple[int, ...]:
+    """`[0, 2]`, or `"0-3,6"`."""
+    value = table.raw("cpu_affinity")
+    if value is None:
+        return ()
+    found: set[int] = set()
+    if isinstance(value, list) and value and all(type(cpu) is int and 0 <= cpu < 4096 for cpu in value):
+        return tuple(sorted(set(value)))
+    words = table.string("cpu_affinity").split(",") if isinstance(value, str) else [""]
+    for word in words:
+        low, mark, high = word.strip().partition("-")
+        ends = (low, high if mark else low)
+        if not all(end.isascii() and end.isdigit() and len(end) < 5 for end in ends) or int(ends[0]) > int(ends[1]) or int(ends[1]) > 4095:
+            table.fault("cpu_affinity", f'expected CPUs such as [0, 1] or "0-3,6", found {show(value)}')
+            return ()
+        found.update(range(int(ends[0]), int(ends[1]) + 1))
+    return tuple(sorted(found))
+
+
+def _rlimits(table: Table | None) -> tuple[tuple[str, int, int], ...]:
+    if table is None:
+        return ()
+    found = []
+    for name in table.data:
+        if name not in RLIMITS:
+            continue
+        inner = table.data[name]
+        if isinstance(inner, dict):
+            pair = table.table(name)
+            assert pair is not None
+            soft, hard = _limit(pair, "soft"), _limit(pair, "hard")
+            pair.close()
+        else:
+            soft = hard = _limit(table, name)
+        if soft is None or hard is None:
+            continue
+        if hard != -1 and (soft == -1 or soft > hard):
+            table.fault(name, f"expected soft <= hard, found {'unlimited' if soft == -1 else soft} and {hard}")
+        found.append((name, soft, hard))
+    for name in RLIMITS:
+        table.has(name)
+    table.close()
+    return tuple(found)
+
+
+def _limit(table: Table, key: str) -> int | None:
+    """-1 for no limit, None after a fault."""
+    value = table.raw(key)
+    if value == "unlimited":
+        return -1
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
+        table.fault(key, f'expected a number or "unlimited", found {show(value) if value is not None else "nothing"}')
+        return None
+    return value
+
+
+def _paths(table: Table, key: str) -> tuple[str, ...]:
+    found = table.strings(key)
+    for number, path in enumerate(found):
+        if not path.startswith("/"):
+            table.fault(key, f"expected an absolute path, found {show(path)}", number)
+    return found
+
+
+def _stdin(table: Table) -> str:
+    text = table.string("stdin", "null")
+    kind, _, rest = text.partition(":")
+    good = text in ("null", "tty") or (kind == "file" and rest.startswith("/")) or (kind == "socket" and rest)
+    if not good:
+        table.fault("stdin", f'expected "null", "tty", "file:/path" or "socket:NAME", found {show(text)}')
+        return "null"
+    return text
+
+
+def sockets(table: Table) -> tuple[SocketSpec, ...]:
+    found: list[SocketSpec] = []
+    for inner in table.tables("sockets"):
+        spec = _socket(inner)
+        if spec.name in [other.name for other in found]:
+            inner.fault("name", f"expected each name once, found {show(spec.name)} twice")
+        found.append(spec)
+    return tuple(found)
+
+
+def _socket(table: Table) -> SocketSpec:
+    name = table.string("name")
+    if not name or not name.isascii() or not name.isprintable() or ":" in name or " " in name or len(name) > 255:
+        if table.has("name"):
+            table.fault("name", f"expected a name of letters and digits, without : and blank, found {show(name)}")
+        else:
+            _missing(table, "name", '"http"')
+    if table.has("inherited"):
+        spec = SocketSpec(name, "inherited", path=table.string("inherited"), origin=table.origin)
+        table.close()
+        return spec
+    listen = table.string("listen")
+    if not table.has("listen"):
+        _missing(table, "listen", '"0.0.0.0:80" or "/run/app.sock"')
+    local = listen.startswith("/")
+    kind = table.choice("type", "unix" if local else "tcp", _SOCKET_TYPES)
+    if listen and local != kind.startswith("unix"):
+        table.fault("type", f'expected {"unix or unix-datagram" if local else "tcp or udp"} for {show(listen)}, found {show(kind)}')
+    spec = SocketSpec(name, kind, backlog=table.integer("backlog", 4096, 1, 65535), origin=table.origin)
+    if local:
+        spec = _unix(table, spec, listen)
+    elif listen:
+        host, port = address(table, "listen", listen)
+        spec = spec._replace(host=host, port=port, reuseport=table.boolean("reuseport"))
+    table.close()
+    return spec
+
+
+def _unix(table: Table, spec: SocketSpec, path: str) -> SocketSpec:
+    if len(path.encode()) > _UNIX_PATH_MAX:
+        table.fault("listen", f"expected a path of at most {_UNIX_PATH_MAX} bytes (unix(7)), found {len(path.encode())}")
+    return spec._replace(
+        path=path,
+        mode=table.octal("mode", 0o666, 0o777),
+        user=table.string("user"),
+        group=table.string("group"),
+    )
+
+
+def _missing(table: Table, key: str, example: str) -> None:
+    path = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in table.path).lstrip(".")
+    table.document.problems.append((table.origin, f"{path}: {key} is missing: expected one such as {example}"))
+
+
+def log(table: Table | None, log_to: str) -> LogSpec:
+    if table is None:
+        return LogSpec(to=log_to)
+    base = LogSpec()
+    found = LogSpec(
+        to=table.choice("to", log_to, PLAIN_LOGS),
+        max_size_bytes=table.size("max_size", base.max_size_bytes),
+        keep=table.integer("keep", base.keep, 1, 10_000),
+        timestamp=table.choice("timestamp", base.timestamp, ("iso", "none")),
+        echo=table.boolean("echo"),
+        origin=table.at("to") if "to" in table.data else table.origin,
+    )
+    table.close(LOG_LATER)
+    return found

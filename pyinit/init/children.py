@@ -1,0 +1,233 @@
+"""From a ServiceSpec to all that a child process needs: numbers for names, files, descriptors, variables.
+
+Owns the look-ups before a fork. Must not know states or when a child is started. Laws: what can't be had is a
+RefusedError with stage and place, before there is a process; a command beside the service (a hook, a probe) gets
+the service's user, environment and cgroup, and none of its sockets.
+"""
+
+import contextlib
+import errno
+import os
+import resource
+from collections.abc import Callable
+
+from pyinit.init import spawn, users
+from pyinit.init.environment import EnvironmentFileError, read_file, read_folder
+from pyinit.init.groups import Groups
+from pyinit.init.output import Output
+from pyinit.init.privileges import Have, RefusedError, fit, read_have
+from pyinit.linux import caps
+from pyinit.model import InitSpec, ServiceSpec, SocketSpec
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OURS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+class Base:
+    """What every service's environment begins with."""
+
+    def __init__(self, inherited: dict[str, str], container: str, init: InitSpec) -> None:
+        self.inherited = inherited
+        self.container = container
+        self.init = init
+
+
+class Children:
+    """`report` gets each warning once."""
+
+    def __init__(self, base: Base, groups: Groups, output: Output, report: Callable[[str], None]) -> None:
+        self.base = base
+        self._groups = groups
+        self._output = output
+        self._report = report
+        self._reported: set[str] = set()
+        self._have: Have | None = None
+        self.null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+    def user(self, spec: ServiceSpec) -> users.User | None:
+        """None if the ids are left as they are."""
+        user = users.find_user(spec.user) if spec.user else None
+        if spec.user and user is None:
+            text = f"{spec.user_origin}: user {spec.user} is not in /etc/passwd: add it to the image, or name another"
+            raise RefusedError("user", errno.ENOENT, text)
+        return user
+
+    def gid(self, spec: ServiceSpec, name: str) -> int:
+        gid = users.find_group(name)
+        if gid is None:
+            text = f"{spec.origin}: group {name} is not in /etc/group: add it to the image, or name another"
+            raise RefusedError("user", errno.ENOENT, text)
+        return gid
+
+    def ids_of(self, one: SocketSpec) -> tuple[int, int]:
+        """Who owns a unix socket; -1 leaves it."""
+        uid = gid = -1
+        if one.user:
+            user = users.find_user(one.user)
+            if user is None:
+                text = f"{one.origin}: user {one.user} is not in /etc/passwd: add it to the image, or name another"
+                raise RefusedError("sockets", errno.ENOENT, text)
+            uid = user.uid
+        if one.group:
+            found = users.find_group(one.group)
+            if found is None:
+                text = f"{one.origin}: group {one.group} is not in /etc/group: add it to the image, or name another"
+                raise RefusedError("sockets", errno.ENOENT, text)
+            gid = found
+        return uid, gid
+
+    def uid_for_files(self, spec: ServiceSpec) -> int:
+        """Who owns what the service is to reach; -1: nobody in particular."""
+        user = self.user(spec)
+        return user.uid if user else -1
+
+    def environment(self, spec: ServiceSpec, user: users.User | None) -> dict[str, str]:
+        """All but what is made for one process; RefusedError for a file that can't be read."""
+        found = {} if spec.environment_clear else dict(self.base.inherited)
+        found.setdefault("PATH", DEFAULT_PATH)
+        if user is not None:
+            found.update(HOME=user.home, USER=user.name, LOGNAME=user.name, SHELL=user.shell)
+        if self.base.container:
+            found["container"] = self.base.container
+        if not spec.environment_clear:
+            found.update(self.base.init.environment)
+        try:
+            if spec.env_dir:
+                for name, value in read_folder(spec.env_dir).items():
+                    found.pop(name, None)
+                    if value is not None:
+                        found[name] = value
+            for path in spec.environment_files:
+                found.update(read_file(path))
+        except EnvironmentFileError as error:
+            raise RefusedError("environment", errno.EINVAL, f"{spec.origin}: {error}") from error
+        found.update(spec.environment)
+        for name in _OURS:
+            found.pop(name, None)
+        found.update(self._groups.environment(spec.name))
+        return found
+
+    def unmet(self, spec: ServiceSpec) -> str:
+        """What of the service's condition is not so; "" if all is."""
+        wanted = spec.condition
+        for path in wanted.path_exists:
+            if not os.path.exists(path):
+                return f"condition: {path} is not there"
+        for path in wanted.path_missing:
+            if os.path.lexists(path):
+                return f"condition: {path} is there"
+        environment = self.environment(spec, self.user(spec)) if wanted.env else {}
+        for text in wanted.env:
+            name, mark, value = text.partition("=")
+            if environment.get(name, "") != value if mark else not environment.get(name):
+                return f"condition: {name} is {'not ' + value if mark else 'not set'}"
+        return ""
+
+    def main(
+        self, spec: ServiceSpec, *, passed: tuple[tuple[int, int], ...], pid_variables: tuple[str, ...],
+        variables: dict[str, str], stdin_fd: int = -1,
+    ) -> spawn.Child:  # fmt: skip
+        """The service's own process."""
+        user = self.user(spec)
+        environment = self.environment(spec, user)
+        environment.update(variables)
+        child = self._child(spec, user, spec.command, environment)
+        return child._replace(
+            stdin_fd=stdin_fd if stdin_fd >= 0 else self._stdin(spec),
+            passed_fds=tuple(pair for pair in passed if pair[0] >= 0),
+            pid_variables=pid_variables,
+            tty=spec.process.tty,
+        )
+
+    def beside(
+        self, spec: ServiceSpec, argv: tuple[str, ...], variables: dict[str, str], stdio: tuple[int, int, int] | None = None
+    ) -> spawn.Child:
+        """A command for the service: in a session of its own, so that it can be killed alone."""
+        user = self.user(spec)
+        environment = self.environment(spec, user)
+        environment.update(variables)
+        child = self._child(spec, user, argv, environment)._replace(new_session=True)
+        if stdio is not None:
+            child = child._replace(stdin_fd=stdio[0], output_fd=stdio[1], error_fd=stdio[2])
+        return child
+
+    def _child(self, spec: ServiceSpec, user: users.User | None, argv: tuple[str, ...], environment: dict[str, str]) -> spawn.Child:
+        process, warnings = fit(spec, self._have or self._read_have())
+        for text in warnings:
+            if text not in self._reported:
+                self._reported.add(text)
+                self._report(text)
+        gid, groups = self._groups_of(spec, user)
+        return spawn.Child(
+            argv=argv,
+            path=spawn.find_program(argv[0], environment["PATH"], process.chroot),
+            environment=environment,
+            stdin_fd=self.null_fd,
+            output_fd=-1 if process.tty else self._output.pipe_for(spec, user.uid if user and groups is not None else -1),
+            cgroup_fds=self._groups.procs_for(spec) if spec.kill == "cgroup" else (),
+            uid=user.uid if user else 0,
+            gid=gid,
+            groups=groups,
+            umask=spec.umask,
+            working_directory=spec.working_directory,
+            rlimits=tuple((getattr(resource, "RLIMIT_" + name.upper()), soft, hard) for name, soft, hard in process.rlimits),
+            nice=process.nice,
+            cpus=process.cpu_affinity,
+            oom_score_adj=process.oom_score_adj,
+            dropped=self._dropped(process.capabilities),
+            ambient=tuple(caps.NAMES.index(name) for name in process.ambient_capabilities),
+            no_new_privileges=process.no_new_privileges,
+            chroot=process.chroot,
+            private_tmp=process.private_tmp,
+            read_only_paths=process.read_only_paths,
+            new_session=process.session == "own",
+        )
+
+    def _groups_of(self, spec: ServiceSpec, user: users.User | None) -> tuple[int, tuple[int, ...] | None]:
+        changes = (user is not None and (user.uid, user.gid) != (os.geteuid(), os.getegid())) or bool(spec.group or spec.groups)
+        if not changes or user is None:
+            return (user.gid if user else 0), None
+        gid = self.gid(spec, spec.group) if spec.group else user.gid
+        extra = users.groups_of(user) if spec.groups is None else [self.gid(spec, name) for name in spec.groups]
+        return gid, tuple(sorted({gid, *extra}))
+
+    def _dropped(self, kept: tuple[str, ...] | None) -> tuple[int, ...]:
+        if kept is None:
+            return ()
+        bounding = (self._have or self._read_have()).bounding
+        return tuple(number for number, name in enumerate(caps.NAMES) if name in bounding and name not in kept)
+
+    def _read_have(self) -> Have:
+        self._have = read_have()
+        return self._have
+
+    def _stdin(self, spec: ServiceSpec) -> int:
+        """A file is opened anew for each process; its descriptor is the caller's to close (see `release`)."""
+        kind, _, path = spec.process.stdin.partition(":")
+        if kind == "tty":
+            return 0
+        if kind != "file":
+            return self.null_fd
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.set_blocking(fd, True)  # only the opening of a FIFO must not stop us
+            return fd
+        except OSError as error:
+            raise RefusedError("files", error.errno or 0, f"{spec.origin}: stdin: {path}: {error.strerror}") from error
+
+    def release(self, spec: ServiceSpec, child: spawn.Child) -> None:
+        """After the fork."""
+        if spec.process.stdin.startswith("file:"):
+            with contextlib.suppress(OSError):
+                os.close(child.stdin_fd)
+
+
+def explain(spec: ServiceSpec, command: str, stage: str, number: int) -> str:
+    """One line for people: the config's line, the stage, why."""
+    if stage == "exec":
+        what = f"cannot execute {command}: {os.strerror(number)}"
+        hint = "; is it in the image?" if number == errno.ENOENT else ""
+        return f"{spec.command_origin}: {what}{hint}"
+    origins = dict(spec.process.origins)
+    key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities"}.get(stage, "")
+    return f"{origins.get(key, spec.origin)}: {stage} failed before exec: {os.strerror(number)}"

@@ -1,0 +1,117 @@
+"""Commands that run beside a service: hooks, exec probes, reload commands, `pyinit exec`.
+
+Owns their processes and time limits. Must not know what an end leads to. Laws: a job's end is told once, from the
+loop; a job that is cancelled or late is killed with its session, and its end is told to nobody.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pyinit.init import spawn
+from pyinit.init.loop import Deadline, Loop
+from pyinit.model import signal_name
+
+_KILL = 9
+
+
+class Ended(NamedTuple):
+    """`message` if there was no process, or if it was late; else `code` (-1 for a signal) and `signal`."""
+
+    code: int
+    signal: int
+    message: str = ""
+
+    def text(self) -> str:
+        """"" for exit code 0."""
+        if self.message:
+            return self.message
+        if self.signal:
+            return f"killed by {signal_name(self.signal)}"
+        return f"exit code {self.code}" if self.code else ""
+
+
+class Job:
+    """One command; `pid` 0 before and after its process."""
+
+    def __init__(self, done: Callable[[Ended], None]) -> None:
+        self.pid = 0
+        self.done: Callable[[Ended], None] | None = done
+        self.deadline: Deadline | None = None
+
+    def signal(self, number: int) -> None:
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def cancel(self) -> None:
+        """Kill it; its end is told to nobody."""
+        self.done = None
+        if self.deadline is not None:
+            self.deadline.cancel()
+        self.signal(_KILL)
+
+    def end(self, how: Ended) -> None:
+        done = self.done
+        self.done = None
+        if self.deadline is not None:
+            self.deadline.cancel()
+        if done is not None:
+            done(how)
+
+
+class Jobs:
+    """All of them; `exited` is told by the reaper."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._jobs: dict[int, Job] = {}
+
+    def run(
+        self, child: Callable[[], spawn.Child], timeout_s: float, explain: Callable[[Exception | tuple[str, int]], str],
+        done: Callable[[Ended], None],
+    ) -> Job:  # fmt: skip
+        """`child()` may raise OSError or a PyinitError; `explain` makes a text of that, or of (stage, errno). 0 s: no limit."""
+        job = Job(done)
+        try:
+            spawned = spawn.spawn(child())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the end of this job only
+            text = explain(error)
+            self._loop.call_soon(lambda: job.end(Ended(127, 0, text)))
+            return job
+        job.pid = spawned.pid
+        self._jobs[spawned.pid] = job
+        if timeout_s:
+            job.deadline = self._loop.call_at(time.monotonic() + timeout_s, lambda: self._late(job, timeout_s))
+        if spawned.status_fd >= 0:
+            self._loop.add_reader(spawned.status_fd, lambda: self._status(job, spawned, explain))
+        return job
+
+    def exited(self, pid: int, code: int, signal: int) -> bool:
+        """Whether that was a job's."""
+        job = self._jobs.pop(pid, None)
+        if job is None:
+            return False
+        job.pid = 0
+        job.end(Ended(code, signal))
+        return True
+
+    def close(self) -> None:
+        """No end is told any more; the processes are the shutdown's to kill."""
+        for job in self._jobs.values():
+            job.cancel()
+
+    def _late(self, job: Job, timeout_s: float) -> None:
+        job.signal(_KILL)
+        job.end(Ended(-1, _KILL, f"not done after {timeout_s:g} s"))
+
+    def _status(self, job: Job, spawned: spawn.Spawned, explain: Callable[[Exception | tuple[str, int]], str]) -> None:
+        data = os.read(spawned.status_fd, 64)
+        self._loop.remove_reader(spawned.status_fd)
+        os.close(spawned.status_fd)
+        if data:
+            self._jobs.pop(spawned.pid, None)
+            job.pid = 0
+            job.end(Ended(127, 0, explain(spawn.read_failure(data))))

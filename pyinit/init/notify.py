@@ -1,0 +1,114 @@
+"""sd_notify: one socket a service, read as long as the service is known.
+
+Owns the sockets. Must not know what a message leads to. Laws: nobody else can speak for a service, since the socket
+is its user's; messages are read before their senders are reaped; an fd that nobody asked to keep is closed.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+
+from pyinit.init.loop import Loop
+from pyinit.model import ServiceSpec
+from pyinit.protocol.notify import MOST_BYTES, Message, parse
+
+_A_TURN = 64
+_MOST_FDS = 64
+Told = Callable[[str, Message, list[int]], None]
+
+
+def wants(spec: ServiceSpec) -> bool:
+    """Whether a service has the socket at all."""
+    return spec.ready.kind == "notify" or spec.watchdog_s > 0 or spec.fd_store > 0
+
+
+class Notify:
+    """`told(name, message, fds)` is called from the loop; the fds are its own to close."""
+
+    def __init__(self, loop: Loop, state_dir: str, told: Told) -> None:
+        self._loop = loop
+        self._folder = f"{state_dir}/notify"
+        self._told = told
+        self._sockets: dict[str, tuple[socket.socket, str]] = {}
+
+    def prepare(self, spec: ServiceSpec, uid: int) -> None:
+        """Before the fork; OSError. What an earlier process said is not the next one's word."""
+        if not wants(spec):
+            return
+        if spec.name not in self._sockets:
+            self._sockets[spec.name] = self._make(spec.name)
+            self._loop.add_reader(self._sockets[spec.name][0].fileno(), lambda: self._read(spec.name))
+        sock, path = self._sockets[spec.name]
+        os.chown(path, uid if uid >= 0 else -1, -1)
+        while self._receive(sock) is not None:
+            pass
+
+    def environment(self, spec: ServiceSpec) -> dict[str, str]:
+        """What the service must know; WATCHDOG_PID is set by the child itself."""
+        if spec.name not in self._sockets:
+            return {}
+        found = {"NOTIFY_SOCKET": self._sockets[spec.name][1]}
+        if spec.watchdog_s:
+            found["WATCHDOG_USEC"] = str(int(spec.watchdog_s * 1_000_000))
+        return found
+
+    def drain(self) -> None:
+        """Read what is there: a sender may be gone in a moment."""
+        for name in list(self._sockets):
+            self._read(name)
+
+    def forget(self, name: str) -> None:
+        found = self._sockets.pop(name, None)
+        if found is not None:
+            sock, path = found
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        for name in list(self._sockets):
+            self.forget(name)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._folder)
+
+    def _read(self, name: str) -> None:
+        """A bounded number a turn: epoll comes back for the rest."""
+        for _ in range(_A_TURN):
+            if name not in self._sockets:
+                return
+            found = self._receive(self._sockets[name][0], keep=True)
+            if found is None:
+                return
+            data, fds = found
+            self._told(name, parse(data), fds)
+
+    @staticmethod
+    def _receive(sock: socket.socket, *, keep: bool = False) -> "tuple[bytes, list[int]] | None":
+        try:
+            data, fds, _, _ = socket.recv_fds(sock, MOST_BYTES, _MOST_FDS)
+        except BlockingIOError:
+            return None
+        except OSError:  # EMFILE for the fds of a message: it is lost
+            return (b"", [])
+        for fd in fds:
+            os.set_inheritable(fd, False)  # noqa: FBT003 - no keywords there
+            if not keep:
+                os.close(fd)
+        return data, list(fds) if keep else []
+
+    def _make(self, name: str) -> tuple[socket.socket, str]:
+        os.makedirs(self._folder, 0o711, exist_ok=True)
+        path = f"{self._folder}/{name}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            sock.bind(path)
+            os.chmod(path, 0o600)
+        except OSError:
+            sock.close()
+            raise
+        return sock, path

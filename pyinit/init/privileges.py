@@ -1,0 +1,131 @@
+"""What of a service's wishes this init can grant.
+
+Owns the comparison, and what is done about a lack: warn and clamp, or with `strict` refuse. Must not know processes.
+Laws: `fit` is pure; what would make a service less confined than its config says (chroot, user) is never clamped.
+"""
+
+import errno
+import os
+import resource
+from typing import NamedTuple
+
+from pyinit.linux import caps
+from pyinit.model import Origin, ProcessSpec, ServiceSpec
+
+
+class RefusedError(Exception):
+    """A step before fork that has no errno of its own to raise."""
+
+    def __init__(self, stage: str, number: int, message: str) -> None:
+        super().__init__(message)
+        self.stage, self.number = stage, number
+
+
+class Have(NamedTuple):
+    """What this process may do: capabilities, hard limits by name (-1: none), niceness, OOM score, CPUs."""
+
+    capabilities: frozenset[str]
+    bounding: frozenset[str]
+    hard_limits: dict[str, int]
+    nice: int
+    oom_score_adj: int
+    cpus: frozenset[int]
+
+
+def read_have() -> Have:
+    limits = {}
+    for name in dir(resource):
+        if name.startswith("RLIMIT_"):
+            limits[name.removeprefix("RLIMIT_").lower()] = resource.getrlimit(getattr(resource, name))[1]
+    try:
+        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
+            score = int(file.read(16))
+    except OSError:
+        score = 0
+    return Have(
+        caps.effective_set(), caps.bounding_set(), limits, os.getpriority(os.PRIO_PROCESS, 0), score,
+        frozenset(os.sched_getaffinity(0)),
+    )  # fmt: skip
+
+
+class _Fitting:
+    def __init__(self, spec: ServiceSpec, have: Have) -> None:
+        self.origins = dict(spec.process.origins)
+        self.spec = spec
+        self.have = have
+        self.warnings: list[str] = []
+
+    def lack(self, key: str, text: str, instead: str, stage: str) -> None:
+        """What can't be had, and what is done instead; with `strict`, nothing is."""
+        origin: Origin = self.origins.get(key, self.spec.origin)
+        if self.spec.process.strict or not instead:
+            raise RefusedError(stage, errno.EPERM, f"{origin}: {key}: {text}")
+        self.warnings.append(f"{origin}: {key}: {text}; {instead}")
+
+    def needs(self, capability: str, key: str, instead: str, stage: str) -> bool:
+        if capability in self.have.capabilities:
+            return True
+        self.lack(key, f"needs CAP_{capability}, which pyinit doesn't have here", instead, stage)
+        return False
+
+
+def fit(spec: ServiceSpec, have: Have) -> tuple[ProcessSpec, list[str]]:
+    """The process as it can be had, and a warning for each lack; RefusedError if one is not to be clamped."""
+    it, wanted = _Fitting(spec, have), spec.process
+    if wanted.chroot:
+        it.needs("SYS_CHROOT", "chroot", "", "chroot")
+    wanted = wanted._replace(
+        rlimits=tuple(_limit(it, *one) for one in wanted.rlimits),
+        nice=_nice(it, wanted.nice),
+        oom_score_adj=_score(it, wanted.oom_score_adj),
+        cpu_affinity=_cpus(it, wanted.cpu_affinity),
+        ambient_capabilities=_ambient(it, wanted.ambient_capabilities),
+    )
+    if wanted.private_tmp and not it.needs("SYS_ADMIN", "private_tmp", "it shares /tmp with the others", "mounts"):
+        wanted = wanted._replace(private_tmp=False)
+    if wanted.read_only_paths and not it.needs("SYS_ADMIN", "read_only_paths", "they stay as they are", "mounts"):
+        wanted = wanted._replace(read_only_paths=())
+    drops = wanted.capabilities is not None and bool(have.bounding - set(wanted.capabilities))
+    if drops and not it.needs("SETPCAP", "capabilities", "the bounding set stays as it is", "capabilities"):
+        wanted = wanted._replace(capabilities=None)
+    return wanted, it.warnings
+
+
+def _limit(it: _Fitting, name: str, soft: int, hard: int) -> tuple[str, int, int]:
+    most = it.have.hard_limits.get(name, -1)
+    over = most != -1 and (hard == -1 or hard > most)
+    if not over or "SYS_RESOURCE" in it.have.capabilities:
+        return name, soft, hard
+    wanted = "unlimited" if hard == -1 else str(hard)
+    it.lack("rlimits", f"{name} = {wanted} needs CAP_SYS_RESOURCE, for the hard limit here is {most}", f"it gets {most}", "rlimits")
+    return name, most if soft == -1 else min(soft, most), most
+
+
+def _nice(it: _Fitting, nice: int | None) -> int | None:
+    if nice is None or nice >= it.have.nice or it.needs("SYS_NICE", "nice", f"it gets {it.have.nice}", "scheduling"):
+        return nice
+    return None
+
+
+def _score(it: _Fitting, score: int | None) -> int | None:
+    own = it.have.oom_score_adj
+    if score is None or score >= own or it.needs("SYS_RESOURCE", "oom_score_adj", f"it gets {own}", "scheduling"):
+        return score
+    return None
+
+
+def _cpus(it: _Fitting, cpus: tuple[int, ...]) -> tuple[int, ...]:
+    there = tuple(cpu for cpu in cpus if cpu in it.have.cpus)
+    if there != cpus:
+        missing = ", ".join(str(cpu) for cpu in cpus if cpu not in there)
+        instead = f"it runs on {', '.join(map(str, there))}" if there else "it runs on all"
+        it.lack("cpu_affinity", f"CPU {missing} can't be used here", instead, "scheduling")
+    return there
+
+
+def _ambient(it: _Fitting, names: tuple[str, ...]) -> tuple[str, ...]:
+    had = tuple(name for name in names if name in it.have.capabilities)
+    if had != names:
+        missing = ", ".join(name for name in names if name not in had)
+        it.lack("ambient_capabilities", f"pyinit doesn't have {missing} here", "it goes without", "capabilities")
+    return had

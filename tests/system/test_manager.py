@@ -1,0 +1,352 @@
+"""The process manager with real processes: hooks, tasks, health, sd_notify, sockets, attributes. Without a container."""
+
+import json
+import os
+import socket
+import sys
+
+import pytest
+from conftest import verb, wait_until
+
+PYTHON = f"{sys.executable} -S -c"
+
+
+@pytest.fixture
+def manager(bench, tmp_path):
+    """`manager(services)` starts them; `manager.status(name)` asks."""
+
+    def start(text: str, init: str = ""):
+        head = f'[init]\nstate_dir = "{tmp_path}/state"\nlog_dir = "{tmp_path}/log"\ncontrol_socket = "{tmp_path}/s"\n{init}\n'
+        return bench.start(head + text)
+
+    def status(name: str):
+        answer = verb("status", "--socket", f"{tmp_path}/s", "--json")
+        assert answer.returncode == 0, answer.stderr
+        return {one["name"]: one for one in json.loads(answer.stdout)["services"]}[name]
+
+    start.status = status
+    start.verb = lambda *words: verb(words[0], "--socket", f"{tmp_path}/s", *words[1:])
+    return start
+
+
+def script(tmp_path, name: str, text: str) -> str:
+    path = tmp_path / name
+    path.write_text(text)
+    return f'["{sys.executable}", "-S", "{path}"]'
+
+
+def test_hooks_run_in_order_with_runsvs_arguments(manager, tmp_path):
+    out = tmp_path / "out"
+    say = lambda word: f'["sh", "-c", "echo {word} $0 $1 $PYINIT_HOOK >> {out}"]'  # noqa: E731 - one word a hook
+    box = manager(f"""
+[services.app]
+command = ["sh", "-c", "echo run >> {out}; exit 3"]
+restart = "never"
+pre_start = [{say("one")}, {say("two")}]
+post_start = ["true"]
+finish = ["sh", "-c", "echo finish $0 $1 $PYINIT_HOOK >> {out}"]
+""")
+    box.wait_for("app: failed: exit code 3")
+    assert out.read_text().splitlines() == ["one sh pre_start", "two sh pre_start", "run", "finish 3 0 finish"]
+
+
+def test_a_task_runs_at_its_interval(manager, tmp_path):
+    out = tmp_path / "out"
+    box = manager(f'[services.tick]\ninterval = "50ms"\ncommand = ["sh", "-c", "echo x >> {out}"]\n')
+    wait_until(lambda: out.exists() and len(out.read_text()) >= 6, "three runs")
+    assert manager.status("tick")["state"] in ("waiting", "starting", "running", "cleaning")
+    assert box.stop() == 0
+
+
+SERVER = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        good = not os.path.exists(os.environ["SICK"])
+        self.send_response(200 if good else 503); self.send_header("Content-Length", "2"); self.end_headers()
+        self.wfile.write(b"ok")
+    def log_message(self, *words): pass
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_http_readiness_and_health(manager, tmp_path):
+    port, sick = free_port(), tmp_path / "sick"
+    box = manager(f"""
+[services.web]
+command = {script(tmp_path, "server.py", SERVER)}
+environment = {{ PORT = {port}, SICK = "{sick}" }}
+ready = {{ http = "http://127.0.0.1:{port}/", body = "^ok$" }}
+health = {{ http = "http://127.0.0.1:{port}/", interval = "50ms", failures = 2 }}
+""")
+    box.wait_for("web: ready")
+    wait_until(lambda: manager.status("web")["health"] == "healthy", "a good answer")
+    pid = manager.status("web")["pid"]
+    sick.touch()
+    box.wait_for("web: starting: restart after: health: HTTP 503, expected 200-399 (2 times)")
+    sick.unlink()
+    box.wait_for("web: ready", count=2)
+    assert manager.status("web")["pid"] != pid
+    assert box.stop() == 0
+
+
+def test_readiness_by_command_and_by_a_line_of_the_log(manager, tmp_path):
+    flag = tmp_path / "flag"
+    box = manager(f"""
+[services.slow]
+command = ["sh", "-c", "touch {flag}; exec sleep 1000"]
+ready = {{ exec = ["test", "-e", "{flag}"] }}
+[services.loud]
+requires = ["slow"]
+command = ["sh", "-c", "echo begin; echo server is up; exec sleep 1000"]
+ready = {{ log = "^server .* up$" }}
+""")
+    box.wait_for("loud: ready")
+    assert box.output.index("slow: ready") < box.output.index("loud: ready")
+    assert box.stop() == 0
+
+
+NOTIFIER = """
+import array, os, socket, sys, time
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); sock.connect(os.environ["NOTIFY_SOCKET"])
+fds = os.environ.get("LISTEN_FDNAMES", "")
+sock.send(f"READY=1\\nSTATUS=fds: {fds} pid: {os.environ['WATCHDOG_PID'] == str(os.getpid())}".encode())
+if not fds:
+    ours, theirs = socket.socketpair()
+    socket.send_fds(sock, [b"FDSTORE=1\\nFDNAME=kept"], [theirs.fileno()])
+    keep = os.dup(ours.fileno()); os.set_inheritable(keep, True)
+    if os.fork() == 0:  # holds the other end, so that the stored one does not hang up
+        time.sleep(1000)
+end = time.monotonic() + 0.3
+while time.monotonic() < end:
+    sock.send(b"WATCHDOG=1"); time.sleep(0.05)
+time.sleep(1000)
+"""
+
+
+def test_sd_notify_status_watchdog_and_fd_store(manager, tmp_path):
+    box = manager(f"""
+[services.app]
+command = {script(tmp_path, "notifier.py", NOTIFIER)}
+ready = {{ notify = true }}
+watchdog = "150ms"
+fd_store = 2
+kill = "process"
+""")
+    box.wait_for("app: ready")
+    wait_until(lambda: manager.status("app")["status"] == "fds:  pid: True", "its status")
+    box.wait_for("app: starting: restart after: watchdog: no sign of life for 0.15 s")
+    wait_until(lambda: manager.status("app")["status"] == "fds: kept pid: True", "the stored fd")
+    assert box.stop() == 0
+
+
+def test_a_socket_outlives_its_service(manager, tmp_path):
+    port = free_port()
+    server = """
+import os, socket
+names = os.environ["LISTEN_FDNAMES"].split(":")
+assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["PYINIT_FD_WEB"] == "3", os.environ
+listener = socket.socket(fileno=3)
+conn, _ = listener.accept()
+conn.send(("%s %d" % (":".join(names), os.getpid())).encode()); conn.close()
+"""
+    box = manager(f"""
+[services.echo]
+command = {script(tmp_path, "echo.py", server)}
+sockets = [{{ name = "web", listen = "127.0.0.1:{port}" }}, {{ name = "local", listen = "{tmp_path}/l.sock", mode = "0600" }}]
+restart_delay = {{ first = "100ms" }}
+start_limit = {{ count = 1000 }}
+""")
+    box.wait_for("echo: ready")
+    seen = set()
+    for _ in range(5):  # each answer ends the server; none of the next is refused
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            words = client.recv(100).decode().split()
+            assert words[0] == "web:local"
+            seen.add(words[1])
+    assert len(seen) == 5
+    assert os.stat(tmp_path / "l.sock").st_mode & 0o777 == 0o600
+    assert box.stop() == 0
+    assert not (tmp_path / "l.sock").exists()
+
+
+def test_what_a_process_is_given(manager, tmp_path):
+    (tmp_path / "env").write_text("# a comment\nexport FROM_FILE='a b'\n")
+    (tmp_path / "envdir").mkdir()
+    (tmp_path / "envdir/FROM_DIR").write_text("one\ntwo\n")
+    (tmp_path / "envdir/LANG").write_text("")
+    (tmp_path / "input").write_text("hello\n")
+    show = (
+        "import os, json; status = dict(l.split(':', 1) for l in open('/proc/self/status')); "
+        "print(json.dumps([os.nice(0), sorted(os.sched_getaffinity(0)), open('/proc/self/oom_score_adj').read().strip(), "
+        "status['CapBnd'].strip(), status['CapAmb'].strip(), status['NoNewPrivs'].strip(), os.environ.get('FROM_FILE'), "
+        "os.environ.get('FROM_DIR'), os.environ.get('LANG'), input(), os.listdir('/tmp'), os.access('/opt', os.W_OK), os.getuid()]))"
+    )
+    box = manager(f"""
+[services.app]
+command = ["{sys.executable}", "-S", "-c", {json.dumps(show)}]
+restart = "never"
+nice = 5
+cpu_affinity = [0]
+oom_score_adj = 500
+user = "nobody"
+capabilities = ["NET_BIND_SERVICE", "KILL"]
+ambient_capabilities = ["NET_BIND_SERVICE"]
+no_new_privileges = true
+environment_files = ["{tmp_path}/env", "-/not/there"]
+env_dir = "{tmp_path}/envdir"
+stdin = "file:{tmp_path}/input"
+private_tmp = true
+read_only_paths = ["/opt"]
+log = {{ to = "stdout" }}
+[init.environment]
+LANG = "C"
+""")
+    box.wait_for("app: done")
+    found = json.loads(next(line for line in box.output.splitlines() if line.startswith("app: ["))[5:])
+    assert found == [5, [0], "500", f"{(1 << 10) | (1 << 5):016x}", f"{1 << 10:016x}", "1", "a b", "one", None, "hello", [], False, 65534]
+
+
+def test_what_cannot_be_granted_is_a_warning_or_with_strict_an_error(manager):
+    text = '[services.{name}]\ncommand = ["true"]\nrestart = "never"\ncpu_affinity = [4000]\n{more}'
+    box = manager(text.format(name="a", more="") + text.format(name="b", more="strict = true\n"))
+    box.wait_for("cpu_affinity: CPU 4000 can't be used here; it runs on all")
+    box.wait_for("a: done")
+    box.wait_for("b: failed: ")
+    assert "cpu_affinity: CPU 4000 can't be used here\n" in box.output
+
+
+def test_a_condition_skips_a_service_and_what_needs_it_runs(manager):
+    box = manager("""
+[services.a]
+command = ["false"]
+condition = { path_exists = "/not/there" }
+[services.b]
+requires = ["a"]
+command = ["sleep", "1000"]
+""")
+    box.wait_for("a: done: condition: /not/there is not there")
+    box.wait_for("b: ready")
+    assert box.stop() == 0
+
+
+def test_a_stop_is_a_sequence(manager):
+    box = manager("""
+[services.app]
+command = ["sh", "-c", "trap 'echo quit' QUIT; trap 'echo term; exit 0' TERM; echo up; while :; do sleep 0.05; done"]
+stop = [{ signal = "QUIT", wait = "200ms" }, { signal = "TERM", wait = "5s" }]
+drain = "50ms"
+ready = { log = "up" }
+log = { to = "stdout" }
+""")
+    box.wait_for("app: ready")
+    assert box.stop() == 0
+    words = [line for line in box.output.splitlines() if line.startswith("app: ")]
+    assert words == ["app: up", "app: quit", "app: term"]
+
+
+def test_instances_and_templates(manager):
+    box = manager("""
+[services.app]
+instances = 2
+command = ["sh", "-c", "echo I am ${INSTANCE} $NUMBER; exec sleep 1000"]
+environment = { NUMBER = "n${INSTANCE}" }
+log = { to = "stdout" }
+[services."worker@"]
+command = ["sh", "-c", "echo worker ${INSTANCE}; exec sleep 1000"]
+log = { to = "stdout" }
+[services.last]
+requires = ["app", "worker@eu"]
+command = ["sleep", "1000"]
+""")
+    box.wait_for("last: ready")
+    box.wait_for("app@1: I am 1 n1")
+    box.wait_for("app@2: I am 2 n2")
+    box.wait_for("worker@eu: worker eu")
+    assert box.stop() == 0
+
+
+def test_reload_applies_the_difference_and_refuses_a_bad_file_whole(manager, tmp_path, bench):
+    def service(name, command="sleep 1000", more=""):
+        return f'[services.{name}]\ncommand = "{command}"\n{more}\n'
+
+    box = manager(service("a") + service("b") + service("c") + service("d"))
+    box.wait_for("d: ready")
+    before = {name: manager.status(name)["pid"] for name in "abcd"}
+    path = tmp_path / "services.toml"
+    head = path.read_text().partition("[services.a]")[0]
+    path.write_text(head + service("a") + service("b", "sleep 2000") + service("c", more='restart = "never"') + service("e"))
+    done = manager.verb("reload")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0, "e: added\nd: removed\nb: restarted, for they differ\nc: changed, without a restart\n", "",
+    )  # fmt: skip
+    box.wait_for("d: removed")
+    box.wait_for("e: ready")
+    box.wait_for("b: ready", count=2)
+    after = {name: manager.status(name)["pid"] for name in "abce"}
+    assert (after["a"], after["c"], after["b"] != before["b"]) == (before["a"], before["c"], True)
+    path.write_text(head + service("a") + "[services.x]\ncomand = 1\n")
+    done = manager.verb("reload")
+    assert done.returncode == 100
+    assert [line.partition("services.toml")[2] for line in done.stderr.splitlines()] == [
+        ':9: services.x: command is missing: expected a list such as ["/usr/sbin/nginx", "-g", "daemon off;"], or a string',
+        ":10: services.x.comand: there is no such key; did you mean command?",
+    ]
+    assert {name: manager.status(name)["pid"] for name in "abce"} == after
+    path.write_text(head + service("a") + service("b", "sleep 2000") + service("c", more='restart = "never"') + service("e"))
+    assert manager.verb("reload").stdout == "nothing differs\n"
+    assert manager.verb("logs", "e").returncode == 0  # the new one has a log
+    assert box.stop() == 0
+
+
+def test_events_wait_hup_enable_and_ps(manager, tmp_path):
+    marker = tmp_path / "reloaded"
+    box = manager(f"""
+[services.app]
+command = ["sh", "-c", "sleep 1000 & exec sleep 2000"]
+reload_command = ["sh", "-c", "echo $MAINPID > {marker}"]
+[services.other]
+command = ["sh", "-c", "trap 'echo got hup' HUP; while :; do sleep 0.05; done"]
+log = {{ to = "stdout" }}
+enabled = false
+""")
+    box.wait_for("app: ready")
+    assert manager.verb("wait", "app", "--timeout", "10s").returncode == 0
+    assert manager.verb("hup", "app").returncode == 0
+    assert int(marker.read_text()) == manager.status("app")["pid"]
+    gone = manager.verb("wait", "other")
+    assert (gone.returncode, gone.stderr) == (1, "pyinit: other: stopped\n")
+    assert manager.verb("enable", "other").returncode == 0
+    assert manager.verb("hup", "other").returncode == 0
+    box.wait_for("other: got hup")
+    events = [json.loads(line) for line in manager.verb("events", "-n", "100", "--json").stdout.splitlines()]
+    assert [(one["name"], one["state"]) for one in events] == [
+        ("app", "waiting"), ("app", "starting"), ("app", "ready"), ("other", "waiting"), ("other", "starting"), ("other", "ready"),
+    ]  # fmt: skip
+    tree = manager.verb("ps", "app").stdout.splitlines()
+    assert [line.split("  ")[-1] for line in tree[1:]] == ["ready", "sleep 2000", "sleep 1000"]
+    unknown = manager.verb("restart", "ap")
+    assert (unknown.returncode, unknown.stderr) == (1, "pyinit: ap: no such service; did you mean app?\n")
+    assert box.stop() == 0
+    assert (tmp_path / "state/enabled").read_text() == "+other\n"
+
+
+def test_ready_stopping_and_exit_status_go_upward(manager, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager_of_ours:
+        manager_of_ours.bind(str(tmp_path / "up"))
+        manager_of_ours.settimeout(20)
+        os.environ["NOTIFY_SOCKET"] = str(tmp_path / "up")
+        try:
+            box = manager('[services.app]\ncommand = ["sh", "-c", "test -z \\"$NOTIFY_SOCKET\\" && exec sleep 1000"]\n')
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+        assert manager_of_ours.recv(1000) == b"READY=1\nSTATUS=1 services"
+        assert box.stop() == 0
+        assert manager_of_ours.recv(1000) == b"STOPPING=1"
+        assert manager_of_ours.recv(1000) == b"EXIT_STATUS=0"
