@@ -11,6 +11,7 @@ import os
 import resource
 from collections.abc import Callable
 
+from pyinit.core.limits import controllers
 from pyinit.init import spawn, users
 from pyinit.init.environment import EnvironmentFileError, read_file, read_folder
 from pyinit.init.groups import Groups
@@ -154,9 +155,7 @@ class Children:
     def _child(self, spec: ServiceSpec, user: users.User | None, argv: tuple[str, ...], environment: dict[str, str]) -> spawn.Child:
         process, warnings = fit(spec, self._have or self._read_have())
         for text in warnings:
-            if text not in self._reported:
-                self._reported.add(text)
-                self._report(text)
+            self._warn(text)
         gid, groups = self._groups_of(spec, user)
         return spawn.Child(
             argv=argv,
@@ -164,7 +163,7 @@ class Children:
             environment=environment,
             stdin_fd=self.null_fd,
             output_fd=-1 if process.tty else self._output.pipe_for(spec, user.uid if user and groups is not None else -1),
-            cgroup_fds=self._groups.procs_for(spec) if spec.kill == "cgroup" else (),
+            cgroup_fds=self._cgroup_fds(spec),
             uid=user.uid if user else 0,
             gid=gid,
             groups=groups,
@@ -182,6 +181,31 @@ class Children:
             read_only_paths=process.read_only_paths,
             new_session=process.session == "own",
         )
+
+    def _cgroup_fds(self, spec: ServiceSpec) -> tuple[int, ...]:
+        limited = controllers(spec.cgroup)
+        if spec.kill != "cgroup" and not limited:
+            return ()
+        fds, missing = self._groups.procs_for(spec)
+        if missing:
+            origin, names = spec.cgroup.origin, ", ".join(sorted(missing))
+            text = f"{origin}: cgroup: there is no group here whose controller {names} could hold the limit"
+            if spec.process.strict:
+                raise RefusedError("cgroup", errno.ENOENT, text)
+            self._warn(f"{text}; it runs without")
+        return fds
+
+    def limit_again(self, spec: ServiceSpec) -> None:
+        """The limits differ, and its processes run: they hold from now on."""
+        try:
+            self._groups.limit_again(spec)
+        except OSError as error:
+            self._report(f"{spec.cgroup.origin}: cgroup: {error}")
+
+    def _warn(self, text: str) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
+            self._report(text)
 
     def _groups_of(self, spec: ServiceSpec, user: users.User | None) -> tuple[int, tuple[int, ...] | None]:
         changes = (user is not None and (user.uid, user.gid) != (os.geteuid(), os.getegid())) or bool(spec.group or spec.groups)

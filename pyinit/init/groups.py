@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Callable
 
+from pyinit.core.limits import NO_LIMIT_V1, NO_LIMIT_V2, Files, controllers, v1_files, v2_files
 from pyinit.init.loop import Loop
 from pyinit.linux import cgroup
 from pyinit.model import ServiceSpec
@@ -20,14 +21,17 @@ MARKER = "PYINIT_SERVICE"
 class Groups:
     """`finished(name)` is called, from the loop, when nothing of a killed service is alive."""
 
-    def __init__(self, root_fd: int, loop: Loop, finished: Callable[[str], None]) -> None:
-        """`root_fd`: the init's own group of cgroup v2, writable; -1 without one."""
+    def __init__(self, root_fd: int, v1_fds: dict[str, int], loop: Loop, finished: Callable[[str], None]) -> None:
+        """`root_fd`: the init's own group of cgroup v2, writable; -1 without one. `v1_fds`: those of v1, by controller."""
+        self._v1_fds = v1_fds
+        self._limits: dict[str, dict[str, int]] = {}  # service -> controller -> its group of v1 that holds a limit
         self._root_fd = root_fd
         self._loop = loop
         self._finished = finished
         self._directories: dict[str, int] = {}
         self._oom_kills: dict[str, int] = {}
-        self._procs: dict[str, int] = {}
+        self._procs: dict[str, tuple[int, ...]] = {}
+        self._missing: dict[str, frozenset[str]] = {}
         self._sessions: dict[str, int] = {}
         self._pending: set[str] = set()
 
@@ -45,35 +49,80 @@ class Groups:
                 return -1
         return self._directories[name]
 
-    def procs_for(self, spec: ServiceSpec) -> tuple[int, ...]:
-        """`cgroup.procs` of the service's groups, open for writing."""
-        directory = self.directory_for(spec.name)
-        if directory < 0:
-            return ()
-        if spec.name not in self._procs:
-            self._procs[spec.name] = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-        return (self._procs[spec.name],)
+    def procs_for(self, spec: ServiceSpec) -> tuple[tuple[int, ...], frozenset[str]]:
+        """(`cgroup.procs` of the service's groups, open for writing; the controllers that can't be had). OSError."""
+        name = spec.name
+        directory = self.directory_for(name)
+        if name not in self._procs:
+            wanted = controllers(spec.cgroup)
+            here = self._hand_down(wanted) if wanted and directory >= 0 else frozenset()
+            if here:
+                _write_all(directory, {key: rows for key, rows in v2_files(spec.cgroup).items() if key in here})
+            places = [*([directory] if directory >= 0 else []), *self._limit_v1(spec, wanted - here)]
+            self._missing[name] = frozenset(wanted - here - set(self._limits.get(name, {})))
+            self._procs[name] = tuple(os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd) for fd in places)
+        return self._procs[name], self._missing[name]
+
+    def _hand_down(self, wanted: frozenset[str]) -> frozenset[str]:
+        """Which of the controllers of v2 a service's group has; PID 1 itself stands in a leaf beside it."""
+        had = frozenset(_read(self._root_fd, "cgroup.controllers").decode().split()) & wanted
+        if had:
+            try:
+                cgroup.write_at(self._root_fd, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(had)))
+            except OSError:  # not ours to hand down
+                return frozenset()
+        return had
+
+    def _limit_v1(self, spec: ServiceSpec, wanted: frozenset[str]) -> list[int]:
+        """A group below the container's in each v1 hierarchy that has one of these controllers."""
+        files, places = v1_files(spec.cgroup), {}
+        for name in sorted(wanted & set(self._v1_fds)):
+            fd = self._v1_fds[name]
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(f"svc-{spec.name}", dir_fd=fd)
+            places[name] = os.open(f"svc-{spec.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            _write_all(places[name], {name: files[name]})
+        self._limits[spec.name] = places
+        return list(places.values())
+
+    def limit_again(self, spec: ServiceSpec) -> None:
+        """Other limits for a service that runs; OSError. A controller that it had no limit of waits for its next start."""
+        name = spec.name
+        if name not in self._procs:
+            return
+        for controller, fd in self._limits.get(name, {}).items():
+            _write_all(fd, {"": [*NO_LIMIT_V1[controller], *v1_files(spec.cgroup).get(controller, [])]})
+        if name in self._directories:
+            here = _read(self._directories[name], "cgroup.controllers").decode().split()
+            for controller in here:
+                rows = [*NO_LIMIT_V2.get(controller, []), *v2_files(spec.cgroup).get(controller, [])]
+                _write_all(self._directories[name], {"": rows})
+
+    def close_procs(self, name: str) -> None:
+        """Of a service whose controllers may be others at its next start."""
+        for fd in (*self._procs.pop(name, ()), *self._limits.pop(name, {}).values()):
+            os.close(fd)
 
     def ran_out_of_memory(self, name: str) -> bool:
         """Whether the kernel killed any of the service's processes for want of memory since the last answer."""
-        if name not in self._directories:
+        v1 = self._limits.get(name, {}).get("memory", -1)
+        place, file = (v1, "memory.oom_control") if v1 >= 0 else (self._directories.get(name, -1), "memory.events")
+        if place < 0:
             return False
         try:
-            fd = os.open("memory.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directories[name])
+            count = cgroup.oom_kills(_read(place, file))
         except FileNotFoundError:  # the memory controller is not on here
             return False
-        try:
-            count = cgroup.oom_kills(os.read(fd, 4096))
-        finally:
-            os.close(fd)
         before, self._oom_kills[name] = self._oom_kills.get(name, 0), count
         return count > before
 
     def forget(self, name: str) -> None:
         """The service is gone for good, and empty."""
         self._sessions.pop(name, None)
-        if name in self._procs:
-            os.close(self._procs.pop(name))
+        for controller in self._limits.get(name, {}):
+            with contextlib.suppress(OSError):
+                os.rmdir(f"svc-{name}", dir_fd=self._v1_fds[controller])
+        self.close_procs(name)
         if name in self._directories:
             os.close(self._directories.pop(name))
             with contextlib.suppress(OSError):
@@ -129,6 +178,23 @@ class Groups:
         session = self._sessions.get(name, 0)
         marker = f"{MARKER}={name}".encode()
         return [pid for pid in _pids() if _belongs(pid, session, marker)] if session else []
+
+
+def _read(directory_fd: int, name: str) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def _write_all(directory_fd: int, files: Files) -> None:
+    for rows in files.values():
+        for name, value in rows:
+            try:
+                cgroup.write_at(directory_fd, name, value)
+            except OSError as error:
+                raise OSError(error.errno, f"{name} = {value}: {error.strerror}") from error
 
 
 def _pids() -> list[int]:

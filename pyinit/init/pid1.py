@@ -53,12 +53,13 @@ class Endpoints:
     """What the init is given: fds (-1: none), its role and the environment that services may inherit."""
 
     def __init__(
-        self, *, channel_fd: int = -1, cgroup_fd: int = -1, listen_fds: tuple[int, ...] = (), container: str = "",
+        self, *, channel_fd: int = -1, cgroup_fd: int = -1, v1_fds: dict[str, int] | None = None, listen_fds: tuple[int, ...] = (), container: str = "",
         inherited: dict[str, str] | None = None, control_path: str = "",
         read_config: Callable[[], Config] | None = None,
     ) -> None:  # fmt: skip
         self.channel_fd = channel_fd
         self.cgroup_fd = cgroup_fd
+        self.v1_fds = v1_fds or {}  # the container's groups in the hierarchies of cgroup v1, by controller
         self.listen_fds = listen_fds  # bound already, of the control socket
         self.container = container
         self.read_config = read_config  # None: the monitor does it
@@ -83,7 +84,7 @@ class Init:
         self.current: dict[str, int] = {}
         self.deadlines: dict[tuple[str, e.Timer], Deadline] = {}
         self.hooks: dict[str, Job] = {}
-        self.groups = Groups(endpoints.cgroup_fd, self.loop, lambda name: self.tell(e.CleanupFinished(name)))
+        self.groups = Groups(endpoints.cgroup_fd, endpoints.v1_fds, self.loop, lambda name: self.tell(e.CleanupFinished(name)))
         self.output = Output(config, self.loop)
         base = Base(endpoints.inherited, endpoints.container, config.init)
         self.children = Children(base, self.groups, self.output, self.log)
@@ -207,6 +208,8 @@ class Init:
         self.output.configure(services)
         found, actions = self.supervisor.reload(services, config.init, time.monotonic())
         self.do(actions)
+        for name in (*found.changed, *found.restarted):
+            self.children.limit_again(next(spec for spec in services if spec.name == name))
         for name in found.changed:
             view = self.supervisor.view(name)
             if view.ready:

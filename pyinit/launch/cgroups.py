@@ -12,68 +12,35 @@ import select
 import time
 from collections.abc import Callable
 
+from pyinit.core.limits import v1_files, v2_files
 from pyinit.errors import LaunchError
 from pyinit.launch.plan import MakeCgroup
 from pyinit.linux import cgroup
-from pyinit.model import CgroupLimits
 
-_PERIOD_US = 100_000
 _KILL_DEADLINE_S = 5.0
 INIT_LEAF = "init"
-
-
-def _v1_files(limits: CgroupLimits) -> dict[str, list[tuple[str, str]]]:
-    """controller -> (file, value), from our limits."""
-    files: dict[str, list[tuple[str, str]]] = {}
-    if limits.memory_max_bytes:
-        files["memory"] = [("memory.limit_in_bytes", str(limits.memory_max_bytes))]
-    if limits.memory_high_bytes:
-        files.setdefault("memory", []).append(("memory.soft_limit_in_bytes", str(limits.memory_high_bytes)))
-    if limits.cpu_max:
-        quota = int(limits.cpu_max * _PERIOD_US)
-        files["cpu"] = [("cpu.cfs_period_us", str(_PERIOD_US)), ("cpu.cfs_quota_us", str(quota))]
-    if limits.cpu_weight:  # v2's 1-10000 (100) onto v1's shares (1024), as runc and crun do for the default
-        files.setdefault("cpu", []).append(("cpu.shares", str(max(2, limits.cpu_weight * 1024 // 100))))
-    if limits.pids_max:
-        files["pids"] = [("pids.max", str(limits.pids_max))]
-    return files
-
-
-def _v2_files(limits: CgroupLimits) -> dict[str, list[tuple[str, str]]]:
-    files: dict[str, list[tuple[str, str]]] = {}
-    if limits.memory_max_bytes:
-        files["memory"] = [("memory.max", str(limits.memory_max_bytes))]
-    if limits.memory_high_bytes:
-        files.setdefault("memory", []).append(("memory.high", str(limits.memory_high_bytes)))
-    if limits.cpu_max:
-        files["cpu"] = [("cpu.max", f"{int(limits.cpu_max * _PERIOD_US)} {_PERIOD_US}")]
-    if limits.cpu_weight:
-        files.setdefault("cpu", []).append(("cpu.weight", str(limits.cpu_weight)))
-    if limits.pids_max:
-        files["pids"] = [("pids.max", str(limits.pids_max))]
-    return files
 
 
 def make(operation: MakeCgroup, journal: Callable[[str, str], None]) -> tuple[list[str], str]:
     """Make the groups; (all directories, the v2 one or ""). `journal(kind, path)` is told before each."""
     found = cgroup.hierarchies()
     limits = operation.limits
-    v1, v2 = _v1_files(limits), _v2_files(limits)
+    v1, v2 = v1_files(limits), v2_files(limits)
     made: list[str] = []
     unified = ""
-    left = set(v2)
+    left, handed_down = set(v2), set(v2) | operation.of_services
     for hierarchy in found:
         directory = f"{hierarchy.directory}/pyinit-{operation.name}"
         if hierarchy.version == 2:
-            parent, usable = _v2_parent(hierarchy.directory, set(v2), operation)
+            parent, usable = _v2_parent(hierarchy.directory, handed_down, operation)
             directory = f"{parent}/pyinit-{operation.name}"
             journal("cgroup", directory)
             if _make(directory):
                 unified = directory
                 made.append(directory)
-                _write(directory, [row for name in usable for row in v2[name]], operation)
+                _write(directory, [row for name in usable for row in v2.get(name, [])], operation)
                 left -= usable
-        elif any(name in v1 for name in hierarchy.controllers):
+        elif handed_down & set(hierarchy.controllers):
             journal("cgroup", directory)
             _make(directory, must=operation)
             made.append(directory)
@@ -153,6 +120,16 @@ def enter(directories: list[str]) -> None:
     """Move this process into each group: what a cgroup namespace made now has as its root."""
     for directory in directories:
         cgroup.write(directory, "cgroup.procs", "0")
+
+
+def v1_places(directories: list[str]) -> dict[str, str]:
+    """controller -> group, of those among `directories` that are of v1."""
+    found = {}
+    for hierarchy in cgroup.hierarchies():
+        for directory in directories:
+            if hierarchy.version == 1 and os.path.dirname(directory) == hierarchy.directory:
+                found.update(dict.fromkeys(hierarchy.controllers, directory))
+    return found
 
 
 def enter_leaf(directory: str) -> None:

@@ -231,13 +231,15 @@ class _Child:
         os.setsid()
         process.set_name("pyinit")
         process.prctl(process.PR_SET_DUMPABLE, 0)
+        places = cgroups.v1_places(launch.groups)
+        v1_fds = {name: os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for name, place in places.items()}
         cgroup_fd = self._enter_groups()
         if "net" in launch.box.namespaces and launch.box.network.mode != "host":
             namespaces.loopback_up()
         apply.Builder(launch.held.directory).run(launch.steps.inside)
-        self._shut_the_host_out(cgroup_fd)
+        self._shut_the_host_out({max(cgroup_fd, 0), *v1_fds.values()})
         return Endpoints(
-            channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, listen_fds=(launch.control_fd,),
+            channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, v1_fds=v1_fds, listen_fds=(launch.control_fd,),
             container="pyinit", control_path=launch.config.init.control_socket or INSIDE_SOCKET,
         )  # fmt: skip
 
@@ -252,10 +254,10 @@ class _Child:
         cgroups.enter_leaf(launch.unified)
         return os.open(launch.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _shut_the_host_out(self, cgroup_fd: int) -> None:
+    def _shut_the_host_out(self, group_fds: set[int]) -> None:
         """No word, no path and no open file of the host's from here on."""
         launch = self._launch
-        process.close_all_but({0, 1, 2, self._channel.fileno(), launch.held.lock_fd, launch.control_fd, max(cgroup_fd, 0)})
+        process.close_all_but({0, 1, 2, self._channel.fileno(), launch.held.lock_fd, launch.control_fd, *group_fds})
         os.environ.clear()
         sys.path[:] = self._launch.import_path
         sys.path_importer_cache.clear()

@@ -8,6 +8,7 @@ User namespaces go before "isolate", seccomp after "limit-capabilities" when the
 
 from typing import NamedTuple
 
+from pyinit.core.limits import controllers
 from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -23,6 +24,7 @@ class MakeCgroup(NamedTuple):
     name: str
     limits: CgroupLimits
     origin: Origin
+    of_services: frozenset[str] = frozenset()  # controllers that services' own limits need
 
     def describe(self) -> str:
         limits = self.limits
@@ -229,8 +231,9 @@ def make(config: Config) -> Plan:
     box = config.container
     assert box is not None
     host: list[MakeCgroup | MakeNetwork | Isolate] = []
-    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits():
-        host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin)))
+    of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
+    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
+        host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services))
     host.append(Isolate(box.namespaces, box.origin))
     if box.network.mode == "veth":
         host.append(MakeNetwork(box.network, link_name(box.name), box.network.origin))

@@ -355,3 +355,23 @@ files = { "sub/a" = { content = "kept", mode = "0600" } }
     lines = said(box)
     assert lines[:3] == ["touch: /data/x: Read-only file system", "touch: /conf/x: Read-only file system", "keptone file"]
     assert lines[-1].startswith("-rw-------")
+
+
+LIMITED = """
+[services.big]
+command = ["sh", "-c", "echo begin; x=0123456789; while :; do x=$x$x; done"]
+restart = "never"
+cgroup = { memory_max = "16M" }
+[services.many]
+command = ["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; wait"]
+cgroup = { pids_max = 4 }
+log = { to = "stdout" }
+restart = "never"
+"""
+
+
+def test_a_services_limits_hold_and_running_out_of_memory_is_the_reason(bench, busybox, nothing_left):
+    box = bench.start(f'[container]\nname = "pyinit-test"\nlayers = ["{busybox}"]\n{LIMITED}')
+    box.wait_for("big: failed: killed by KILL: out of memory")
+    box.wait_for("can't fork")
+    assert box.stop() == 0

@@ -190,7 +190,7 @@ def test_what_a_process_is_given(manager, tmp_path):
     )
     box = manager(f"""
 [services.app]
-command = ["{sys.executable}", "-S", "-c", {json.dumps(show)}]
+command = ["{os.path.realpath(sys.executable)}", "-S", "-c", {json.dumps(show)}]  # not below /tmp
 restart = "never"
 nice = 5
 cpu_affinity = [0]
