@@ -120,8 +120,10 @@ class Attempt:
         except BlockingIOError:
             return
         except OSError as error:
-            self._answer(error.strerror or str(error))
-            return
+            if not self._received:
+                self._answer(error.strerror or str(error))
+                return
+            data = b""  # a server that closed without reading all: what it said before counts
         self._received += data
         if not data or http.is_whole(self._received):
             self._answer(http.judge(self._received, self._probe.status, self._probe.body))

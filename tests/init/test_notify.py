@@ -1,0 +1,89 @@
+"""sd_notify over the real socket."""
+
+import os
+import socket
+
+import pytest
+from turns import Turns
+
+from pyinit.init.notify import Notify, wants
+from pyinit.model import Readiness, ServiceSpec
+from pyinit.protocol.notify import Message
+
+SPEC = ServiceSpec("web", ("x",), ready=Readiness("notify"), watchdog_s=1.5)
+
+
+@pytest.fixture
+def turns():
+    return Turns()
+
+
+@pytest.fixture
+def notify(turns, tmp_path):
+    notify = Notify(turns.loop, str(tmp_path), turns.answer)
+    yield notify
+    notify.close()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def sender(notify):
+    notify.prepare(SPEC, os.getuid())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(notify.environment(SPEC)["NOTIFY_SOCKET"])
+        yield sock
+
+
+def test_who_gets_a_socket(notify):
+    plain = ServiceSpec("plain", ("x",))
+    assert (wants(SPEC), wants(plain), wants(plain._replace(fd_store=1)), wants(plain._replace(watchdog_s=1.0))) == (True, False, True, True)
+    notify.prepare(plain, 0)
+    assert notify.environment(plain) == {}
+
+
+def test_the_socket_is_its_users_alone(notify, tmp_path, sender):
+    path = f"{tmp_path}/notify/web"
+    assert notify.environment(SPEC) == {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "1500000"}
+    assert (os.stat(path).st_mode & 0o777, os.stat(path).st_uid) == (0o600, os.getuid())
+
+
+def test_messages_are_told_in_order(turns, sender):
+    sender.send(b"STATUS=warming")
+    sender.send(b"READY=1")
+    assert turns.run(0.05) == [("web", Message(status="warming"), []), ("web", Message(ready=True), [])]
+
+
+def test_what_an_earlier_process_said_is_dropped(turns, notify, sender):
+    sender.send(b"READY=1")
+    notify.prepare(SPEC, os.getuid())
+    assert turns.run(0.03) == []
+
+
+def test_a_message_is_read_before_a_reap(turns, notify, sender):
+    sender.send(b"READY=1")
+    notify.drain()
+    assert turns.answers == [("web", Message(ready=True), [])]
+
+
+def test_descriptors_come_along(turns, sender):
+    read_end, write_end = os.pipe()
+    socket.send_fds(sender, [b"FDSTORE=1\nFDNAME=p"], [read_end])
+    [(name, message, fds)] = turns.run()
+    assert (name, message, len(fds), os.get_inheritable(fds[0])) == ("web", Message(fdstore=True, fdname="p"), 1, False)
+    os.write(write_end, b"x")
+    assert os.read(fds[0], 1) == b"x"
+    for fd in (read_end, write_end, *fds):
+        os.close(fd)
+
+
+def test_a_flood_does_not_starve_the_others(turns, notify, sender):
+    sender.setblocking(False)
+    sent = 0
+    try:
+        while sent < 500:
+            sender.send(b"WATCHDOG=1")
+            sent += 1
+    except BlockingIOError:
+        pass
+    notify._read("web")
+    assert 0 < len(turns.answers) <= 64

@@ -1,0 +1,109 @@
+"""Sockets that services inherit: bound once, kept, replaced when nobody listens."""
+
+import os
+import socket
+import stat
+
+import pytest
+
+from pyinit.init.privileges import RefusedError
+from pyinit.init.sockets import Sockets, inherited, variables
+from pyinit.model import Origin, ServiceSpec, SocketSpec
+
+AT = Origin("s.toml", 5)
+
+
+def nobody(_one):
+    return -1, -1
+
+
+@pytest.fixture
+def sockets():
+    sockets = Sockets({})
+    yield sockets
+    sockets.close()
+
+
+def service(*ones):
+    return ServiceSpec("web", ("x",), sockets=ones)
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    with socket.socket(type=kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_tcp_and_udp_are_bound_once_and_kept(sockets):
+    spec = service(
+        SocketSpec("http", host="127.0.0.1", port=free_port(), origin=AT),
+        SocketSpec("dns", "udp", "127.0.0.1", free_port(socket.SOCK_DGRAM), origin=AT),
+    )
+    found = sockets.bind(spec, nobody)
+    assert [name for name, _ in found] == ["http", "dns"]
+    assert [os.get_blocking(fd) for _, fd in found] == [True, True]
+    assert sockets.bind(spec, nobody) == found
+    with socket.create_connection(("127.0.0.1", spec.sockets[0].port), timeout=5):
+        pass  # the backlog takes it: nobody accepts
+
+
+def test_a_unix_socket_has_its_mode_and_goes_with_its_service(sockets, tmp_path):
+    path = f"{tmp_path}/run/a.sock"
+    sockets.bind(service(SocketSpec("a", "unix", path=path, mode=0o640)), nobody)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
+    sockets.forget("web")
+    assert not os.path.exists(path)
+
+
+def test_a_socket_that_nobody_listens_on_is_replaced(sockets, tmp_path):
+    path = str(tmp_path / "a.sock")
+    spec = service(SocketSpec("a", "unix", path=path, origin=AT))
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(path)
+        old.listen()
+        with pytest.raises(RefusedError) as caught:
+            sockets.bind(spec, nobody)
+        assert str(caught.value) == (
+            f"s.toml:5: socket a: {path}: Address already in use; another process listens there; stop it, or choose another address"
+        )
+    assert [name for name, _ in sockets.bind(spec, nobody)] == ["a"]
+
+
+def test_what_is_no_socket_stays(sockets, tmp_path):
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(RefusedError) as caught:
+        sockets.bind(service(SocketSpec("a", "unix", path=f"{tmp_path}/a", origin=AT)), nobody)
+    assert str(caught.value) == f"s.toml:5: socket a: {tmp_path}/a: it is in the way and is no socket: remove it"
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_after_a_reload_the_same_stay_and_the_others_are_closed(sockets):
+    kept = SocketSpec("http", host="127.0.0.1", port=free_port())
+    gone = SocketSpec("old", host="127.0.0.1", port=free_port())
+    before = dict(sockets.bind(service(kept, gone), nobody))
+    after = dict(sockets.bind(service(kept._replace(origin=Origin("s.toml", 9))), nobody))
+    assert after == {"http": before["http"]}
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", gone.port), timeout=5)
+
+
+def test_what_the_init_was_given(tmp_path):
+    environment = {"LISTEN_FDS": "2", "LISTEN_PID": "7", "LISTEN_FDNAMES": "a:"}
+    assert inherited(environment, 7) == {"a": 3, "unknown": 4}
+    assert inherited(environment, 8) == {}
+    assert inherited({"LISTEN_FDS": "x", "LISTEN_PID": "7"}, 7) == {}
+    with open(tmp_path / "f", "w") as file:
+        sockets = Sockets({"a": file.fileno()})
+        [(name, fd)] = sockets.bind(service(SocketSpec("mine", "inherited", path="a")), nobody)
+        assert (name, os.path.sameopenfile(fd, file.fileno())) == ("mine", True)
+        with pytest.raises(RefusedError) as caught:
+            sockets.bind(service(SocketSpec("x", "inherited", path="b", origin=AT)), nobody)
+        assert str(caught.value) == "s.toml:5: no socket b was handed to pyinit; there are: a"
+        sockets.close()
+
+
+def test_the_variables_of_a_service():
+    assert variables([]) == {}
+    assert variables(["http", "a-b"]) == {
+        "LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:a-b", "PYINIT_FD_HTTP": "3", "PYINIT_FD_A_B": "4",
+    }  # fmt: skip
