@@ -39,12 +39,14 @@ class Host:
         now = time.monotonic()
         state = "stopping" if self._init.supervisor.stopping else "running"
         own = {"pid": os.getpid(), "version": __version__, "uptime_s": round(now - self._since, 3), "state": state}
-        return {"init": own, "services": [self._service(name, now) for name in self.names()]}
+        running = tuple(name for name in self.names() if self.view(name).pid)
+        members = self._init.groups.census(running)
+        return {"init": own, "services": [self._service(name, now, members.get(name, [])) for name in self.names()]}
 
-    def _service(self, name: str, now: float) -> dict[str, object]:
+    def _service(self, name: str, now: float, pids: list[int]) -> dict[str, object]:
         view = self.view(name)
         said = self._init.words.status(name)
-        memory, cpu = self._usage(name) if view.pid else (0, 0.0)
+        memory, cpu = _usage(pids)
         return {
             "name": view.name, "state": view.state.word, "target": view.target, "pid": view.pid or None,
             "ready": view.ready, "uptime_s": round(now - view.since_s, 3) if view.pid else None,
@@ -58,11 +60,6 @@ class Host:
         """Of a task, also when it runs next; of bad health, what was said."""
         more = self._init.schedules.next_run(name) or self._init.health.state(name)[1]
         return "; ".join(text for text in (view.reason, more) if text)
-
-    def _usage(self, name: str) -> tuple[int, float]:
-        """Resident bytes and CPU seconds of all its live processes (proc_pid_stat(5))."""
-        rows = [row for pid in self._init.groups.members(name) if (row := _process(pid)) is not None]
-        return sum(row.memory_bytes for row in rows), round(sum(row.cpu_s for row in rows), 2)
 
     def processes(self, name: str) -> dict[str, object]:
         """Of one service, for `ps`."""
@@ -135,6 +132,12 @@ def _process(pid: int) -> _Process | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return _Process(pid, int(fields[1]), int(fields[21]) * _PAGE, round((int(fields[11]) + int(fields[12])) / _TICKS, 2))
+
+
+def _usage(pids: list[int]) -> tuple[int, float]:
+    """Resident bytes and CPU seconds."""
+    rows = [row for pid in pids if (row := _process(pid)) is not None]
+    return sum(row.memory_bytes for row in rows), round(sum(row.cpu_s for row in rows), 2)
 
 
 def _command(pid: int) -> str:

@@ -98,6 +98,9 @@ class Jobs:
         job.end(Ended(code, signal))
         return True
 
+    def pids(self) -> list[int]:
+        return list(self._jobs)
+
     def close(self) -> None:
         """No end is told any more; the processes are the shutdown's to kill."""
         for job in self._jobs.values():

@@ -84,7 +84,7 @@ class Init:
         self.current: dict[str, int] = {}
         self.deadlines: dict[tuple[str, e.Timer], Deadline] = {}
         self.hooks: dict[str, Job] = {}
-        self.groups = Groups(endpoints.cgroup_fd, endpoints.v1_fds, self.loop, lambda name: self.tell(e.CleanupFinished(name)))
+        self.groups = Groups(endpoints.cgroup_fd, endpoints.v1_fds, self.loop, lambda name: self.tell(e.CleanupFinished(name)), self._children_known)
         self.output = Output(config, self.loop)
         base = Base(endpoints.inherited, endpoints.container, config.init)
         self.children = Children(base, self.groups, self.output, self.log)
@@ -386,6 +386,9 @@ class Init:
                 if pid not in (1, self.output.pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, KILL)
+
+    def _children_known(self) -> frozenset[int]:
+        return frozenset((*self.pids, *self.jobs.pids(), self.output.pid))
 
     def _reap(self) -> None:
         self.words.drain()  # what a process said before it ended
