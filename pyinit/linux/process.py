@@ -21,10 +21,15 @@ _SIGINFO_SIZE = 128  # struct signalfd_siginfo
 _SIG_BLOCK, _SIG_SETMASK = 0, 2
 
 
+_PRCTL = LIBC["prctl"]  # a function object of its own: with types set a call costs a third
+_PRCTL.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+
+
 def prctl(option: int, value: int | bytes, third: int = 0) -> int:
     """prctl(2)."""
-    word = value if isinstance(value, bytes) else ctypes.c_ulong(value)
-    return check(LIBC.prctl(option, word, ctypes.c_ulong(third), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl")
+    if isinstance(value, bytes):
+        return check(LIBC.prctl(option, value, ctypes.c_ulong(third), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl")
+    return check(_PRCTL(option, value, third, 0, 0), "prctl")
 
 
 def clone(flags: int) -> tuple[int, int]:

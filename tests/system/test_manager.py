@@ -312,8 +312,9 @@ def test_events_wait_hup_enable_and_ps(manager, tmp_path):
 command = ["sh", "-c", "sleep 1000 & exec sleep 2000"]
 reload_command = ["sh", "-c", "echo $MAINPID > {marker}"]
 [services.other]
-command = ["sh", "-c", "trap 'echo got hup' HUP; while :; do sleep 0.05; done"]
+command = ["sh", "-c", "trap 'echo got hup' HUP; echo up; while :; do sleep 0.05; done"]
 log = {{ to = "stdout" }}
+ready = {{ log = "^up$" }}
 enabled = false
 """)
     box.wait_for("app: ready")
@@ -327,7 +328,8 @@ enabled = false
     box.wait_for("other: got hup")
     events = [json.loads(line) for line in manager.verb("events", "-n", "100", "--json").stdout.splitlines()]
     assert [(one["name"], one["state"]) for one in events] == [
-        ("app", "waiting"), ("app", "starting"), ("app", "ready"), ("other", "waiting"), ("other", "starting"), ("other", "ready"),
+        ("app", "waiting"), ("app", "starting"), ("app", "ready"), ("other", "waiting"), ("other", "starting"), ("other", "running"),
+        ("other", "ready"),
     ]  # fmt: skip
     tree = manager.verb("ps", "app").stdout.splitlines()
     assert [line.split("  ")[-1] for line in tree[1:]] == ["ready", "sleep 2000", "sleep 1000"]
