@@ -24,6 +24,7 @@ class Groups:
 
     def __init__(self, root_fd: int, v1_fds: dict[str, int], loop: Loop, finished: Callable[[str], None], known: Callable[[], Container[int]]) -> None:
         """`root_fd`: the init's own group of cgroup v2, writable; -1 without one. `v1_fds`: those of v1, by controller."""
+        self._token = os.urandom(6).hex()  # another pyinit's services may have the same names
         self._known = known  # pids of the children that we started, and nobody left behind
         self._v1_fds = v1_fds
         self._limits: dict[str, dict[str, int]] = {}  # service -> controller -> its group of v1 that holds a limit
@@ -182,7 +183,7 @@ class Groups:
 
     def environment(self, name: str) -> dict[str, str]:
         """What a service must carry to be found again; nothing where it has a cgroup."""
-        return {} if self._root_fd >= 0 else {MARKER: name}
+        return {} if self._root_fd >= 0 else {MARKER: f"{self._token}:{name}"}
 
     def census(self, names: tuple[str, ...]) -> dict[str, list[int]]:
         """Live pids of each service; without cgroups by one look at each process, not one for each service."""
@@ -191,8 +192,9 @@ class Groups:
         found.update({name: [] for name in others.values()})
         for pid in _pids() if others else ():
             session, mark = _session_and_mark(pid, set(others))
-            name = mark if mark in found else others.get(session, "")
-            if name:
+            token, _, marked = mark.partition(":")
+            name = marked if token == self._token else others.get(session, "")
+            if name in found:
                 found[name].append(pid)
         return found
 
@@ -203,7 +205,7 @@ class Groups:
             with open(fd) as file:
                 return [int(line) for line in file]
         session = self._sessions.get(name, 0)
-        return [pid for pid in _pids() if _belongs(pid, session, name)] if session else []
+        return [pid for pid in _pids() if _belongs(pid, session, f"{self._token}:{name}")] if session else []
 
 
 def _read(directory_fd: int, name: str) -> bytes:
@@ -227,10 +229,10 @@ def _pids() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 
 
-def _belongs(pid: int, session: int, name: str) -> bool:
+def _belongs(pid: int, session: int, wanted: str) -> bool:
     """Whether a live process is of that session or carries the service's mark."""
     found, mark = _session_and_mark(pid, {session})
-    return found == session or mark == name
+    return found == session or mark == wanted
 
 
 def _session_and_mark(pid: int, sessions: set[int]) -> tuple[int, str]:

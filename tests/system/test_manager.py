@@ -119,10 +119,7 @@ fds = os.environ.get("LISTEN_FDNAMES", "")
 sock.send(f"READY=1\\nSTATUS=fds: {fds} pid: {os.environ['WATCHDOG_PID'] == str(os.getpid())}".encode())
 if not fds:
     ours, theirs = socket.socketpair()
-    socket.send_fds(sock, [b"FDSTORE=1\\nFDNAME=kept"], [theirs.fileno()])
-    keep = os.dup(ours.fileno()); os.set_inheritable(keep, True)
-    if os.fork() == 0:  # holds the other end, so that the stored one does not hang up
-        time.sleep(1000)
+    socket.send_fds(sock, [b"FDSTORE=1\\nFDNAME=kept\\nFDPOLL=0"], [theirs.fileno()])
 end = time.monotonic() + 0.3
 while time.monotonic() < end:
     sock.send(b"WATCHDOG=1"); time.sleep(0.05)
@@ -137,7 +134,6 @@ command = {script(tmp_path, "notifier.py", NOTIFIER)}
 ready = {{ notify = true }}
 watchdog = "150ms"
 fd_store = 2
-kill = "process"
 """)
     box.wait_for("app: ready")
     wait_until(lambda: manager.status("app")["status"] == "fds:  pid: True", "its status")

@@ -201,3 +201,21 @@ log = {{ to = "null" }}
     box.wait_for("pyinit: next: ready")
     assert box.output == "pyinit: first: ready\npyinit: next: ready\n"
     assert box.stop() == 0
+
+
+def test_two_supervisors_with_the_same_names_leave_each_others_processes_alone(bench, tmp_path):
+    """What left its session is found by its mark: of this pyinit, and of no other."""
+    text = f"""
+[init]
+control_socket = "{tmp_path}/SOCKET"
+log_dir = "{tmp_path}/log-SOCKET"
+[services.app]
+command = ["sh", "-c", "setsid sh -c 'echo $$ > {tmp_path}/SOCKET.pid; exec sleep 1000' & sleep 1000"]
+"""
+    boxes = [bench.start(text.replace("SOCKET", name), name=f"{name}/services.toml") for name in ("one", "two")]
+    for name in ("one", "two"):
+        wait_until(lambda name=name: (tmp_path / f"{name}.pid").exists() and (tmp_path / f"{name}.pid").read_text(), "its pid")
+    assert boxes[0].stop() == 0
+    assert pathlib.Path(f"/proc/{(tmp_path / 'two.pid').read_text().strip()}").exists()
+    assert not pathlib.Path(f"/proc/{(tmp_path / 'one.pid').read_text().strip()}").exists()
+    assert boxes[1].stop() == 0
