@@ -207,7 +207,7 @@ def test_two_supervisors_with_the_same_names_leave_each_others_processes_alone(b
     """What left its session is found by its mark: of this pyinit, and of no other."""
     text = f"""
 [init]
-control_socket = "{tmp_path}/SOCKET"
+control_socket = "{tmp_path}/SOCKET.s"
 log_dir = "{tmp_path}/log-SOCKET"
 [services.app]
 command = ["sh", "-c", "setsid sh -c 'echo $$ > {tmp_path}/SOCKET.pid; exec sleep 1000' & sleep 1000"]
@@ -216,6 +216,7 @@ command = ["sh", "-c", "setsid sh -c 'echo $$ > {tmp_path}/SOCKET.pid; exec slee
     for name in ("one", "two"):
         wait_until(lambda name=name: (tmp_path / f"{name}.pid").exists() and (tmp_path / f"{name}.pid").read_text(), "its pid")
     assert boxes[0].stop() == 0
-    assert pathlib.Path(f"/proc/{(tmp_path / 'two.pid').read_text().strip()}").exists()
+    [app] = json.loads(verb("status", "--socket", f"{tmp_path}/two.s", "--json").stdout)["services"]
+    assert (app["state"], app["restarts"]) == ("ready", 0)
     assert not pathlib.Path(f"/proc/{(tmp_path / 'one.pid').read_text().strip()}").exists()
     assert boxes[1].stop() == 0
