@@ -28,7 +28,7 @@ VERBS = {
     "check": "check", "plan": "plan", "build": "build", "status": "status", "list": "list", "logs": "logs",
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
     "enable": "services", "disable": "services", "wait": "services", "hup": "services", "reload": "reload",
-    "events": "events", "ps": "ps",
+    "events": "events", "ps": "ps", "exec": "exec",
 }  # fmt: skip
 USAGE = """\
 usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
@@ -38,7 +38,7 @@ usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the
        pyinit logs [NAME...] | events
        pyinit start | stop | restart | hup NAME...     change it
        pyinit enable | disable | wait NAME...
-       pyinit signal SIGNAL NAME...
+       pyinit signal SIGNAL NAME... | exec NAME -- COMMAND
        pyinit reload | shutdown
        pyinit --version | --help
 

@@ -17,13 +17,15 @@ from pyinit.errors import EXIT_FAILED, EXIT_NOT_RUNNING, ControlError
 class Connection:
     """`answers()` yields each line; `rest()` the raw bytes that follow (logs). `timeout_s` is for all of it together."""
 
-    def __init__(self, path: str, request: dict[str, object], timeout_s: float | None = None) -> None:
+    def __init__(self, path: str, request: dict[str, object], timeout_s: float | None = None, fds: tuple[int, ...] = ()) -> None:
         self._path = path
         self._ends_at_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._buffer = b""
         self._sock = _connect(path)
         try:
-            self._sock.sendall(json.dumps(request).encode() + b"\n")
+            line = json.dumps(request).encode() + b"\n"
+            sent = socket.send_fds(self._sock, [line], list(fds)) if fds else 0
+            self._sock.sendall(line[sent:])
         except (BrokenPipeError, ConnectionResetError):
             pass  # it has left us: what it said before that is still to be read
 
@@ -32,6 +34,13 @@ class Connection:
 
     def __exit__(self, *_: object) -> None:
         self._sock.close()
+
+    def send(self, data: bytes) -> None:
+        """What an answer that is being waited for needs; nothing if nobody is there any more."""
+        try:
+            self._sock.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """Up to the one with `ok`; ControlError for an error that is answered, an end before it, or if the time is over."""

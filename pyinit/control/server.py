@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -27,6 +28,7 @@ _PATIENCE_S = 30.0  # for a request to be whole, and for its last answer to be t
 _PAUSE_S = 1.0  # when no fd is free
 _BACKLOG = 128
 _MOST_EVENTS = 1000
+_MOST_FDS = 3
 _ENDS = {"start": (State.READY, State.DONE), "stop": (State.STOPPED, State.DONE, State.FAILED)}
 
 
@@ -44,6 +46,13 @@ class Loop(Protocol):
     def call_at(self, at_s: float, callback: Callable[[], None]) -> Deadline: ...
 
 
+class Job(Protocol):
+    """A command that runs for a client."""
+
+    def signal(self, number: int) -> None: ...
+    def cancel(self) -> None: ...
+
+
 class Host(Protocol):
     """What may be asked of the init; ControlError for what it refuses."""
 
@@ -57,6 +66,7 @@ class Host(Protocol):
     def shutdown(self, exit_code: int | None) -> None: ...
     def logs(self, request: bytes, client_fd: int) -> None: ...
     def hup(self, name: str, done: Callable[[str], None]) -> None: ...
+    def exec(self, name: str, argv: tuple[str, ...], stdio: tuple[int, int, int], done: Callable[[int, str], None]) -> Job: ...
     def processes(self, name: str) -> dict[str, object]: ...
     def enable(self, name: str) -> None: ...
     def disable(self, name: str) -> None: ...
@@ -74,6 +84,8 @@ class _Client:
         self.verb = ""
         self.waits: dict[str, bool] = {}  # name -> whether it has left the state that it was asked to reach
         self.asked = False
+        self.fds: list[int] = []  # that came with its request
+        self.job: Job | None = None
         self.follows = False  # every event is for it
         self.pending: set[str] = set()  # services whose reload it waits for
 
@@ -137,17 +149,21 @@ class Server:
         sock.setblocking(False)  # noqa: FBT003 - no keywords there
         client = _Client(sock)
         if len(self._clients) >= _MOST_CLIENTS:
-            self._turn_away(client)
+            self._turn_away(client, f"{_MOST_CLIENTS} clients are being served already: try again")
+            return
+        uid = _stranger(sock)
+        if uid >= 0:
+            self._turn_away(client, f"uid {uid} may not control this pyinit: its user or root may")
             return
         self._clients[client.fd] = client
         client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
         self._loop.add_reader(client.fd, lambda: self._read(client))
 
     @staticmethod
-    def _turn_away(client: _Client) -> None:
+    def _turn_away(client: _Client, why: str) -> None:
         from pyinit.control import wire  # see _read
 
-        refusal = {"error": f"{_MOST_CLIENTS} clients are being served already: try again", "exit_code": EXIT_FAILED}
+        refusal = {"error": why, "exit_code": EXIT_FAILED}
         with contextlib.suppress(OSError), client.sock:
             client.sock.send(wire.encode(refusal))
 
@@ -155,13 +171,21 @@ class Server:
         from pyinit.control import wire  # json, 9 ms: at the first request, not at the start
 
         try:
-            data = client.sock.recv(wire.MOST_REQUEST_BYTES)
+            data, fds, _, _ = socket.recv_fds(client.sock, wire.MOST_REQUEST_BYTES, _MOST_FDS)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, fds = b"", []
+        for fd in fds:
+            os.set_inheritable(fd, False)  # noqa: FBT003 - no keywords there
+        client.fds += fds
         if not data:
             self._drop(client)
+            return
+        if client.job is not None:
+            for line in data.split(b"\n"):
+                if number := wire.decode_signal(line):
+                    client.job.signal(number)
             return
         if client.asked:
             return  # one request a connection: the rest is noise
@@ -213,6 +237,8 @@ class Server:
         elif request.verb == "ps":
             names = request.names or self._host.names()
             self._send(client, {"ok": True, "services": [self._host.processes(name) for name in names]}, last=True)
+        elif request.verb == "exec":
+            self._exec(client, request)
         elif request.verb == "hup":
             self._hup(client, request.names)
         elif request.verb == "reload":
@@ -244,6 +270,27 @@ class Server:
             self._host.hup(name, lambda text, name=name: self._reloaded(client, name, text))  # type: ignore[misc]
         if not names:
             self._send(client, {"ok": True}, last=True)
+
+    def _exec(self, client: _Client, request: "Request") -> None:
+        if len(client.fds) != _MOST_FDS:
+            raise ControlError("exec: expected three descriptors with the request", exit_code=EXIT_USAGE)
+
+        def done(code: int, text: str) -> None:
+            client.job = None
+            if text:
+                self._refuse(client, text, code)
+            else:
+                self._send(client, {"ok": True, "code": code}, last=True)
+
+        stdio = (client.fds[0], client.fds[1], client.fds[2])
+        client.job = self._host.exec(request.names[0], request.argv, stdio, done)
+        self._close_fds(client)  # the command has its own by now
+
+    @staticmethod
+    def _close_fds(client: _Client) -> None:
+        for fd in client.fds:
+            os.close(fd)
+        client.fds = []
 
     def _reloaded(self, client: _Client, name: str, text: str) -> None:
         client.pending.discard(name)
@@ -321,7 +368,21 @@ class Server:
 
     def _drop(self, client: _Client) -> None:
         self._forget(client)
+        self._close_fds(client)
+        if client.job is not None:  # nobody is there any more for whom it runs
+            client.job.cancel()
+            client.job = None
         client.sock.close()
+
+
+def _stranger(sock: socket.socket) -> int:
+    """The uid of a peer that is neither root nor us; -1 for who may be here.
+
+    unix(7), SO_PEERCRED: who comes from outside our pid namespace has pid 0, and a uid that a user namespace may hide:
+    there the mode of the socket file has decided.
+    """
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return -1 if pid == 0 or uid in (0, os.geteuid()) else int(uid)
 
 
 def bind(path: str) -> int:

@@ -10,6 +10,8 @@ A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where nam
     enable | disable                           -> as start and stop, and kept over restarts of pyinit
     signal, "signal": number                   -> {"ok": true}
     events, "lines": n, "follow": bool         -> {"ok": true}, then {"event": {"t", "name", "state", "reason", "pid"}}*
+    exec, "names": [one], "argv": [...], with three fds (SCM_RIGHTS): standard input, output and error of the command
+                                               -> {"ok": true, "code": n} at its end; meanwhile lines {"signal": n} go to it
     ps                                         -> {"ok": true, "services": [{"name", "state", "processes": [...]}]}
     reload                                     -> {"ok": true, "added": [], "removed": [], "restarted": [], "changed": []}
     logs, "lines": n, "follow": bool           -> {"ok": true}, then the log's bytes up to the end of the connection
@@ -23,7 +25,7 @@ from typing import NamedTuple
 MOST_REQUEST_BYTES = 64 * 1024
 VERSION = 1
 VERBS = (
-    "status", "start", "stop", "restart", "wait", "hup", "enable", "disable", "signal", "logs", "events", "ps", "reload", "shutdown",
+    "status", "start", "stop", "restart", "wait", "hup", "enable", "disable", "signal", "logs", "events", "ps", "exec", "reload", "shutdown",
 )  # fmt: skip
 
 
@@ -35,6 +37,7 @@ class Request(NamedTuple):
     exit_code: int | None = None
     lines: int = 0
     follow: bool = False
+    argv: tuple[str, ...] = ()
 
 
 class BadRequestError(Exception):
@@ -62,8 +65,23 @@ def decode(line: bytes) -> Request:
         raise BadRequestError('expected "lines" to be a number from 0 up')
     if data.get("version", VERSION) != VERSION:
         raise BadRequestError(f'expected "version": {VERSION}; this is another pyinit than its client')
+    argv = data.get("argv", [])
+    if not isinstance(argv, list) or not all(isinstance(word, str) and "\0" not in word for word in argv):
+        raise BadRequestError('expected "argv" to be a list of strings')
+    if data["verb"] == "exec" and (not argv or not argv[0] or len(names) != 1):
+        raise BadRequestError('expected one name, and a command in "argv"')
     wait, follow = data.get("wait") is not False, data.get("follow") is True
-    return Request(data["verb"], tuple(dict.fromkeys(names)), wait, number, code, lines, follow)
+    return Request(data["verb"], tuple(dict.fromkeys(names)), wait, number, code, lines, follow, tuple(argv))
+
+
+def decode_signal(line: bytes) -> int:
+    """Of `{"signal": n}`; 0 for anything else."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return 0
+    number = data.get("signal") if isinstance(data, dict) else 0
+    return number if type(number) is int and 1 <= number <= 64 else 0
 
 
 def encode(message: dict[str, object]) -> bytes:

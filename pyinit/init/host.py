@@ -12,6 +12,7 @@ from pyinit import __version__
 from pyinit.core import events as e
 from pyinit.core.supervisor import ServiceView
 from pyinit.errors import ControlError
+from pyinit.init.jobs import Ended, Job
 
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init
@@ -60,6 +61,15 @@ class Host:
         """Of a task, also when it runs next; of bad health, what was said."""
         more = self._init.schedules.next_run(name) or self._init.health.state(name)[1]
         return "; ".join(text for text in (view.reason, more) if text)
+
+    def exec(self, name: str, argv: tuple[str, ...], stdio: tuple[int, int, int], done: Callable[[int, str], None]) -> Job:
+        """Run a command as the service would: its user, environment, cgroup and limits; `done(exit code, error)`."""
+        self._refuse_while_stopping(name)
+
+        def ended(how: Ended) -> None:
+            done(128 + how.signal if how.signal else how.code, how.message)
+
+        return self._init.run_beside(name, argv, 0, ended, None, stdio)
 
     def processes(self, name: str) -> dict[str, object]:
         """Of one service, for `ps`."""

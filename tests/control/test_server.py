@@ -63,6 +63,14 @@ class Host:
         self.asked.append(("disable", name))
         self.on_ask(name)
 
+    def exec(self, name, argv, stdio, done):
+        self.asked.append(("exec", name, argv, len(stdio)))
+        self.done = done
+        return self
+
+    def cancel(self):
+        self.asked.append(("cancel",))
+
     def processes(self, name):
         return {"name": name, "state": "stopped", "processes": []}
 
@@ -355,3 +363,81 @@ def test_a_path_longer_than_an_address(tmp_path):
         assert client.recv(100) == b'{"verb": "status"}\n'
         client.close()
     sock.close()
+
+
+# What came with the process manager
+
+
+def test_enable_is_answered_as_a_start_and_disable_as_a_stop(bench):
+    def begin(name):
+        bench.host.views[name] = bench.host.views[name]._replace(state=State.STARTING, target="up")
+
+    bench.host.on_ask = begin
+    client = bench.ask({"verb": "enable", "names": ["app"]})
+    bench.turn(lambda: bench.host.asked == [("enable", "app")])
+    bench.host.views["app"] = bench.host.views["app"]._replace(state=State.READY, target="up")
+    bench.server.changed("app")
+    assert bench.answers(client)[-1] == {"ok": True}
+    bench.host.on_ask = lambda *_: None
+    client = bench.ask({"verb": "disable", "names": ["db"]})
+    assert bench.answers(client)[-1] == {"ok": True}
+    assert bench.host.asked[-1] == ("disable", "db")
+
+
+def test_wait_starts_nothing(bench):
+    client = bench.ask({"verb": "wait", "names": ["app"]})
+    assert bench.answers(client) == [
+        {"progress": {"name": "app", "state": "stopped", "reason": ""}}, {"error": "app: stopped", "exit_code": 1},
+    ]  # fmt: skip
+    assert bench.host.asked == []
+
+
+@pytest.mark.parametrize(("text", "answer"), [("", {"ok": True}), ("exit code 1", {"error": "app: reload: exit code 1", "exit_code": 1})])
+def test_hup_is_answered_when_the_reload_is_over(bench, text, answer):
+    client = bench.ask({"verb": "hup", "names": ["app"]})
+    bench.turn(lambda: bench.host.asked == [("hup", "app")])
+    bench.host.done(text)
+    assert bench.answers(client) == [answer]
+
+
+def test_the_last_events_and_those_to_come(bench):
+    for number in range(3):
+        bench.server.happened({"name": f"e{number}"})
+    assert bench.answers(bench.ask({"verb": "events", "lines": 2})) == [{"ok": True}, {"event": {"name": "e1"}}, {"event": {"name": "e2"}}]
+    client = bench.ask({"verb": "events", "follow": True})
+    assert bench.answers(client, 1) == [{"ok": True}]
+    bench.server.happened({"name": "new"})
+    assert bench.answers(client, 1) == [{"event": {"name": "new"}}]
+
+
+def test_a_follower_that_does_not_read_is_left(bench):
+    client = bench.ask({"verb": "events", "follow": True})
+    bench.turn(lambda: any(one.follows for one in bench.server._clients.values()))
+    for _ in range(300):
+        bench.server.happened({"name": "x" * 8192})
+    assert bench.server._clients == {}
+    client.close()
+
+
+def test_reload_says_what_it_did(bench):
+    assert bench.answers(bench.ask({"verb": "reload"})) == [{"ok": True, "added": ["new"], "removed": [], "restarted": [], "changed": []}]
+
+
+def test_exec_needs_three_descriptors(bench):
+    answer = bench.answers(bench.ask({"verb": "exec", "names": ["app"], "argv": ["x"]}))
+    assert answer == [{"error": "exec: expected three descriptors with the request", "exit_code": 2}]
+
+
+def test_exec_hands_descriptors_and_signals_over_and_ends_with_its_client(bench):
+    client = bench.connect()
+    socket.send_fds(client, [b'{"verb":"exec","names":["app"],"argv":["x","y"]}\n'], [0, 1, 2])
+    bench.turn(lambda: bench.host.asked == [("exec", "app", ("x", "y"), 3)])
+    bench.host.views["app"] = bench.host.views["app"]._replace(pid=5)
+    client.close()
+    bench.turn(lambda: bench.host.asked[-1] == ("cancel",))
+
+
+def test_another_version_of_the_protocol_is_refused(bench):
+    assert bench.answers(bench.ask({"verb": "status", "version": 2})) == [
+        {"error": 'no request that is understood here: expected "version": 1; this is another pyinit than its client', "exit_code": 2}
+    ]

@@ -348,3 +348,61 @@ def test_ready_stopping_and_exit_status_go_upward(manager, tmp_path):
         assert box.stop() == 0
         assert manager_of_ours.recv(1000) == b"STOPPING=1"
         assert manager_of_ours.recv(1000) == b"EXIT_STATUS=0"
+
+
+def test_exec_runs_a_command_as_the_service_would(manager, tmp_path):
+    box = manager("""
+[services.app]
+command = ["sleep", "1000"]
+user = "nobody"
+environment = { COLOUR = "red" }
+umask = "0077"
+rlimits = { nofile = 77 }
+""")
+    box.wait_for("app: ready")
+    done = manager.verb("exec", "app", "--", "sh", "-c", "echo $COLOUR $(id -un) $(umask) $(ulimit -n); echo no >&2; exit 3")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "red nobody 0077 77\n", "no\n")
+    assert manager.verb("exec", "app", "--", "sh", "-c", "kill -9 $$").returncode == 137
+    missing = manager.verb("exec", "app", "--", "/not/there")
+    assert missing.returncode == 127
+    assert missing.stderr.endswith("cannot execute /not/there: No such file or directory; is it in the image?\n")
+    assert manager.verb("exec", "app").returncode == 2
+    assert box.stop() == 0
+
+
+def test_exec_forwards_signals_and_its_command_ends_with_it(manager, tmp_path):
+    import signal
+    import subprocess
+
+    box = manager('[services.app]\ncommand = ["sleep", "1000"]\n')
+    box.wait_for("app: ready")
+    words = [sys.executable, "-m", "pyinit", "exec", "--socket", f"{tmp_path}/s", "app", "--", "sh", "-c"]
+    with subprocess.Popen([*words, "trap 'echo got; exit 5' TERM; echo up; while :; do sleep 0.02; done"], stdout=subprocess.PIPE) as client:
+        assert client.stdout.readline() == b"up\n"
+        client.send_signal(signal.SIGTERM)
+        assert (client.stdout.read(), client.wait(20)) == (b"got\n", 5)
+    with subprocess.Popen([*words, "echo $$; exec sleep 1000"], stdout=subprocess.PIPE) as client:
+        pid = int(client.stdout.readline())
+        client.kill()
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the command is gone")
+    assert box.stop() == 0
+
+
+def test_a_stranger_may_not_control(manager, tmp_path):
+    """Even if someone opened the socket's mode."""
+    import subprocess
+
+    box = manager('[services.app]\ncommand = ["sleep", "1000"]\n')
+    box.wait_for("app: ready")
+    for folder in (tmp_path, *tmp_path.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    (tmp_path / "s").chmod(0o666)
+    ask = (
+        f"import socket; s = socket.socket(socket.AF_UNIX); s.connect('{tmp_path}/s'); "
+        "s.send(b'{\"verb\":\"shutdown\"}\\n'); print(s.recv(1000).decode())"
+    )
+    done = subprocess.run([os.path.realpath(sys.executable), "-S", "-c", ask], user=65534, capture_output=True, text=True, timeout=20, check=False)
+    assert json.loads(done.stdout) == {"error": "uid 65534 may not control this pyinit: its user or root may", "exit_code": 1}
+    assert manager.status("app")["state"] == "ready"
+    assert box.stop() == 0
