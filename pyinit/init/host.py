@@ -69,7 +69,7 @@ class Host:
         def ended(how: Ended) -> None:
             done(128 + how.signal if how.signal else how.code, how.message)
 
-        return self._init.run_beside(name, argv, 0, ended, None, stdio)
+        return self._init.beside.run(name, argv, 0, ended, None, stdio)
 
     def processes(self, name: str) -> dict[str, object]:
         """Of one service, for `ps`."""
@@ -109,7 +109,7 @@ class Host:
             self._init.loop.call_soon(lambda: done(""))
             return
         variables = {"MAINPID": str(view.pid)}
-        self._init.run_beside(name, spec.reload_command, _RELOAD_TIMEOUT_S, lambda how: done(how.text()), variables)
+        self._init.beside.run(name, spec.reload_command, _RELOAD_TIMEOUT_S, lambda how: done(how.text()), variables)
 
     def enable(self, name: str) -> None:
         self._init.overrides.set(name, enabled=True)

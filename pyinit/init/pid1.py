@@ -19,17 +19,16 @@ from pyinit.core import events as e
 from pyinit.core.supervisor import Difference, Supervisor
 from pyinit.errors import PyinitError, fault
 from pyinit.init import reaper, sockets, spawn
+from pyinit.init.beside import Beside, failure
 from pyinit.init.children import Base, Children, explain
 from pyinit.init.groups import Groups
 from pyinit.init.health import Health
 from pyinit.init.host import Host
-from pyinit.init.jobs import Ended, Job, Jobs
 from pyinit.init.logfile import stamp
 from pyinit.init.loop import Deadline, Loop
 from pyinit.init.output import Output
 from pyinit.init.overrides import Overrides
 from pyinit.init.privileges import RefusedError
-from pyinit.init.probe import Answered
 from pyinit.init.readiness import LogWatch, Readiness
 from pyinit.init.reload import Answer, Reload
 from pyinit.init.schedule import Schedules
@@ -83,17 +82,16 @@ class Init:
         self.pids: dict[int, str] = {}  # unreaped main processes
         self.current: dict[str, int] = {}
         self.deadlines: dict[tuple[str, e.Timer], Deadline] = {}
-        self.hooks: dict[str, Job] = {}
         self.groups = Groups(endpoints.cgroup_fd, endpoints.v1_fds, self.loop, lambda name: self.tell(e.CleanupFinished(name)), self._children_known)
         self.output = Output(config, self.loop)
         base = Base(endpoints.inherited, endpoints.container, config.init)
         self.children = Children(base, self.groups, self.output, self.log)
-        self.jobs = Jobs(self.loop)
+        self.beside = Beside(self)
         self.sockets = sockets.Sockets(endpoints.given_fds)
         self.words = Words(self, config.init.state_dir)
         log = LogWatch(self.output.watch, self.output.unwatch)
-        self.readiness = Readiness(self.loop, lambda name, pid: self.tell(e.BecameReady(name, pid)), self.run_probe, log)
-        self.health = Health(self.loop, self._unhealthy, self.run_probe, random.random)
+        self.readiness = Readiness(self.loop, lambda name, pid: self.tell(e.BecameReady(name, pid)), self.beside.probe, log)
+        self.health = Health(self.loop, self._unhealthy, self.beside.probe, random.random)
         self.schedules = Schedules(self.loop, lambda name: self.tell(e.Due(name)), self.log)
         self.reloading = Reload(self)
         self.upward = Upward(endpoints.channel_fd, endpoints.inherited)
@@ -166,9 +164,9 @@ class Init:
                 case a.Spawn(name):
                     self._spawn(self.supervisor.spec(name))
                 case a.RunHook():
-                    self._run_hook(action)
+                    self.beside.run_hook(action)
                 case a.KillHook(name):
-                    self._kill_hook(name)
+                    self.beside.kill_hook(name)
                 case a.SetTask(name):
                     schedule = self.supervisor.spec(name).schedule
                     assert schedule is not None
@@ -260,7 +258,7 @@ class Init:
         """Facts are told from the loop's next turn: the supervisor is not entered from its own orders."""
         notify = (-1, -1)
         try:
-            unmet = self.children.unmet(spec)
+            unmet = "" if spec.hooks.pre_start else self.children.unmet(spec)  # those have looked before the first of them
             if unmet:
                 self.loop.call_soon(lambda: self.tell(e.ConditionUnmet(spec.name, unmet)))
                 return
@@ -274,7 +272,7 @@ class Init:
                 self.children.release(spec, child)
         except (OSError, RefusedError) as error:
             self.readiness.discard(notify)
-            failed = _failure(spec, error)
+            failed = failure(spec, error)
             self.loop.call_soon(lambda: self.tell(failed))
             return
         self._started(spec, spawned, notify)
@@ -311,53 +309,6 @@ class Init:
         text = explain(spec, spec.command[0], stage, number)
         self.tell(e.ExecFailed(spec.name, spawned.pid, stage, number, text))
 
-    # Commands beside a service
-
-    def run_beside(
-        self, name: str, argv: tuple[str, ...], timeout_s: float, done: Callable[[Ended], None],
-        variables: dict[str, str] | None = None, stdio: tuple[int, int, int] | None = None,
-    ) -> Job:  # fmt: skip
-        """A command with the service's user, environment and cgroup; 0 s: no limit."""
-        spec = self.supervisor.spec(name)
-
-        def why(error: Exception | tuple[str, int]) -> str:
-            if isinstance(error, tuple):
-                return explain(spec, argv[0], *error)
-            return str(_failure(spec, error).message) if isinstance(error, OSError | RefusedError) else fault(error)
-
-        return self.jobs.run(lambda: self.children.beside(spec, argv, variables or {}, stdio), timeout_s, why, done)
-
-    def run_probe(self, name: str, argv: tuple[str, ...], timeout_s: float, done: Answered) -> Job:
-        """An exec probe; `done("")` for exit code 0."""
-        return self.run_beside(name, argv, timeout_s, lambda how: done(how.text()))
-
-    def _run_hook(self, order: a.RunHook) -> None:
-        name = order.name
-        spec = self.supervisor.spec(name)
-        if order.hook == "pre_start" and order.number == 0:
-            try:
-                unmet = self.children.unmet(spec)
-            except RefusedError as error:
-                unmet = str(error)
-            if unmet:
-                self.loop.call_soon(lambda: self.tell(e.ConditionUnmet(name, unmet)))
-                return
-
-        def done(how: Ended) -> None:
-            self.hooks.pop(name, None)
-            if how.text() and order.hook in ("pre_stop", "finish"):
-                self.log(f"{name}: {order.hook}: {how.text()}")
-            self.tell(e.HookEnded(name, order.run, how.code, how.signal, how.message))
-
-        argv = (*getattr(spec.hooks, order.hook)[order.number], *order.arguments)
-        variables = {"PYINIT_HOOK": order.hook, "MAINPID": str(self.current.get(name, 0))}
-        self.hooks[name] = self.run_beside(name, argv, 0, done, variables)
-
-    def _kill_hook(self, name: str) -> None:
-        job = self.hooks.pop(name, None)
-        if job is not None:
-            job.cancel()
-
     def _forget(self, name: str) -> None:
         self.log(f"{name}: removed")
         self.words.forget(name)
@@ -388,7 +339,7 @@ class Init:
                         os.kill(pid, KILL)
 
     def _children_known(self) -> frozenset[int]:
-        return frozenset((*self.pids, *self.jobs.pids(), self.output.pid))
+        return frozenset((*self.pids, *self.beside.jobs.pids(), self.output.pid))
 
     def _reap(self) -> None:
         self.words.drain()  # what a process said before it ended
@@ -399,7 +350,7 @@ class Init:
             name = self.pids.pop(pid, None)
             if name is not None:
                 self.tell(e.ProcessExited(name, pid, code, number, self.groups.ran_out_of_memory(name)))
-            elif not self.jobs.exited(pid, code, number):
+            elif not self.beside.jobs.exited(pid, code, number):
                 self.output.exited(pid)
         if ended:
             self.groups.check()
@@ -444,11 +395,3 @@ def _all_pids() -> list[int]:
         return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
     except FileNotFoundError:
         return [-1]
-
-
-def _failure(spec: ServiceSpec, error: OSError | RefusedError) -> e.ExecFailed:
-    if isinstance(error, RefusedError):
-        return e.ExecFailed(spec.name, 0, error.stage, error.number, str(error))
-    stage = "exec" if error.filename else "fork"
-    number = error.errno or 0
-    return e.ExecFailed(spec.name, 0, stage, number, explain(spec, spec.command[0], stage, number))

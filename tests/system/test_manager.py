@@ -408,3 +408,24 @@ def test_a_stranger_may_not_control(manager, tmp_path):
     assert json.loads(done.stdout) == {"error": "uid 65534 may not control this pyinit: its user or root may", "exit_code": 1}
     assert manager.status("app")["state"] == "ready"
     assert box.stop() == 0
+
+
+def test_a_condition_is_asked_once_before_the_hooks(manager, tmp_path):
+    flag = tmp_path / "flag"
+    box = manager(f"""
+[services.app]
+command = ["sleep", "1000"]
+condition = {{ path_missing = "{flag}" }}
+pre_start = ["touch", "{flag}"]
+[services.bad]
+command = ["sleep", "1000"]
+restart = "never"
+condition = {{ env = "X" }}
+environment_files = ["{tmp_path}/none"]
+pre_start = ["touch", "{tmp_path}/never"]
+""")
+    box.wait_for("app: ready")
+    box.wait_for("bad: failed: pre_start touch: ")
+    assert f"{tmp_path}/none is not there" in box.output
+    assert not (tmp_path / "never").exists()
+    assert box.stop() == 0

@@ -1,0 +1,88 @@
+"""Commands beside a service's process: hooks, exec probes, reload commands, what `pyinit exec` brings.
+
+Owns which hook of which service runs. Must not know when one is due. Law: they get the service's user, environment,
+limits and cgroup, and their end is told from the loop.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyinit.core import actions as a
+from pyinit.core import events as e
+from pyinit.errors import fault
+from pyinit.init.children import explain
+from pyinit.init.jobs import Ended, Job, Jobs
+from pyinit.init.privileges import RefusedError
+from pyinit.init.probe import Answered
+from pyinit.model import ServiceSpec
+
+if TYPE_CHECKING:
+    from pyinit.init.pid1 import Init
+
+
+class Beside:
+    def __init__(self, init: "Init") -> None:
+        self._init = init
+        self.jobs = Jobs(init.loop)
+        self._hooks: dict[str, Job] = {}
+
+    def run(
+        self, name: str, argv: tuple[str, ...], timeout_s: float, done: Callable[[Ended], None],
+        variables: dict[str, str] | None = None, stdio: tuple[int, int, int] | None = None,
+    ) -> Job:  # fmt: skip
+        """A command with the service's user, environment and cgroup; 0 s: no limit."""
+        spec = self._init.supervisor.spec(name)
+
+        def why(error: Exception | tuple[str, int]) -> str:
+            if isinstance(error, tuple):
+                return explain(spec, argv[0], *error)
+            return str(failure(spec, error).message) if isinstance(error, OSError | RefusedError) else fault(error)
+
+        return self.jobs.run(lambda: self._init.children.beside(spec, argv, variables or {}, stdio), timeout_s, why, done)
+
+    def probe(self, name: str, argv: tuple[str, ...], timeout_s: float, done: Answered) -> Job:
+        """An exec probe; `done("")` for exit code 0."""
+        return self.run(name, argv, timeout_s, lambda how: done(how.text()))
+
+    def run_hook(self, order: a.RunHook) -> None:
+        name = order.name
+        spec = self._init.supervisor.spec(name)
+        if order.hook == "pre_start" and order.number == 0:
+            fact = self._obstacle(spec, order.run)
+            if fact is not None:
+                self._init.loop.call_soon(lambda: self._init.tell(fact))
+                return
+
+        def done(how: Ended) -> None:
+            self._hooks.pop(name, None)
+            if how.text() and order.hook in ("pre_stop", "finish"):
+                self._init.log(f"{name}: {order.hook}: {how.text()}")
+            self._init.tell(e.HookEnded(name, order.run, how.code, how.signal, how.message))
+
+        argv = (*getattr(spec.hooks, order.hook)[order.number], *order.arguments)
+        variables = {"PYINIT_HOOK": order.hook}
+        if order.hook in ("post_start", "pre_stop"):
+            variables["MAINPID"] = str(self._init.current.get(name, 0))
+        self._hooks[name] = self.run(name, argv, 0, done, variables)
+
+    def _obstacle(self, spec: ServiceSpec, run: int) -> e.Event | None:
+        """What keeps the service from being started at all: its condition, or that this can't be found out."""
+        try:
+            unmet = self._init.children.unmet(spec)
+        except RefusedError as error:
+            return e.HookEnded(spec.name, run, -1, 0, str(error))
+        return e.ConditionUnmet(spec.name, unmet) if unmet else None
+
+    def kill_hook(self, name: str) -> None:
+        job = self._hooks.pop(name, None)
+        if job is not None:
+            job.cancel()
+
+
+def failure(spec: ServiceSpec, error: OSError | RefusedError) -> e.ExecFailed:
+    """What kept a process from being there at all."""
+    if isinstance(error, RefusedError):
+        return e.ExecFailed(spec.name, 0, error.stage, error.number, str(error))
+    stage = "exec" if error.filename else "fork"
+    number = error.errno or 0
+    return e.ExecFailed(spec.name, 0, stage, number, explain(spec, spec.command[0], stage, number))
