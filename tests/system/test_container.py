@@ -359,7 +359,7 @@ files = { "sub/a" = { content = "kept", mode = "0600" } }
 
 LIMITED = """
 [services.big]
-command = ["sh", "-c", "echo begin; x=0123456789; while :; do x=$x$x; done"]
+command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"]
 restart = "never"
 cgroup = { memory_max = "16M" }
 [services.many]
