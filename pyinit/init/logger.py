@@ -95,7 +95,9 @@ class Logger:
         self._control.setblocking(False)  # noqa: FBT003 - no keywords there
         self._epoll.register(self._control.fileno(), select.EPOLLIN)
         while self._streams and not self._ending:
-            for fd, mask in self._epoll.poll():
+            ready = self._epoll.poll()
+            ready.sort(key=lambda pair: pair[0] != self._control.fileno())  # PID 1 asks for a line before it can come
+            for fd, mask in ready:
                 self._call(fd, mask)
         for stream in list(self._streams.values()):  # what is in the pipes now, then an end, whoever holds them still
             while stream.fd in self._streams and self._pump(stream):

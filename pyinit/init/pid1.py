@@ -271,7 +271,7 @@ class Init:
             finally:
                 self.children.release(spec, child)
         except (OSError, RefusedError) as error:
-            self.readiness.discard(notify)
+            self.readiness.discard(spec, notify)
             failed = failure(spec, error)
             self.loop.call_soon(lambda: self.tell(failed))
             return

@@ -56,7 +56,10 @@ class Readiness:
         self._pipes: dict[int, int] = {}  # write end -> read end, between prepare and started
 
     def prepare(self, spec: ServiceSpec) -> tuple[int, int]:
-        """(fd to pass, its number in the child) before the fork; OSError."""
+        """(fd to pass, its number in the child) before the fork; OSError. A line may come before the fork has returned."""
+        if spec.ready.kind == "log":
+            self.unwatch(spec.name)
+            self._log.watch(spec.name, spec.ready.pattern, lambda: self._line_came(spec.name))
         if spec.ready.kind != "fd":
             return NO_FD
         read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -64,8 +67,10 @@ class Readiness:
         self._pipes[write_end] = read_end
         return write_end, spec.ready.fd
 
-    def discard(self, passed: tuple[int, int]) -> None:
-        """There is no process after all."""
+    def discard(self, spec: ServiceSpec, passed: tuple[int, int]) -> None:
+        """There is no process after all, or nothing to wait for."""
+        if spec.ready.kind == "log":
+            self._log.unwatch(spec.name)
         if passed[0] in self._pipes:
             os.close(self._pipes.pop(passed[0]))
             os.close(passed[0])
@@ -74,16 +79,14 @@ class Readiness:
         """The process is there: watch it."""
         self.unwatch(spec.name)
         if spec.ready.kind in ("started", "notify") or spec.kind != "service":
-            self.discard(passed)
+            self.discard(spec, passed)
             return
         watch = self._watches[spec.name] = _Watch(spec, pid)
         if spec.ready.kind == "fd":
             watch.fd = self._pipes.pop(passed[0])
             os.close(passed[0])
             self._loop.add_reader(watch.fd, lambda: self._read_pipe(watch))
-        elif spec.ready.kind == "log":
-            self._log.watch(spec.name, spec.ready.pattern, lambda: self._ready(watch))
-        else:
+        elif spec.ready.kind == "probe":
             self._try(watch)
 
     def unwatch(self, name: str) -> None:
@@ -115,6 +118,11 @@ class Readiness:
         if self._watches.get(watch.spec.name) is watch:
             self.unwatch(watch.spec.name)
             self._became_ready(watch.spec.name, watch.pid)
+
+    def _line_came(self, name: str) -> None:
+        watch = self._watches.get(name)
+        if watch is not None:
+            self._ready(watch)
 
     def _read_pipe(self, watch: _Watch) -> None:
         """A newline says ready; an end without one says never (the ready timeout then speaks)."""

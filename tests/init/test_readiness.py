@@ -98,3 +98,17 @@ def test_unwatch_ends_the_watch(bench, tmp_path):
     bench.readiness.unwatch("web")
     (tmp_path / "later").touch()
     assert bench.run(0.05) == []
+
+
+def test_a_line_is_asked_for_before_the_process_can_say_it(bench):
+    asked = {}
+    log = LogWatch(lambda name, pattern, found: asked.update({name: (pattern, found)}), asked.pop)
+    readiness = Readiness(bench.loop, bench._became_ready, run_nothing, log)
+    spec = service(kind="log", pattern="up")
+    passed = readiness.prepare(spec)
+    assert asked["web"][0] == "up"
+    readiness.started(spec, 7, passed)
+    asked["web"][1]()
+    assert (bench.answers, asked) == ([("web", 7)], {})
+    readiness.discard(spec, readiness.prepare(spec))
+    assert asked == {}
