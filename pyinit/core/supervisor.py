@@ -6,29 +6,23 @@ a shutdown ends in exactly one Exit, with or without the processes' help; an int
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 from pyinit.core import actions as a
 from pyinit.core import events as e
 from pyinit.core import graph
+from pyinit.core.difference import Difference, compare
+from pyinit.core.ending import SIGKILL
 from pyinit.core.events import Timer
-from pyinit.core.service import DOWN, IDLE, SIGKILL, CoreError, Input, Kind, Service, State, Target, Why
-from pyinit.model import InitSpec, ServiceSpec, without_places
+from pyinit.core.inputs import input_of
+from pyinit.core.service import DOWN, IDLE, CoreError, Input, Kind, Service, State, Target, Why
+from pyinit.model import InitSpec, ServiceSpec
 
 LAST_SECOND_S = 1.0  # of the shutdown's time: KillAll, reaping, logs
 _HAS_PROCESS = frozenset({State.PREPARING, State.RUNNING, State.STARTED, State.READY})  # and nobody has told it to leave
 _HEEDS_START = frozenset({  # up by its target, and a request runs it whatever its policy says
     State.SCHEDULED, State.DONE, State.BACKOFF, State.DRAINING, State.STOPPING, State.FINISHING, State.CLEANING,
 })  # fmt: skip
-
-
-class Difference(NamedTuple):
-    """What a reload does, by names; `changed` ones go on running, their new keys count from now on."""
-
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    restarted: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
 
 
 class ServiceView(NamedTuple):
@@ -108,7 +102,7 @@ class Supervisor:
             case e.RestartRequested(name):
                 self._request_restart(self._find(name), now)
             case _:
-                self._tell(self._find(event.name), _input(event), now)
+                self._tell(self._find(event.name), input_of(event), now)
         return self._settle(now)
 
     def view(self, name: str) -> ServiceView:
@@ -145,7 +139,8 @@ class Supervisor:
         """
         leaving = [name for name in self.names if name not in {spec.name for spec in specs}]
         new = Supervisor(specs, init, random=self._random)
-        found = self._compare(specs)
+        here = {name: s.next_spec or s.spec for name, s in self._services.items() if name not in self._leaving}
+        found = compare(here, tuple(self._as_main(spec) for spec in specs))
         self._init = init
         for name in (*leaving, *self._leaving):
             self._leaving.add(name)
@@ -174,19 +169,6 @@ class Supervisor:
         return spec._replace(
             requires=_only(spec.requires, tuple(self._leaving)), wants=(), before=(), after=(), enabled=False
         )
-
-    def _compare(self, specs: tuple[ServiceSpec, ...]) -> Difference:
-        here = {name: s.next_spec or s.spec for name, s in self._services.items() if name not in self._leaving}
-        added, restarted, changed = [], [], []
-        for spec in map(self._as_main, specs):
-            old = here.pop(spec.name, None)
-            if old is None:
-                added.append(spec.name)
-            elif _of_a_process(old) != _of_a_process(spec):
-                restarted.append(spec.name)
-            elif without_places(old) != without_places(spec):
-                changed.append(spec.name)
-        return Difference(tuple(added), tuple(here), tuple(restarted), tuple(changed))
 
     def _find(self, name: str) -> Service:
         service = self._services.get(name)
@@ -378,60 +360,3 @@ class Supervisor:
 
 def _only(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name in known)
-
-
-def _of_a_process(spec: ServiceSpec) -> tuple[object, ...]:
-    """What a process gets at its start, so that a change of it needs a new one; limits of a cgroup change under it."""
-    bare: ServiceSpec = without_places(spec)
-    return (
-        bare.command, bare.kind, bare.user, bare.group, bare.groups, bare.working_directory, bare.environment,
-        bare.environment_files, bare.env_dir, bare.environment_clear, bare.umask, bare.process, bare.kill, bare.sockets,
-        bare.ready.kind in ("fd", "notify") and bare.ready, bare.fd_store, bare.watchdog_s,
-        bare.log.to, bare.log.stderr,
-    )  # fmt: skip
-
-
-_TIMER_KINDS = {
-    Timer.READY: Kind.READY_TIMER,
-    Timer.STOP: Kind.STOP_TIMER,
-    Timer.RESTART: Kind.RESTART_TIMER,
-    Timer.CLEANUP: Kind.CLEANUP_TIMER,
-    Timer.HOOK: Kind.HOOK_TIMER,
-    Timer.DRAIN: Kind.DRAIN_TIMER,
-}
-_Fact = (
-    e.ExecSucceeded | e.ExecFailed | e.ProcessExited | e.BecameReady | e.CleanupFinished | e.TimerFired | e.HookEnded
-    | e.ConditionUnmet | e.MainPidChanged | e.TimeoutExtended | e.BecameUnhealthy | e.Due
-)  # fmt: skip
-
-
-def _input(event: _Fact) -> Input:
-    match event:
-        case e.ExecSucceeded(_, pid):
-            return Input(Kind.EXECED, pid)
-        case e.ExecFailed(_, pid, stage, errno, message):
-            return Input(Kind.EXEC_FAILED, pid, errno, stage=stage, text=message)
-        case e.ProcessExited(_, pid, code, signal, oom):
-            return Input(Kind.EXITED, pid, code, signal, flag=oom)
-        case e.BecameReady(_, pid):
-            return Input(Kind.READY, pid)
-        case e.CleanupFinished():
-            return Input(Kind.CLEANED)
-        case e.HookEnded(_, run, code, signal, message):
-            return Input(Kind.HOOK, run, code, signal, text=message)
-        case e.ConditionUnmet(_, message):
-            return Input(Kind.UNMET, text=message)
-        case e.MainPidChanged(_, pid):
-            return Input(Kind.MAINPID, pid)
-        case e.TimeoutExtended(_, seconds):
-            return Input(Kind.EXTEND, seconds=seconds)
-        case e.BecameUnhealthy(_, pid, message, watchdog):
-            return Input(Kind.UNHEALTHY, pid, text=message, flag=watchdog)
-        case e.Due():
-            return Input(Kind.DUE)
-        case e.TimerFired(name, timer, message):
-            if timer not in _TIMER_KINDS:
-                raise CoreError(f"{name}: a service has no {timer.value} timer")
-            return Input(_TIMER_KINDS[timer], text=message)
-        case _:
-            assert_never(event)

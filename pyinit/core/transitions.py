@@ -71,7 +71,7 @@ class Kind(Enum):
 
 
 class Step(Enum):
-    """What a cell does; each is one method of Service."""
+    """What a cell does; each is one method of Service, or of Ending."""
 
     IGNORE = "ignore"
     ILLEGAL = "illegal"

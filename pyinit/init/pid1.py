@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pyinit.control.server import Server, bind
 from pyinit.core import actions as a
 from pyinit.core import events as e
-from pyinit.core.supervisor import Difference, Supervisor
+from pyinit.core.difference import Difference
+from pyinit.core.supervisor import Supervisor
 from pyinit.errors import PyinitError, fault
 from pyinit.init import reaper, sockets, spawn
 from pyinit.init.beside import Beside, failure
