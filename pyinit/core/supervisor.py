@@ -274,9 +274,10 @@ class Supervisor:
         """Go on until nothing more follows: each round moves some service, and none moves for ever."""
         while not self.finished and (self._start_next(now) or self._stop_next(now) or self._end_next(now)):
             pass
-        for name in [name for name in self._leaving if self._services[name].state in DOWN]:
-            self._leaving.discard(name)
-            self._out.append(a.Forget(name))
+        for name in reversed(self._order) if self._leaving else ():  # what one requires is known as long as it is
+            if name in self._leaving and self._services[name].state in DOWN:
+                self._leaving.discard(name)
+                self._out.append(a.Forget(name))
         out, self._out = self._out, []
         return out
 

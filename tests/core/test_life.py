@@ -270,3 +270,14 @@ def test_a_shutdown_during_a_reload_ends():
     world.down("b")
     world.down("a")
     assert world.exit == [0]
+
+
+def test_services_that_are_down_already_are_forgotten_dependants_first():
+    """In whichever order they come out of a set: what one requires is known as long as it is."""
+    names = [f"s{number}" for number in range(6)]
+    world = running(*(app(name, requires=tuple(names[number - 1 : number])) for number, name in enumerate(names)))
+    world.tell(e.StopRequested("s0"))
+    for name in reversed(names):
+        world.down(name)
+    assert world.reload()[1] == [f"forget {name}" for name in reversed(names)]
+    assert world.supervisor.names == ()
