@@ -302,7 +302,7 @@ class Server:
     def _end(self, client: _Client) -> None:
         """Nothing more comes."""
         client.closing = True
-        if client.fd in self._clients:
+        if self._is_here(client):
             self._flush(client)
 
     def _tell(self, client: _Client, name: str) -> None:
@@ -332,7 +332,7 @@ class Server:
     def _send(self, client: _Client, message: dict[str, object], *, last: bool = False) -> None:
         from pyinit.control import wire  # see _read
 
-        if client.closing or client.fd not in self._clients:
+        if client.closing or not self._is_here(client):
             return
         client.closing = last
         client.output += wire.encode(message)
@@ -340,7 +340,7 @@ class Server:
             self._drop(client)
         else:
             self._flush(client)
-        if last and client.fd in self._clients:  # it has not taken all of it yet
+        if last and self._is_here(client):  # it has not taken all of it yet
             client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
 
     def _flush(self, client: _Client) -> None:
@@ -358,9 +358,14 @@ class Server:
         if client.closing:
             self._drop(client)
 
+    def _is_here(self, client: _Client) -> bool:
+        """It has not left; the number of its descriptor may be another's by then."""
+        return self._clients.get(client.fd) is client
+
     def _forget(self, client: _Client) -> None:
-        if self._clients.pop(client.fd, None) is None:
+        if not self._is_here(client):
             return
+        del self._clients[client.fd]
         if client.deadline is not None:
             client.deadline.cancel()
         self._loop.remove_reader(client.fd)

@@ -423,6 +423,23 @@ def test_reload_says_what_it_did(bench):
     assert bench.answers(bench.ask({"verb": "reload"})) == [{"ok": True, "added": ["new"], "removed": [], "restarted": [], "changed": []}]
 
 
+def test_an_answer_that_comes_after_its_client_has_left_goes_to_no_other(bench):
+    """The next client may have got the number of its descriptor."""
+    late = []
+    bench.host.reload = late.append
+    gone = bench.ask({"verb": "reload"})
+    bench.turn(lambda: len(late) == 1)
+    [old] = bench.server._clients
+    gone.close()
+    bench.turn(lambda: not bench.server._clients)
+    client = bench.ask({"verb": "events", "follow": True})
+    assert bench.answers(client, 1) == [{"ok": True}]
+    assert list(bench.server._clients) == [old]
+    late[0]({"ok": True})
+    bench.server.happened({"name": "new"})
+    assert bench.answers(client, 1) == [{"event": {"name": "new"}}]
+
+
 def test_exec_needs_three_descriptors(bench):
     answer = bench.answers(bench.ask({"verb": "exec", "names": ["app"], "argv": ["x"]}))
     assert answer == [{"error": "exec: expected three descriptors with the request", "exit_code": 2}]
