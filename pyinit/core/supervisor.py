@@ -62,15 +62,18 @@ class Supervisor:
     def _link(self, specs: tuple[ServiceSpec, ...]) -> None:
         self._check_names(specs)
         self._order = graph.start_order(specs)
+        self._specs = specs
         self._before = graph.waits_for(specs)
         self._after = graph.reverse(self._before)
         self._requires = graph.requirements(specs)
         self._required_by = graph.reverse(self._requires)
 
-    def _check_names(self, specs: tuple[ServiceSpec, ...]) -> None:
+    @staticmethod
+    def _check_names(specs: tuple[ServiceSpec, ...]) -> None:
+        names = {spec.name for spec in specs}
         for spec in specs:
             for name in spec.requires:
-                if name not in self._services:
+                if name not in names:
                     raise CoreError(f"{spec.origin}: {spec.name} requires {name}, which is not a service")
 
     def _as_main(self, spec: ServiceSpec) -> ServiceSpec:
@@ -130,7 +133,14 @@ class Supervisor:
         self._find(name)
         del self._services[name]
         self.names = tuple(other for other in self.names if other != name)
-        self._link(tuple(self._services[other].next_spec or self._services[other].spec for other in self.names))
+        self._link(tuple(spec for spec in self._specs if spec.name != name))
+
+    def add(self, specs: tuple[ServiceSpec, ...]) -> None:
+        """Know these, too; they are down. Raises what the constructor does, and changes nothing then."""
+        self._link((*self._specs, *specs))
+        for spec in specs:
+            self._services[spec.name] = Service(self._as_main(spec), self._random)
+        self.names = (*self.names, *(spec.name for spec in specs))
 
     def reload(self, specs: tuple[ServiceSpec, ...], init: InitSpec, now: float) -> tuple[Difference, list[a.Action]]:
         """Make the services those of `specs`, touching only what differs; what is new is started if it is enabled.

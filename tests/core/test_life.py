@@ -4,7 +4,7 @@ import pytest
 from world import World
 
 from pyinit.core import events as e
-from pyinit.core.graph import CycleError
+from pyinit.core.graph import CoreError, CycleError
 from pyinit.model import Health, Hooks, InitSpec, Probe, Readiness, RestartDelay, Schedule, ServiceSpec, StopStep
 
 CHECKED = Readiness("probe", Probe("tcp", "127.0.0.1", 80))
@@ -281,3 +281,45 @@ def test_services_that_are_down_already_are_forgotten_dependants_first():
         world.down(name)
     assert world.reload()[1] == [f"forget {name}" for name in reversed(names)]
     assert world.supervisor.names == ()
+
+
+# Instances that are asked for
+
+
+def test_an_added_service_is_down_until_it_is_asked_for_and_touches_no_other():
+    world = running(app("db"))
+    world.supervisor.add((app("worker@x", requires=("db",)),))
+    assert (world.supervisor.names, world.supervisor.view("worker@x").state.value) == (("db", "worker@x"), "stopped")
+    assert world.tell(e.StartRequested("worker@x")) == ["worker@x is waiting", "spawn worker@x", "arm worker@x ready 30", "worker@x is starting"]
+    world.execed("worker@x")
+    assert world.tell(e.StopRequested("db")) == ["signal worker@x 15", "arm worker@x stop 7", "worker@x is stopping: requires db, which was stopped"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (app("worker@x", requires=("db",)), "(default):0: worker@x requires db, which is not a service"),
+        (app("worker@x", after=("app",), before=("app",)), "services wait for each other in a circle: app -> worker@x -> app; remove one of these"),
+    ],
+)
+def test_what_can_not_be_added_changes_nothing(spec, message):
+    world = running(app("app"))
+    with pytest.raises(CoreError) as caught:
+        world.supervisor.add((spec,))
+    assert str(caught.value) == message
+    assert world.supervisor.names == ("app",)
+    with pytest.raises(CoreError, match="no such service"):
+        world.tell(e.StartRequested("worker@x"))
+    world.tell(e.StopRequested("app"))
+    world.down("app")
+    assert world.states() == {"app": "stopped"}
+
+
+def test_an_added_service_leaves_with_a_reload_that_does_not_know_it():
+    world = running(app("app"))
+    world.supervisor.add((app("worker@x"),))
+    world.tell(e.StartRequested("worker@x"))
+    world.execed("worker@x")
+    found, words = world.reload(app("app"))
+    assert (found.removed, words) == (("worker@x",), ["signal worker@x 15", "arm worker@x stop 7", "worker@x is stopping: no longer in the config"])
+    assert world.down("worker@x")[-1] == "forget worker@x"
