@@ -52,6 +52,13 @@ class ControlError(PyinitError):
         self.exit_code = exit_code
 
 
+def no_such_service(name: str, known: Iterable[str], templates: Iterable[str] = ()) -> ControlError:
+    """With what may have been meant, or all that there is; of `templates` ("worker@") an instance may be meant."""
+    known, templates, instance = list(known), list(templates), name.partition("@")[2] or "1"
+    near = hint(name, [*known, *(template + instance for template in templates)])
+    return ControlError(f"{name}: no such service{near or '; there are: ' + ', '.join([*known, *templates])}")
+
+
 def fault(error: Exception) -> str:
     """A fault of our own: type, text and place; no traceback, which would read source files."""
     place = error.__traceback__

@@ -15,6 +15,13 @@ SIGNAL_NUMBERS = {
     "VTALRM": 26, "PROF": 27, "WINCH": 28, "IO": 29, "PWR": 30, "SYS": 31,
 }  # fmt: skip
 RTMIN, RTMAX = 34, 64  # glibc keeps 32 and 33 for its threads
+MOST_NAME = 63
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@-")
+
+
+def is_name(text: str) -> bool:
+    """Whether it may name a service or a container: it becomes a folder, a cgroup, a word on the command line."""
+    return 0 < len(text) <= MOST_NAME and set(text) <= _NAME and text[0] not in ".-@"
 
 
 def signal_number(name: str) -> int | None:

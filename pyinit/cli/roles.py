@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 
 from pyinit.init.pid1 import HANDLED, Endpoints, Init
+from pyinit.init.reload import Reader
 from pyinit.launch.claim import CONTROL_SOCKET, claim
 from pyinit.linux import cgroup, process
 from pyinit.model import Config, InitSpec, Mount, Origin, ServiceSpec
@@ -18,7 +19,7 @@ _PATIENCE_S = 3.0
 INSIDE_SOCKET = "/run/pyinit/control.sock"
 
 
-def as_init(config: Config, report: Callable[[str], None], read: Callable[[], Config]) -> int:
+def as_init(config: Config, report: Callable[[str], None], read: Reader) -> int:
     """PID 1 of a container that another runtime made; the exit code. `read` reads the config again, for a reload."""
     process.block_signals(HANDLED)
     if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
@@ -88,7 +89,7 @@ def _is_namespace_root() -> bool:
         return "0::/\n" in file.read()
 
 
-def as_supervisor(config: Config, read: Callable[[], Config]) -> int:
+def as_supervisor(config: Config, read: Reader) -> int:
     """Neither PID 1 nor a container: services of this machine, with or without root; the exit code."""
     process.block_signals(HANDLED)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
@@ -100,7 +101,7 @@ def as_supervisor(config: Config, read: Callable[[], Config]) -> int:
         endpoints = Endpoints(
             inherited={} if init.environment_clear else dict(os.environ),
             control_path=init.control_socket or f"{held.directory}/{CONTROL_SOCKET}",
-            read_config=lambda: _settled(read(), held.directory),
+            read_config=lambda names: _settled(read(names), held.directory),
         )
         return Init(config, endpoints).run()
     finally:

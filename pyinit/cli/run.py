@@ -34,10 +34,10 @@ def run(words: list[str]) -> int:
     from pyinit.config.load import load
 
     launches = role == "launch" or (role != "init" and not as_init)
-    def read(path: str) -> "Config":
+    def read(path: str, instances: tuple[str, ...] = ()) -> "Config":
         return load(
             path, environment, log_to="stdout" if as_init and not launches else "file",
-            kill="cgroup" if as_init else "group", on_host=launches,
+            kill="cgroup" if as_init else "group", on_host=launches, extra=instances,
         )  # fmt: skip
 
     environment = dict(os.environ)

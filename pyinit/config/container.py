@@ -9,7 +9,6 @@ import zlib
 from pyinit.config.decode import Table, show
 from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup
-from pyinit.config.services import is_name
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
@@ -20,6 +19,7 @@ from pyinit.model import (
     Mount,
     Network,
     Security,
+    is_name,
 )
 
 NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")

@@ -10,6 +10,7 @@ from pyinit.config.probes import command, health, ready
 from pyinit.core.cron import CronError
 from pyinit.core.cron import parse as parse_cron
 from pyinit.model import (
+    MOST_NAME,
     Condition,
     Hooks,
     InitSpec,
@@ -18,6 +19,7 @@ from pyinit.model import (
     ServiceSpec,
     StartLimit,
     StopStep,
+    is_name,
     signal_name,
 )  # fmt: skip
 
@@ -25,8 +27,6 @@ LATER = ("seccomp", "landlock")
 _HOOKS = ("pre_start", "post_start", "pre_stop", "finish")
 # What the init itself answers to, and what can't be caught: HUP INT QUIT KILL TERM CHLD STOP PWR RTMIN+3 +4 +5.
 _NOT_FORWARDED = frozenset({1, 2, 3, 9, 15, 17, 19, 30, 37, 38, 39})
-_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@-")
-_MOST_NAME = 63
 _MOST_INSTANCES = 1000
 _INSTANCE = "${INSTANCE}"
 
@@ -38,11 +38,6 @@ class Defaults:
         self.log_to = log_to
         self.kill = kill
         self.strict = InitSpec().strict
-
-
-def is_name(text: str) -> bool:
-    """Whether it may name a service or a container: it becomes a folder, a cgroup, a word on the command line."""
-    return 0 < len(text) <= _MOST_NAME and set(text) <= _NAME and text[0] not in ".-@"
 
 
 def instances(name: str, table: Table) -> list[str]:
@@ -66,7 +61,7 @@ def service(name: str, table: Table, defaults: Defaults) -> tuple[ServiceSpec, t
     base, mark, instance = name.partition("@")
     if not is_name(base) or not is_name(name if instance else name + "x"):
         table.document.problems.append((
-            table.origin, f"services: expected a name of up to {_MOST_NAME} letters, digits, _ . - or @, found {show(name)}",
+            table.origin, f"services: expected a name of up to {MOST_NAME} letters, digits, _ . - or @, found {show(name)}",
         ))  # fmt: skip
     if mark:
         table = _with_instance(table, instance)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from pyinit.control.listener import bind, stranger
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
-from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault, hint
+from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault, no_such_service
 
 if TYPE_CHECKING:
     from pyinit.control.wire import Request
@@ -29,6 +29,7 @@ _PAUSE_S = 1.0  # when no fd is free
 _BACKLOG = 128
 _MOST_EVENTS = 1000
 _MOST_FDS = 3
+_MAKES = ("start", "restart", "enable")  # an instance of a template, if it is not there yet
 _ENDS = {"start": (State.READY, State.DONE), "stop": (State.STOPPED, State.DONE, State.FAILED)}
 
 
@@ -57,6 +58,7 @@ class Host(Protocol):
     """What may be asked of the init; ControlError for what it refuses."""
 
     def names(self) -> tuple[str, ...]: ...
+    def make(self, names: tuple[str, ...], done: Callable[[dict[str, object]], None]) -> None: ...
     def view(self, name: str) -> ServiceView: ...
     def status(self) -> dict[str, object]: ...
     def start(self, name: str) -> None: ...
@@ -199,9 +201,15 @@ class Server:
         try:
             if not mark:
                 raise wire.BadRequestError(f"expected a request of at most {wire.MOST_REQUEST_BYTES} bytes")
-            self._obey(client, wire.decode(line), line)
+            request = wire.decode(line)
         except wire.BadRequestError as error:
             self._refuse(client, f"no request that is understood here: {error}", EXIT_USAGE)
+            return
+        self._attempt(client, lambda: self._obey(client, request, line))
+
+    def _attempt(self, client: _Client, act: Callable[[], None]) -> None:
+        try:
+            act()
         except PyinitError as error:
             self._refuse(client, str(error), error.exit_code)
         except Exception as error:  # noqa: BLE001 - the server's edge: its client must not wait for ever
@@ -214,11 +222,12 @@ class Server:
         self._send(client, {"error": text, "exit_code": exit_code}, last=True)
 
     def _obey(self, client: _Client, request: "Request", line: bytes) -> None:
-        unknown = [name for name in request.names if name not in self._host.names()]
-        if unknown:
-            known = self._host.names()
-            raise ControlError(f"{unknown[0]}: no such service{hint(unknown[0], known) or '; there are: ' + ', '.join(known)}")
-        if request.verb == "status":
+        unknown = tuple(name for name in request.names if name not in self._host.names())
+        if unknown and request.verb in _MAKES:
+            self._host.make(unknown, lambda answer: self._made(client, request, answer))
+        elif unknown:
+            raise no_such_service(unknown[0], self._host.names())
+        elif request.verb == "status":
             answer = {"ok": True, **self._host.status()}
             self._send(client, answer, last=True)
         elif request.verb == "logs":
@@ -249,6 +258,12 @@ class Server:
             self._send(client, {"ok": True}, last=True)
         else:
             self._change(client, request)
+
+    def _made(self, client: _Client, request: "Request", answer: dict[str, object]) -> None:
+        if "error" in answer:
+            self._send(client, answer, last=True)
+        else:
+            self._attempt(client, lambda: self._change(client, request))
 
     def _change(self, client: _Client, request: "Request") -> None:
         act = {

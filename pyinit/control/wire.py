@@ -5,6 +5,7 @@ Owns the shapes and their checks. Must not know sockets.
 A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where names and version may be left out, with
     status                                     -> {"ok": true, "init": {...}, "services": [...]}
     start | stop | restart, "wait": bool       -> {"progress": {"name", "state", "reason"}}*, then {"ok": true}
+                                                  start, restart and enable make instances of templates that are not there
     wait                                       -> as start, without starting anything
     hup                                        -> {"ok": true} once each service's reload is done
     enable | disable                           -> as start and stop, and kept over restarts of pyinit

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyinit import __version__
 from pyinit.core import events as e
 from pyinit.core.supervisor import ServiceView
-from pyinit.errors import ControlError
+from pyinit.errors import ControlError, no_such_service
 from pyinit.init.jobs import Ended, Job
+from pyinit.model import MOST_NAME, is_name
 
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init
@@ -32,6 +33,21 @@ class Host:
 
     def names(self) -> tuple[str, ...]:
         return self._init.supervisor.names
+
+    def make(self, names: tuple[str, ...], done: Callable[[dict[str, object]], None]) -> None:
+        """Instances of templates become known, down as yet; ControlError for a name that is none."""
+        templates = self._init.config.templates
+        for name in names:
+            base, mark, instance = name.partition("@")
+            if f"{base}@" not in templates:
+                raise no_such_service(name, self.names(), templates)
+            if not mark or not instance or not is_name(name):
+                raise ControlError(
+                    f"{name}: {base}@ is a template: expected an instance such as {base}@1, "
+                    f"up to {MOST_NAME} letters, digits, _ . - or @"
+                )
+            self._refuse_while_stopping(name)
+        self._init.reloading.make(names, done)
 
     def view(self, name: str) -> ServiceView:
         return self._init.supervisor.view(name)

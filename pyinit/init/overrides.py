@@ -7,7 +7,7 @@ at all; a file that can't be read is as none, with one line about it.
 import os
 from collections.abc import Callable
 
-from pyinit.model import ServiceSpec
+from pyinit.model import ServiceSpec, is_name
 
 _MOST_BYTES = 1 << 20
 
@@ -24,6 +24,10 @@ class Overrides:
         if not said:
             return specs
         return tuple(spec._replace(enabled=said.get(spec.name, spec.enabled)) for spec in specs)
+
+    def instances(self) -> tuple[str, ...]:
+        """What is enabled and may be an instance of a template, which no service need name then."""
+        return tuple(name for name, on in self._read().items() if on and "@" in name and is_name(name))
 
     def set(self, name: str, *, enabled: bool) -> None:
         """Kept for the next start; a folder that can't be written costs only that."""

@@ -11,12 +11,10 @@ import os
 import random
 import resource
 import time
-from collections.abc import Callable
 
 from pyinit.control.server import Server, bind
 from pyinit.core import actions as a
 from pyinit.core import events as e
-from pyinit.core.difference import Difference
 from pyinit.core.supervisor import Supervisor
 from pyinit.errors import PyinitError, fault
 from pyinit.init import reaper, sockets, spawn
@@ -31,7 +29,7 @@ from pyinit.init.output import Output
 from pyinit.init.overrides import Overrides
 from pyinit.init.privileges import RefusedError
 from pyinit.init.readiness import LogWatch, Readiness
-from pyinit.init.reload import Answer, Reload
+from pyinit.init.reload import Answer, Reader, Reload
 from pyinit.init.schedule import Schedules
 from pyinit.init.upward import Upward
 from pyinit.init.words import Words
@@ -55,7 +53,7 @@ class Endpoints:
     def __init__(
         self, *, channel_fd: int = -1, cgroup_fd: int = -1, v1_fds: dict[str, int] | None = None, listen_fds: tuple[int, ...] = (), container: str = "",
         inherited: dict[str, str] | None = None, control_path: str = "",
-        read_config: Callable[[], Config] | None = None,
+        read_config: Reader | None = None,
     ) -> None:  # fmt: skip
         self.channel_fd = channel_fd
         self.cgroup_fd = cgroup_fd
@@ -105,20 +103,18 @@ class Init:
     def run(self) -> int:
         """Until every service is down and the supervisor says Exit."""
         process.close_from(3)  # what a runtime or a shell left open goes to no service
-        _make_room_for_fds(len(self.supervisor.names))
+        self.make_room_for_fds()
         process.block_signals(HANDLED)
         signal_fd = process.signalfd(HANDLED)
         self.loop.add_reader(signal_fd, lambda: self._signals(process.read_signals(signal_fd)))
         if self.endpoints.channel_fd >= 0:
             self.loop.add_reader(self.endpoints.channel_fd, self._monitor_spoke)
         self.output.start()
-        self._bind_sockets()
-        self.do(self.supervisor.start(time.monotonic()))
-        self._listen()  # after the services: they come first
-        self.loop.call_soon(self._reap)
+        self.reloading.begin(self._begin)
         if not self.supervisor.finished:
             self.loop.run()
         self.server.close()
+        self.reloading.close()
         self.readiness.close()
         self.words.close()
         self.sockets.close()
@@ -129,6 +125,19 @@ class Init:
             with contextlib.suppress(OSError):  # without CAP_SYS_BOOT, or in the first namespace of a runtime's: a stop it is
                 process.reboot()
         return self.exit_code
+
+    def _begin(self) -> None:
+        self._bind_sockets()
+        self.do(self.supervisor.start(time.monotonic()))
+        self._listen()  # after the services: they come first
+        self.loop.call_soon(self._reap)
+
+    def make_room_for_fds(self) -> None:
+        """Raise our soft limit, no further than needed: services inherit it, and a huge one has its own troubles."""
+        needed = _FDS + _FDS_A_SERVICE * len(self.supervisor.names)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard))
 
     def _bind_sockets(self) -> None:
         """Before anything runs: a client may come early, and waits. What fails here fails at the start, with its reason."""
@@ -200,30 +209,8 @@ class Init:
         """Read the config again, and make the services what it says."""
         self.reloading.request(answer)
 
-    def take_config(self, config: Config) -> Difference:
-        """A checked config; what it changed."""
-        services = self.overrides.applied(config.services)
-        self.config = config._replace(services=services)
-        self.output.configure(services)
-        found, actions = self.supervisor.reload(services, config.init, time.monotonic())
-        self.do(actions)
-        for name in (*found.changed, *found.restarted):
-            self.children.limit_again(next(spec for spec in services if spec.name == name))
-        for name in found.changed:
-            view = self.supervisor.view(name)
-            if view.ready:
-                self.health.started(name, view.pid, self.supervisor.spec(name).health)
-        words = [f"{len(names)} {what}" for what, names in found._asdict().items() if names]
-        self.log(f"reloaded: {', '.join(words) or 'nothing differs'}")
-        return found
-
     def _reload_by_signal(self) -> None:
-        def answer(found: dict[str, object]) -> None:
-            for line in str(found.get("error", "")).split("\n"):
-                if line:
-                    self.log(f"reload: {line.removeprefix('reload: ')}")
-
-        self.reload(answer)
+        self.reload(lambda answer: self.reloading.log_error("reload", answer))
 
     def _publish(self, name: str, state: str, reason: str) -> None:
         if state not in _QUIET and (reason or state != "starting"):
@@ -380,14 +367,6 @@ class Init:
             box = self.config.container
             if box is None or not box.orphan:
                 self.tell(e.ShutdownRequested("the monitor is gone"))
-
-
-def _make_room_for_fds(services: int) -> None:
-    """Raise our soft limit, no further than needed: services inherit it, and a huge one has its own troubles."""
-    needed = _FDS + _FDS_A_SERVICE * services
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard))
 
 
 def _all_pids() -> list[int]:

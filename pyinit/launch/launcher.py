@@ -5,8 +5,9 @@ or what PID 1 does with its services (init). Laws: one thread at each clone; sig
 made and queue up meanwhile; whatever fails, what was made is undone and one line says why; the monitor never dies
 of its container.
 
-The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text; later b"reload" with the fd of a pipe that
-the config is to be written to, and sd_notify's lines, which go on to our own NOTIFY_SOCKET. The monitor says b"go".
+The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text; later b"reload" with two fds, a pipe that
+the config is to be written to and a file with the instances that it shall hold, and sd_notify's lines, which go on to
+our own NOTIFY_SOCKET. The monitor says b"go".
 Its end says that the monitor is gone.
 """
 
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pyinit.control import places, server
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
 from pyinit.init.pid1 import Endpoints, Init
-from pyinit.init.reload import write_config
+from pyinit.init.reload import Reader, read_names, write_config
 from pyinit.init.upward import relay
 from pyinit.launch import apply, cgroups, network, plan
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
@@ -131,11 +132,11 @@ class _Launch:
             ours.close()
             os.close(self.pidfd)
 
-    def _read_again(self) -> Config:
+    def _read_again(self, instances: tuple[str, ...]) -> Config:
         """For a reload; in a process of its own."""
         from pyinit.config.load import load  # loaded already, by the command line
 
-        return load(self.config.path, os.environ)
+        return load(self.config.path, os.environ, extra=instances)
 
     def _connect(self, helper: "_NetworkHelper", pid: int) -> None:
         self.held.note("bridge", helper.step.network.bridge)
@@ -284,7 +285,7 @@ class _Child:
 class _Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
-    def __init__(self, pidfd: int, channel: socket.socket, read_config: Callable[[], Config]) -> None:
+    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader) -> None:
         self._pidfd = pidfd
         self._channel = channel
         self._read_config = read_config
@@ -311,16 +312,19 @@ class _Monitor:
                 if self._pidfd in ready:
                     return self._exit_code()
         finally:
+            for pidfd in self._readers:  # on a file that does not come; not waited for, as it may hang in the kernel
+                process.pidfd_send_signal(pidfd, _KILL)
+                os.close(pidfd)
             os.close(self._signals)
 
     def _listen(self, poll: select.poll) -> bool:
         """PID 1 asks for the config, or says how it is; False at the end."""
         data, fds, _, _ = socket.recv_fds(self._channel, _MOST_TEXT, 4)
-        if data == b"reload" and fds:
+        if data == b"reload" and len(fds) == 2:
             pid, pidfd = process.clone(0)
             if pid == 0:
                 try:
-                    write_config(fds[0], self._read_config)
+                    write_config(fds[0], lambda: self._read_config(read_names(fds[1])))
                 finally:
                     os._exit(0)
             self._readers[pidfd] = pid

@@ -28,6 +28,12 @@ class Host:
     def names(self):
         return tuple(self.views)
 
+    def make(self, names, done):
+        if not all(name.startswith("worker@") for name in names):
+            raise ControlError(f"{names[0]}: no such service; there are: app, db")
+        self.asked.append(("make", names))
+        self.done = done
+
     def view(self, name):
         return self.views[name]
 
@@ -223,6 +229,39 @@ def test_refusals(bench):
         {"error": "web: no such service; there are: app, db", "exit_code": 1}
     ]
     assert bench.answers(bench.ask({"verb": "signal", "names": ["app"], "signal": 1})) == [{"error": "app: no process", "exit_code": 1}]
+
+
+@pytest.mark.parametrize("verb", ["start", "restart", "enable"])
+def test_an_instance_is_made_first_and_then_started(bench, verb):
+    client = bench.ask({"verb": verb, "names": ["app", "worker@x"], "wait": False})
+    bench.turn(lambda: bench.host.asked == [("make", ("worker@x",))])
+    bench.host.views["worker@x"] = bench.host.views["app"]._replace(name="worker@x")
+    bench.host.done({"ok": True})
+    assert bench.answers(client) == [{"ok": True}]
+    assert bench.host.asked[1:] == [(verb, "app"), (verb, "worker@x")]
+
+
+def test_an_instance_that_can_not_be_made_starts_nothing(bench):
+    client = bench.ask({"verb": "start", "names": ["app", "worker@x"]})
+    bench.turn(lambda: bool(bench.host.asked))
+    bench.host.done({"error": "services.toml:3: no valid TOML", "exit_code": 100})
+    assert bench.answers(client) == [{"error": "services.toml:3: no valid TOML", "exit_code": 100}]
+    assert bench.host.asked == [("make", ("worker@x",))]
+
+
+def test_what_fails_behind_the_making_is_answered_too(bench):
+    bench.host.on_ask = lambda name: (_ for _ in ()).throw(ControlError(f"{name}: the init is stopping"))
+    client = bench.ask({"verb": "start", "names": ["worker@x"]})
+    bench.turn(lambda: bool(bench.host.asked))
+    bench.host.done({"ok": True})
+    assert bench.answers(client) == [{"error": "worker@x: the init is stopping", "exit_code": 1}]
+
+
+@pytest.mark.parametrize("verb", ["stop", "disable", "wait", "signal", "hup", "exec", "ps", "logs", "status"])
+def test_what_starts_nothing_makes_no_instance(bench, verb):
+    client = bench.ask({"verb": verb, "names": ["worker@x"], "signal": 1, "argv": ["x"]})
+    assert bench.answers(client) == [{"error": "worker@x: no such service; there are: app, db", "exit_code": 1}]
+    assert bench.host.asked == []
 
 
 def test_signal_shutdown_and_logs_reach_the_init(bench):
