@@ -1,4 +1,4 @@
-"""`pyinit status [NAME...] [--json]`: the services and how they are."""
+"""`pyinit status [NAME...] [--json] [--watch]`: the services and how they are."""
 
 import json
 import os
@@ -7,12 +7,14 @@ from typing import Any
 
 from pyinit.cli import options
 from pyinit.control.client import Connection
-from pyinit.errors import EXIT_NOT_RUNNING, EXIT_OK, ControlError
+from pyinit.errors import EXIT_NOT_RUNNING, EXIT_OK, no_such_service
 
 _USAGE = """\
-usage: pyinit status [-c NAME | --socket PATH] [--json] [SERVICE...]
+usage: pyinit status [-c NAME | --socket PATH] [--json] [--watch] [SERVICE...]
 
 Show the services: state, pid, uptime, restarts, and why. Exit code 3 if a service that is named does not run.
+--watch goes on with each change: in place on a terminal, else with a new table, or with --json a line, for each. It
+ends with Ctrl-C, or with exit code 3 when pyinit ends.
 """
 _HEAD = ("NAME", "STATE", "PID", "UPTIME", "RESTARTS", "REASON")
 _COLOURS = {"ready": "32", "running": "32", "done": "32", "failed": "31", "backoff": "31"}
@@ -21,39 +23,48 @@ _UP = ("ready", "running")
 
 def run(arguments: list[str]) -> int:
     """0, or 3."""
-    chosen = options.parse(arguments, usage=_USAGE, flags=("--json",))
+    chosen = options.parse(arguments, usage=_USAGE, flags=("--json", "--watch"))
     if chosen is None:
         return EXIT_OK
-    with Connection(chosen.socket(), {"verb": "status"}) as connection:
-        answer: dict[str, Any] = connection.answer()
-    services = answer["services"]
-    if chosen.names:
-        known = [one["name"] for one in services]
-        for name in chosen.names:
-            if name not in known:
-                raise ControlError(f"{name}: no such service; there are: {', '.join(known)}")
-        services = [one for one in services if one["name"] in chosen.names]
+    if "--watch" in chosen.flags:
+        from pyinit.cli import watch  # what a plain status has no use for
+
+        return watch.run(chosen.socket(), chosen.names, as_json="--json" in chosen.flags)
+    found = ask(chosen.socket(), chosen.names)
+    services = found["services"]
     if "--json" in chosen.flags:
-        print(json.dumps({"init": answer["init"], "services": services}, indent=2))
+        print(json.dumps(found, indent=2))
     else:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        print(table(services, colour=colour))
+        print(table(services, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
     if chosen.names and not all(one["state"] in _UP for one in services):
         return EXIT_NOT_RUNNING
     return EXIT_OK
 
 
-def table(services: list[dict[str, Any]], *, colour: bool = False) -> str:
-    """Columns as wide as they must be."""
+def ask(path: str, names: list[str]) -> dict[str, Any]:
+    """{"init": ..., "services": [...]}, of `names` only if there are any; ControlError."""
+    with Connection(path, {"verb": "status"}) as connection:
+        answer: dict[str, Any] = connection.answer()
+    services = answer["services"]
+    known = [one["name"] for one in services]
+    for name in names:
+        if name not in known:
+            raise no_such_service(name, known)
+    return {"init": answer["init"], "services": [one for one in services if not names or one["name"] in names]}
+
+
+def table(services: list[dict[str, Any]], *, colour: bool = False, width: int | None = None) -> str:
+    """Columns as wide as they must be; lines are cut at `width`."""
     rows = [_HEAD, *(_row(one) for one in services)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = []
     for number, row in enumerate(rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        line = "  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip()[:width]
         shade = _COLOURS.get(row[1]) if colour and number else None
         if shade:
-            cells[1] = f"\x1b[{shade}m{cells[1]}\x1b[0m"
-        lines.append("  ".join(cells).rstrip())
+            begin, end = widths[0] + 2, widths[0] + 2 + widths[1]
+            line = f"{line[:begin]}\x1b[{shade}m{line[begin:end]}\x1b[0m{line[end:]}"
+        lines.append(line)
     return "\n".join(lines)
 
 

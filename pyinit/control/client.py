@@ -14,8 +14,12 @@ from pyinit.control.places import short
 from pyinit.errors import EXIT_FAILED, EXIT_NOT_RUNNING, ControlError
 
 
+class EndedError(ControlError):
+    """It was there, and has left without an answer."""
+
+
 class Connection:
-    """`answers()` yields each line; `rest()` the raw bytes that follow (logs). `timeout_s` is for all of it together."""
+    """`answers()` yields each line; `rest()` the raw bytes that follow (logs, events). `timeout_s` is for all of it together."""
 
     def __init__(self, path: str, request: dict[str, object], timeout_s: float | None = None, fds: tuple[int, ...] = ()) -> None:
         self._path = path
@@ -59,16 +63,23 @@ class Connection:
 
     def rest(self) -> Iterator[bytes]:
         """What comes behind the answers, up to the end."""
-        if self._buffer:
-            yield self._buffer
-        while data := self._receive():
+        while data := self.received():
             yield data
+
+    def received(self) -> bytes:
+        """What has come behind the answers; b"" at the end. It waits if there is nothing yet."""
+        data, self._buffer = self._buffer, b""
+        return data or self._receive()
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._sock.fileno()
 
     def _line(self) -> bytes:
         while b"\n" not in self._buffer:
             data = self._receive()
             if not data:
-                raise ControlError("pyinit ended before it answered")
+                raise EndedError("pyinit ended before it answered")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line

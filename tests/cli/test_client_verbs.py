@@ -69,7 +69,7 @@ def test_status_of_a_name_says_by_its_exit_code_whether_it_runs(init, capsys, na
 
 def test_status_of_a_name_that_is_none(init):
     init({"ok": True, "init": INIT, "services": [APP, WEB]})
-    with pytest.raises(ControlError, match=r"^ap: no such service; there are: app, web$"):
+    with pytest.raises(ControlError, match=r"^ap: no such service; did you mean app\?$"):
         status.run(["ap"])
 
 
