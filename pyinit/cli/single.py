@@ -2,8 +2,8 @@
 
 Owns the options and behaviour of tini 0.19. Must not know configs. Laws: the child's exit code goes out, 128+n for
 a signal; every signal but faults is forwarded; every orphan is reaped; the child has our mask and dispositions,
-and, if there is a terminal, the foreground.
-Source: tini(1), and what tini 0.19 does.
+the sockets that we were activated with, and, if there is a terminal, the foreground.
+Source: tini(1), and what tini 0.19 does; sd_listen_fds(3).
 """
 
 import os
@@ -138,8 +138,11 @@ def _pending_mask() -> list[int]:
 
 
 def _start(command: list[str], mask: list[int]) -> int:
+    sockets_are_ours = os.environ.get("LISTEN_PID") == str(os.getpid())
     pid, pidfd = process.clone(0)
     if pid == 0:
+        if sockets_are_ours:  # then they are meant for the command, which asks for its own pid there
+            os.environ["LISTEN_PID"] = str(os.getpid())
         _exec(command, mask)
     os.close(pidfd)
     return pid

@@ -1,6 +1,7 @@
 """What the verbs print and refuse, without a running init; what needs one is in tests/system."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -156,3 +157,34 @@ def test_signals_are_passed_on_to_the_group_with_g():
     assert process.stdout.readline() == "inner\n"
     assert process.wait(10) == 0
     process.stdout.close()
+
+
+ANSWER = """
+import os, socket
+listener = socket.socket(fileno=3)
+own = os.environ["LISTEN_PID"] == str(os.getpid())
+client, _ = listener.accept()
+client.send(f"{own} {os.environ['LISTEN_FDS']} {os.environ['LISTEN_FDNAMES']}".encode())
+"""
+
+
+def listening_on_3(listener: socket.socket, pid: str, *command: str) -> subprocess.Popen[str]:
+    """pyinit as whoever activates sockets starts it: the listener is fd 3, LISTEN_PID the process that was started."""
+    activate = (
+        f"import os, sys; os.dup2({listener.fileno()}, 3); "
+        f"os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='web', LISTEN_PID=str({pid})); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    words = [sys.executable, "-S", "-c", activate, sys.executable, "-m", "pyinit", "-s", "--", *command]
+    return subprocess.Popen(words, pass_fds=(listener.fileno(),), stdout=subprocess.PIPE, text=True)
+
+
+def test_sockets_that_are_handed_to_us_are_the_command_s():
+    with socket.create_server(("127.0.0.1", 0)) as listener, listening_on_3(listener, "os.getpid()", sys.executable, "-S", "-c", ANSWER) as process:
+        with socket.create_connection(listener.getsockname(), timeout=10) as client:
+            assert client.recv(100) == b"True 1 web"
+        assert process.wait(10) == 0
+
+
+def test_sockets_that_are_another_s_stay_so():
+    with socket.create_server(("127.0.0.1", 0)) as listener, listening_on_3(listener, "1", "sh", "-c", "echo $LISTEN_PID") as process:
+        assert (process.stdout.read(), process.wait(10)) == ("1\n", 0)
