@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
     chosen = options.parse(arguments, usage=_USAGE, values=("-n",), flags=("-f", "--json"))
     if chosen is None:
         return EXIT_OK
-    request = {"verb": "events", "lines": chosen.integer("-n", 10, _MOST), "follow": "-f" in chosen.flags}
+    request = {"verb": "events", "lines": chosen.integer("-n", 10, _MOST), "follow": "-f" in chosen.flags, "names": chosen.names}
     with Connection(chosen.socket(), request) as connection:
         connection.answer()
         rest = b""

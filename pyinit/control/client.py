@@ -18,6 +18,10 @@ class EndedError(ControlError):
     """It was there, and has left without an answer."""
 
 
+class LateError(ControlError):
+    """The time that the user gave is over."""
+
+
 class Connection:
     """`answers()` yields each line; `rest()` the raw bytes that follow (logs, events). `timeout_s` is for all of it together."""
 
@@ -102,7 +106,7 @@ class Connection:
                 self._sock.settimeout(left_s)
             return self._sock.recv(1 << 16)
         except TimeoutError:
-            raise ControlError("the time that was given is over; it goes on without us") from None
+            raise LateError("the time that was given is over; it goes on without us") from None
         except ConnectionResetError:
             return b""
 

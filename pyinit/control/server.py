@@ -10,8 +10,9 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from pyinit.control.host import Deadline, Host, Job, Loop
 from pyinit.control.listener import bind, stranger
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
@@ -30,49 +31,7 @@ _BACKLOG = 128
 _MOST_EVENTS = 1000
 _MOST_FDS = 3
 _MAKES = ("start", "restart", "enable")  # an instance of a template, if it is not there yet
-_ENDS = {"start": (State.READY, State.DONE), "stop": (State.STOPPED, State.DONE, State.FAILED)}
-
-
-class Deadline(Protocol):
-    def cancel(self) -> None: ...
-
-
-class Loop(Protocol):
-    """What is used of the init's loop."""
-
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None: ...
-    def remove_reader(self, fd: int) -> None: ...
-    def add_writer(self, fd: int, callback: Callable[[], None]) -> None: ...
-    def remove_writer(self, fd: int) -> None: ...
-    def call_at(self, at_s: float, callback: Callable[[], None]) -> Deadline: ...
-
-
-class Job(Protocol):
-    """A command that runs for a client."""
-
-    def signal(self, number: int) -> None: ...
-    def cancel(self) -> None: ...
-
-
-class Host(Protocol):
-    """What may be asked of the init; ControlError for what it refuses."""
-
-    def names(self) -> tuple[str, ...]: ...
-    def make(self, names: tuple[str, ...], done: Callable[[dict[str, object]], None]) -> None: ...
-    def view(self, name: str) -> ServiceView: ...
-    def status(self) -> dict[str, object]: ...
-    def start(self, name: str) -> None: ...
-    def stop(self, name: str) -> None: ...
-    def restart(self, name: str) -> None: ...
-    def signal(self, name: str, number: int) -> None: ...
-    def shutdown(self, exit_code: int | None) -> None: ...
-    def logs(self, request: bytes, client_fd: int) -> None: ...
-    def hup(self, name: str, done: Callable[[str], None]) -> None: ...
-    def exec(self, name: str, argv: tuple[str, ...], stdio: tuple[int, int, int], done: Callable[[int, str], None]) -> Job: ...
-    def processes(self, name: str) -> dict[str, object]: ...
-    def enable(self, name: str) -> None: ...
-    def disable(self, name: str) -> None: ...
-    def reload(self, done: Callable[[dict[str, object]], None]) -> None: ...
+_ENDS = {"start": (State.READY, State.DONE, State.SCHEDULED), "stop": (State.STOPPED, State.DONE, State.FAILED)}
 
 
 class _Client:
@@ -326,10 +285,11 @@ class Server:
         self._send(client, {"progress": progress})
         if not self._is_done(client, view):
             return
-        del client.waits[name]
-        if client.verb != "stop" and view.state in (State.FAILED, State.STOPPED):
-            why = f": {view.reason}" if view.reason else ""
-            self._refuse(client, f"{name}: {view.state.word}{why}", EXIT_FAILED)
+        has_run = client.waits.pop(name) or client.verb != "wait"
+        failed_run = view.state is State.SCHEDULED and view.failed and has_run  # and none of an earlier time
+        if client.verb != "stop" and (failed_run or view.state in (State.FAILED, State.STOPPED)):
+            word = State.FAILED.word if failed_run else view.state.word
+            self._refuse(client, f"{name}: {word}{': ' + view.reason if view.reason else ''}", EXIT_FAILED)
         elif not client.waits:
             self._send(client, {"ok": True}, last=True)
 
@@ -342,7 +302,7 @@ class Server:
         if view.state not in _ENDS["start"]:
             client.waits[view.name] = True
             return False
-        return client.waits[view.name] or client.verb != "restart"
+        return client.waits[view.name] or client.verb != "restart" or view.state is State.SCHEDULED
 
     def _send(self, client: _Client, message: dict[str, object], *, last: bool = False) -> None:
         from pyinit.control import wire  # see _read

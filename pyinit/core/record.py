@@ -90,6 +90,10 @@ class Record:
         over = self.state is State.DONE and (self.spec.kind == "oneshot" or self.why is Why.UNMET)
         return self.state is State.READY or over
 
+    def has_failed(self) -> bool:
+        """Whether its latest run ended, and neither well nor on request."""
+        return self.why not in (Why.NEVER_RAN, Why.UNMET, Why.STOPPED, Why.RESTARTED) and not self._succeeded()
+
     def _enter(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
         self._out.append(a.Publish(self.spec.name, state.word, reason))

@@ -26,7 +26,10 @@ _HEEDS_START = frozenset({  # up by its target, and a request runs it whatever i
 
 
 class ServiceView(NamedTuple):
-    """A service as `status` shows it; `pid` 0 and `since_s` 0 without a process, `since_s` is monotonic."""
+    """A service as `status` shows it; `pid` 0 and `since_s` 0 without a process, `since_s` is monotonic.
+
+    `failed`: its latest run ended, and not as it should; of a task there is no state that says so.
+    """
 
     name: str
     state: State
@@ -38,6 +41,7 @@ class ServiceView(NamedTuple):
     exit_code: int | None
     exit_signal: int | None
     reason: str
+    failed: bool = False
 
 
 class Supervisor:
@@ -116,7 +120,7 @@ class Supervisor:
             reason = f"waits for {', '.join(self._blockers(it))}"
         ready = it.state is State.READY
         ends = (it.exit_code, it.exit_signal)
-        return ServiceView(name, it.state, it.target.value, it.pid, ready, it.since_s, it.restarts, *ends, reason)
+        return ServiceView(name, it.state, it.target.value, it.pid, ready, it.since_s, it.restarts, *ends, reason, it.has_failed())
 
     def spec(self, name: str) -> ServiceSpec:
         """What the service runs by now; of a changed one the old, until it has ended."""

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
+from pyinit.cli import events, logs, services, shutdown, status
 from pyinit.cli import list as list_verb
-from pyinit.cli import logs, services, shutdown, status
 from pyinit.control import places
 from pyinit.errors import ControlError, UsageError
 
@@ -29,17 +29,20 @@ def init(tmp_path, monkeypatch):
     threads = []
     monkeypatch.setenv("PYINIT_SOCKET", path)
 
-    def serve(answer, requests):
+    def serve(answer, requests, open_for_s):
         client, _ = sock.accept()
         with client, contextlib.suppress(BrokenPipeError):
             requests.append(json.loads(client.recv(1 << 16)))
             client.sendall(answer)
+            if open_for_s:
+                client.settimeout(open_for_s)
+                assert client.recv(1) == b""  # the client has left
 
-    def script(*answers, raw=b""):
+    def script(*answers, raw=b"", open_for_s=0.0):
         sock.listen()
         requests = []
         text = b"".join(json.dumps(one).encode() + b"\n" for one in answers) + raw
-        threads.append(threading.Thread(target=serve, args=(text, requests), daemon=True))
+        threads.append(threading.Thread(target=serve, args=(text, requests, open_for_s), daemon=True))
         threads[-1].start()
         return requests
 
@@ -112,6 +115,35 @@ def test_a_service_that_fails_and_an_init_that_leaves(init):
     with pytest.raises(ControlError, match=r"^pyinit ended before it answered$") as caught:
         services.run(["start", "app"])
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "message"),
+    [
+        (["wait", "--ready", "app"], {"name": "app", "state": "running", "reason": ""}, "app: not ready within 20ms: running"),
+        (["start", "app"], {"name": "app", "state": "waiting", "reason": "waits for db"}, "app: not ready within 20ms: waiting: waits for db"),
+        (["stop", "app"], {"name": "app", "state": "stopping", "reason": ""}, "app: not stopped within 20ms: stopping"),
+        (["hup", "app"], None, "app: not reloaded within 20ms"),
+        (["wait", "app", "web"], {"name": "web", "state": "ready", "reason": ""}, "app: not ready within 20ms"),
+    ],
+)
+def test_a_timeout_says_how_far_it_is(init, words, last, message):
+    init(*([{"progress": last}] if last else []), open_for_s=PATIENCE_S)
+    with pytest.raises(ControlError) as caught:
+        services.run([*words, "--timeout", "20ms"])
+    assert (str(caught.value), caught.value.exit_code) == (message, 1)
+
+
+def test_ready_is_wait_s_own_word():
+    with pytest.raises(UsageError, match=r"^--ready: there is no such option"):
+        services.run(["stop", "--ready", "app"])
+
+
+def test_events_ask_for_the_names_that_are_meant(init, capsys):
+    asked = init({"ok": True}, *({"event": {"t": "T", "name": name, "state": "ready", "reason": "", "pid": 1}} for name in ("app", "web")))
+    assert events.run(["app"]) == 0
+    assert asked == [{"verb": "events", "lines": 10, "follow": False, "names": ["app"]}]
+    assert capsys.readouterr().out == "T app ready\n"
 
 
 def test_logs_pass_on_every_byte(init, capfdbinary):

@@ -431,6 +431,39 @@ def test_wait_starts_nothing(bench):
     assert bench.host.asked == []
 
 
+def task(bench, state: State, reason: str = "", *, failed: bool = False) -> None:
+    bench.host.views["app"] = bench.host.views["app"]._replace(state=state, reason=reason, target="up", failed=failed)
+    bench.server.changed("app")
+
+
+@pytest.mark.parametrize("verb", ["start", "restart", "enable"])
+def test_a_task_that_is_run_now_is_answered_when_its_run_is_over(bench, verb):
+    task(bench, State.SCHEDULED, "exit code 4", failed=True)  # of an earlier run
+    bench.host.on_ask = lambda _: task(bench, State.STARTING)
+    client = bench.ask({"verb": verb, "names": ["app"]})
+    bench.turn(lambda: bool(bench.host.asked))
+    task(bench, State.SCHEDULED, "exit code 0")
+    assert bench.answers(client)[-1] == {"ok": True}
+
+
+def test_a_run_of_a_task_that_fails_says_why(bench):
+    bench.host.on_ask = lambda _: task(bench, State.STARTING)
+    client = bench.ask({"verb": "start", "names": ["app"]})
+    bench.turn(lambda: bool(bench.host.asked))
+    task(bench, State.SCHEDULED, "exit code 4", failed=True)
+    assert bench.answers(client)[-1] == {"error": "app: failed: exit code 4", "exit_code": 1}
+
+
+def test_a_run_of_a_task_that_is_refused_at_once_says_why(bench):
+    bench.host.on_ask = lambda _: task(bench, State.SCHEDULED, "requires db, which failed", failed=True)
+    assert bench.answers(bench.ask({"verb": "restart", "names": ["app"]}))[-1] == {"error": "app: failed: requires db, which failed", "exit_code": 1}
+
+
+def test_a_task_between_its_runs_is_not_waited_for(bench):
+    task(bench, State.SCHEDULED, "exit code 4", failed=True)
+    assert bench.answers(bench.ask({"verb": "wait", "names": ["app"]}))[-1] == {"ok": True}
+
+
 @pytest.mark.parametrize(("text", "answer"), [("", {"ok": True}), ("exit code 1", {"error": "app: reload: exit code 1", "exit_code": 1})])
 def test_hup_is_answered_when_the_reload_is_over(bench, text, answer):
     client = bench.ask({"verb": "hup", "names": ["app"]})
@@ -447,6 +480,10 @@ def test_the_last_events_and_those_to_come(bench):
     assert bench.answers(client, 1) == [{"ok": True}]
     bench.server.happened({"name": "new"})
     assert bench.answers(client, 1) == [{"event": {"name": "new"}}]
+
+
+def test_events_of_what_is_no_service_are_refused(bench):
+    assert bench.answers(bench.ask({"verb": "events", "names": ["ap"]})) == [{"error": "ap: no such service; did you mean app?", "exit_code": 1}]
 
 
 def test_a_follower_that_does_not_read_is_left(bench):

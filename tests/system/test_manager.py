@@ -335,6 +335,39 @@ enabled = false
     assert (tmp_path / "state/enabled").read_text() == "+other\n"
 
 
+def test_a_task_that_is_run_now_is_waited_for_and_its_failure_told(manager, tmp_path):
+    box = manager(f"""
+[services.task]
+schedule = "@yearly"
+command = ["sh", "-c", "test -e {tmp_path}/good"]
+[services.picky]
+schedule = "@yearly"
+command = ["true"]
+requires = ["off"]
+[services.off]
+kind = "oneshot"
+command = ["false"]
+enabled = false
+[services.idle]
+schedule = "@yearly"
+command = ["true"]
+condition = {{ path_exists = "/not/there" }}
+""")
+    box.wait_for("off: failed")
+    assert manager.verb("wait", "task", "--ready", "--timeout", "10s").returncode == 0
+    done = manager.verb("start", "task")
+    assert (done.returncode, done.stderr) == (1, "pyinit: task: failed: exit code 1\n")
+    (tmp_path / "good").touch()
+    assert [manager.verb(word, "task").returncode for word in ("start", "restart", "enable")] == [0, 0, 0]
+    assert manager.verb("start", "idle").returncode == 0
+    done = manager.verb("start", "picky")
+    assert (done.returncode, done.stderr) == (1, "pyinit: picky: failed: requires off, which failed: exit code 1\n")
+    for words in (["events"], ["wait"], ["hup"], ["ps"], ["signal", "HUP"], ["enable"], ["disable"], ["exec"], ["logs"], ["status"]):
+        unknown = manager.verb(*words, "tsk", *(["--", "true"] if words == ["exec"] else []))
+        assert (unknown.returncode, unknown.stdout, unknown.stderr) == (1, "", "pyinit: tsk: no such service; did you mean task?\n")
+    assert box.stop() == 0
+
+
 def test_ready_stopping_and_exit_status_go_upward(manager, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager_of_ours:
         manager_of_ours.bind(str(tmp_path / "up"))
