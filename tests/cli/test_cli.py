@@ -1,5 +1,6 @@
 """What the verbs print and refuse, without a running init; what needs one is in tests/system."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -168,14 +169,19 @@ client.send(f"{own} {os.environ['LISTEN_FDS']} {os.environ['LISTEN_FDNAMES']}".e
 """
 
 
-def listening_on_3(listener: socket.socket, pid: str, *command: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def listening_on_3(listener: socket.socket, pid: str, *command: str):
     """pyinit as whoever activates sockets starts it: the listener is fd 3, LISTEN_PID the process that was started."""
     activate = (
         f"import os, sys; os.dup2({listener.fileno()}, 3); "
         f"os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES='web', LISTEN_PID=str({pid})); os.execv(sys.argv[1], sys.argv[1:])"
     )
     words = [sys.executable, "-S", "-c", activate, sys.executable, "-m", "pyinit", "-s", "--", *command]
-    return subprocess.Popen(words, pass_fds=(listener.fileno(),), stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(words, pass_fds=(listener.fileno(),), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # if the test has failed
 
 
 def test_sockets_that_are_handed_to_us_are_the_command_s():

@@ -105,6 +105,7 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def close(self) -> None:
+        """Its terminal goes away, and it with that."""
         os.close(self.main)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
@@ -176,9 +177,15 @@ def test_it_ends_with_pyinit(box, terminal):
     assert box.wait() == 0
 
 
-def client(box, *words: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def client(box, *words: str):
+    """It does not outlive a test that fails."""
     command = [sys.executable, "-m", "pyinit", "status", "--watch", "--socket", box.socket, *words]
-    return subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_away_from_a_terminal_a_table_for_each_change(box):
@@ -211,11 +218,10 @@ def test_with_json_a_line_for_each_change_of_what_is_named(box):
 
 
 def test_it_leaves_with_its_reader_and_what_is_unknown_is_told(box):
-    watch = client(box)
-    watch.stdout.readline()
-    watch.stdout.close()
-    assert (watch.wait(DEADLINE_S), watch.stderr.read()) == (0, "")
-    watch.stderr.close()
+    with client(box) as watch:
+        watch.stdout.readline()
+        watch.stdout.close()
+        assert (watch.wait(DEADLINE_S), watch.stderr.read()) == (0, "")
     done = box.verb("status", "--watch", "ap")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "pyinit: ap: no such service; did you mean app?\n")
     assert box.stop() == 0
@@ -241,5 +247,4 @@ def test_pyinit_sleeps_while_nothing_happens(box):
         slept = turns()
         assert not select.select([watch.stdout], [], [], 2.5)[0]
         assert turns() == slept
-        watch.terminate()
     assert box.stop() == 0
