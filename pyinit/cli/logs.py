@@ -1,33 +1,195 @@
-"""`pyinit logs [-f] [-n N] [NAME...]`: the last lines of services' logs."""
+"""`pyinit logs [-f] [-n N] [--since T] [--grep REGEX] [--json] [NAME...]`: what services said."""
 
+import heapq
+import json
 import os
+import re
+import select
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from pyinit.cli import options
 from pyinit.control.client import Connection
-from pyinit.errors import EXIT_OK, ControlError
+from pyinit.errors import EXIT_FAILED, EXIT_OK, ControlError, UsageError
+from pyinit.init import render
+from pyinit.init.logtail import Line, Past, Wanted
 
 _USAGE = """\
-usage: pyinit logs [-c NAME | --socket PATH] [-f] [-n LINES] [SERVICE...]
+usage: pyinit logs [-c NAME | --socket PATH] [-f] [-n LINES] [--since TIME] [--grep REGEX] [--json] [SERVICE...]
 
 Print the last 10 (or LINES) lines of the services' logs, of all by default; -f goes on with each new line.
+--since: not before "10m" ago, or "2026-11-24T10:00:00Z"; --grep: only lines that match a regular expression. With
+either all such lines are printed, unless -n says how many. --json: an object a line. Lines of several services are
+in the order of their stamps, each behind its service's name.
 """
 _MOST_LINES = 1_000_000
+_RETRY_S, _PATIENCE_S = 0.1, 5.0  # a logger that was killed comes back
+_NS = 1_000_000_000
+_SHAPES = ("0000-00-00", "0000-00-00T00:00", "0000-00-00T00:00:00", "0000-00-00T00:00:00.000000")
+
+
+class _Key(NamedTuple):
+    service: str
+    stream: str
+
+
+class _Show:
+    """How a line goes out: prefix or JSON, and only if it matches."""
+
+    def __init__(self, match: Callable[[bytes], object] | None, *, as_json: bool, names: bool) -> None:
+        self._match = match
+        self._as_json = as_json
+        self._names = names
+
+    def __call__(self, key: _Key, line: Line) -> bytes:
+        if self._as_json:
+            return _as_json(key, line.text)
+        prefix = f"{key.service}: ".encode() if self._names else b""
+        return b"%s%s\n" % (prefix, line.text)
+
+    def new(self, key: _Key, text: bytes) -> bytes:
+        """Of one that has just come; b"" if it is not wanted."""
+        return self(key, Line(0, text)) if self._match is None or self._match(text) else b""
 
 
 def run(arguments: list[str]) -> int:
-    """0."""
-    chosen = options.parse(arguments, usage=_USAGE, values=("-n",), flags=("-f",))
+    """0; 1 if it could not go on following."""
+    chosen = options.parse(arguments, usage=_USAGE, values=("-n", "--since", "--grep"), flags=("-f", "--json"))
     if chosen is None:
         return EXIT_OK
-    request = {
-        "verb": "logs", "names": chosen.names, "follow": "-f" in chosen.flags,
-        "lines": chosen.integer("-n", 10, _MOST_LINES),
+    match = _pattern(chosen.values.get("--grep"))
+    since_ns = _since(chosen.values.get("--since"))
+    wanted = Wanted(chosen.integer("-n", -1 if match or since_ns else 10, _MOST_LINES), since_ns, match)
+    follow, path = "-f" in chosen.flags, chosen.socket()
+    request: dict[str, object] = {"verb": "logs", "names": chosen.names, "follow": follow}
+    while True:
+        with Connection(path, request) as connection:
+            answer, folder = connection.answer_with_fd()
+            keys = [_Key(row["service"], row["stream"]) for row in answer["logs"]]
+            show = _Show(match, as_json="--json" in chosen.flags, names=len(chosen.names or {key.service for key in keys}) != 1)
+            begun = _print_past(answer["logs"], folder, wanted, show)
+            if not follow:
+                _write(b"".join(show(key, Line(0, text)) for key, text in begun.items() if text and wanted.last and (not match or match(text))))
+                return EXIT_OK
+            ending = _follow(connection, begun, show)
+        if ending is not None:
+            return ending
+        wanted = wanted._replace(last=0)
+        if not _is_back(path):
+            return EXIT_OK
+        print("pyinit: the logger was killed: lines may be missing here; `pyinit logs` has them", file=sys.stderr)
+
+
+def _print_past(rows: list[dict[str, Any]], folder: int, wanted: Wanted, show: _Show) -> dict[_Key, bytes]:
+    """What was there when we asked; the lines that are not finished, by stream."""
+    keys = [_Key(row["service"], row["stream"]) for row in rows]
+    pasts = [Past(folder, *key, row["ino"], row["size"]) for key, row in zip(keys, rows, strict=True)]
+    try:
+        merged = heapq.merge(*(_labelled(key, past.lines(wanted)) for key, past in zip(keys, pasts, strict=True)), key=lambda one: one[1].ns)
+        _write_all(show(key, line) for key, line in merged)
+        return {key: past.rest for key, past in zip(keys, pasts, strict=True)}
+    finally:
+        for past in pasts:
+            past.close()
+        if folder >= 0:
+            os.close(folder)
+
+
+def _labelled(key: _Key, lines: Iterator[Line]) -> Iterator[tuple[_Key, Line]]:
+    for line in lines:
+        yield key, line
+
+
+def _follow(connection: Connection, begun: dict[_Key, bytes], show: _Show) -> int | None:
+    """The exit code at the end; None if the logger has gone without one."""
+    buffer = b""
+    for data in connection.rest():
+        buffer += data
+        while True:
+            head, mark, rest = buffer.partition(b"\n")
+            service, stream, length = head.decode().split(" ") if mark else ("", "", "0")
+            if not mark or len(rest) < int(length):
+                break
+            if service == "-":
+                _write(b"".join(show.new(key, text) for key, text in begun.items() if text))
+                if stream == "slow":
+                    raise ControlError("this reader is too slow: lines are missing from here on")
+                return EXIT_OK
+            key = _Key(service, stream)
+            *lines, begun[key] = (begun.get(key, b"") + rest[: int(length)]).split(b"\n")
+            _write(b"".join(show.new(key, line) for line in lines))
+            buffer = rest[int(length) :]
+    return None
+
+
+def _is_back(path: str) -> bool:
+    """Whether pyinit is there still, with another logger; False once it has gone."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline_s:
+        try:
+            with Connection(path, {"verb": "logs", "follow": True}) as connection:
+                _, folder = connection.answer_with_fd()
+                if folder >= 0:
+                    os.close(folder)
+                return True
+        except ControlError as error:
+            if error.exit_code != EXIT_FAILED:
+                return False
+            select.select([], [], [], _RETRY_S)
+    return False
+
+
+def _pattern(text: str | None) -> Callable[[bytes], object] | None:
+    if text is None:
+        return None
+    try:
+        return re.compile(os.fsencode(text)).search
+    except re.error as error:
+        raise UsageError(f"--grep {text}: expected a regular expression ({error})") from error
+
+
+def _since(text: str | None) -> int:
+    """In ns since 1970; 0 without one."""
+    if text is None:
+        return 0
+    age_s = options.seconds(text)
+    if age_s is not None:
+        return time.time_ns() - int(age_s * _NS)
+    bare = text.removesuffix("Z")
+    for shape in _SHAPES:
+        if len(bare) == len(shape) and "".join("0" if char in "0123456789" else char for char in bare) == shape:
+            found = render.read_iso((bare + "0000-01-01T00:00:00.000000"[len(bare) :]).encode())
+            if found is not None:
+                return found
+    raise UsageError(f'--since {text}: expected a time such as "10m" or "2026-11-24T10:00:00Z" (UTC)')
+
+
+def _as_json(key: _Key, text: bytes) -> bytes:
+    """As `format = "json"` writes it; a line that is so already stays as it is."""
+    if text.startswith(b'{"t":"') and text.endswith(b"}"):
+        return text + b"\n"
+    ns = render.read_stamp(text)
+    stamp = text.partition(b" ")[0] if ns else b""
+    message = text[len(stamp) + 1 :] if ns else text
+    row = {
+        "t": render.iso(ns).decode() if ns else None, "service": key.service, "stream": key.stream,
+        "msg": message.decode("utf-8", "surrogateescape"),
     }  # fmt: skip
-    with Connection(chosen.socket(), request) as connection:
-        connection.answer()
-        for data in connection.rest():
-            _write(data)
-    return EXIT_OK
+    return json.dumps(row).encode() + b"\n"
+
+
+def _write_all(lines: Iterable[bytes]) -> None:
+    """In few writes."""
+    pieces, size = [], 0
+    for line in lines:
+        pieces.append(line)
+        size += len(line)
+        if size > 1 << 16:
+            _write(b"".join(pieces))
+            pieces, size = [], 0
+    _write(b"".join(pieces))
 
 
 def _write(data: bytes) -> None:

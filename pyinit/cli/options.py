@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pyinit.control.places import find_socket
 from pyinit.errors import UsageError, hint
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FOR_EVER_S = 2e6  # poll(2) takes milliseconds as an int
 
 
@@ -29,11 +29,10 @@ class Options:
         text = self.values.get("--timeout")
         if text is None:
             return None
-        for unit, factor in _UNITS.items():
-            digits = text.removesuffix(unit)
-            if digits != text and text.isascii() and digits.replace(".", "", 1).isdigit():
-                return min(float(digits) * factor, _FOR_EVER_S)
-        raise UsageError(f'--timeout {text}: expected a duration such as "5s" or "2m"')
+        found = seconds(text)
+        if found is None:
+            raise UsageError(f'--timeout {text}: expected a duration such as "5s" or "2m"')
+        return min(found, _FOR_EVER_S)
 
     def integer(self, name: str, default: int, highest: int) -> int:
         text = self.values.get(name)
@@ -74,6 +73,15 @@ def parse(words: list[str], *, usage: str, values: tuple[str, ...] = (), flags: 
 
 def _near(word: str, known: tuple[str, ...]) -> str:
     return hint(word, known) or f"; there are: {' '.join(sorted(known))}"
+
+
+def seconds(text: str) -> float | None:
+    """Of `5s`, `250ms`, `2h`, `3d`; None if it is no duration."""
+    for unit, factor in _UNITS.items():
+        digits = text.removesuffix(unit)
+        if digits != text and text.isascii() and digits.replace(".", "", 1).isdigit():
+            return float(digits) * factor
+    return None
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pyinit.config.processes import LOGGER
 from pyinit.core import graph
 from pyinit.errors import hint
 from pyinit.model import NOWHERE, Config, Container, Mount, Origin, ServiceSpec
@@ -37,11 +38,14 @@ def services(config: Config, place: Places) -> list[Problem]:
     for spec in config.services:
         for key in ("requires", "wants", "after", "before"):
             for other in getattr(spec, key):
+                if key == "after" and spec.log.to == LOGGER + other:
+                    continue  # told below, at its own line
                 at = place(spec.name, key, other)
                 if other not in names:
                     found.append(Problem(at, f"services.{spec.name}.{key}: there is no service {other}{_near(other, names)}"))
                 elif other == spec.name:
                     found.append(Problem(at, f"services.{spec.name}.{key}: a service can't wait for itself; take it out"))
+    found += _loggers(config, names)
     main = config.init.main
     if main and main not in names:
         found.append(Problem(place("", "main", main), f"init.main: there is no service {main}{_near(main, names)}"))
@@ -49,6 +53,28 @@ def services(config: Config, place: Places) -> list[Problem]:
     if cycle is not None:
         first = next(spec for spec in config.services if spec.name == cycle[0])
         found.append(Problem(first.origin, f"services wait for each other in a circle: {' -> '.join(cycle)}; remove one of these"))
+    return found
+
+
+def _loggers(config: Config, names: list[str]) -> list[Problem]:
+    """Services that log to another one."""
+    found = []
+    specs = {spec.name: spec for spec in config.services}
+    for spec in config.services:
+        name = spec.log.to.removeprefix(LOGGER)
+        if name == spec.log.to:
+            continue
+        at, key = spec.log.origin, f"services.{spec.name}.log.to"
+        other = specs.get(name)
+        if other is None:
+            found.append(Problem(at, f"{key}: there is no service {name}{_near(name, names)}"))
+        elif other is spec:
+            found.append(Problem(at, f'{key}: a service can\'t be its own logger: expected another\'s name, or to = "file"'))
+        elif other.kind != "service":
+            found.append(Problem(at, f"{key}: {name} is a {other.kind}, which ends: expected a service that reads its standard input"))
+        elif other.process.stdin != "logs" or other.process.tty:
+            text = f"{key}: {name} reads these lines from its standard input, and has a stdin or tty of its own; take that out"
+            found.append(Problem(at, text))
     return found
 
 

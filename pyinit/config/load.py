@@ -15,12 +15,15 @@ except ModuleNotFoundError:  # a small image without packages
 from pyinit.config import check
 from pyinit.config import container as tables
 from pyinit.config.decode import Document, Table
+from pyinit.config.processes import LOGGER
 from pyinit.config.services import Defaults, instances, service
 from pyinit.config.source import positions
+from pyinit.core.actions import END_OF_INPUT
 from pyinit.errors import ConfigError
-from pyinit.model import Config, Origin, ServiceSpec
+from pyinit.model import Config, Origin, ServiceSpec, StopStep
 
 _MOST_FILES = 1000
+_READS_ON_S = 2.0  # what a logger has, once its input has ended, before its own stop signals
 _MAGIC = "*?["
 
 
@@ -119,7 +122,9 @@ class _Loader:
 
     def specs(self, *, strict: bool) -> tuple[ServiceSpec, ...]:
         """All services, with what [init] and [container] say for each: in a container each has a cgroup of its own."""
-        return tuple(self._finished(name, spec, strict=strict) for name, spec in self.services.items())
+        found = tuple(self._finished(name, spec, strict=strict) for name, spec in self.services.items())
+        loggers = {spec.log.to.removeprefix(LOGGER) for spec in found if spec.log.to.startswith(LOGGER)}
+        return tuple(_as_logger(spec) if spec.name in loggers else spec for spec in found) if loggers else found
 
     def _finished(self, name: str, spec: ServiceSpec, *, strict: bool) -> ServiceSpec:
         data = self.tables[name].data
@@ -127,6 +132,8 @@ class _Loader:
             spec = spec._replace(kill="cgroup")
         if "strict" not in data:
             spec = spec._replace(process=spec.process._replace(strict=strict))
+        if spec.log.to.startswith(LOGGER):  # the lines' reader is there first, and last
+            spec = spec._replace(after=(*spec.after, spec.log.to.removeprefix(LOGGER)))
         if not self.groups:
             return spec
         requires, wants, after, before = (
@@ -173,7 +180,15 @@ def _syntax(file: str, text: str, said: str) -> tuple[Origin, str]:
 
 
 def _named(spec: ServiceSpec) -> list[str]:
-    return [*spec.requires, *spec.wants]
+    logger = [spec.log.to.removeprefix(LOGGER)] if spec.log.to.startswith(LOGGER) else []
+    return [*spec.requires, *spec.wants, *logger]
+
+
+def _as_logger(spec: ServiceSpec) -> ServiceSpec:
+    """Others log to it: it reads them from its standard input, and sees their end before it is told to stop."""
+    if spec.process.stdin == "null":
+        spec = spec._replace(process=spec.process._replace(stdin="logs"))
+    return spec._replace(stop=(StopStep(END_OF_INPUT, _READS_ON_S), *spec.stop))
 
 
 def load(

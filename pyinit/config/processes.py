@@ -12,8 +12,11 @@ RLIMITS = (
     "as", "core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
     "sigpending", "stack",
 )  # fmt: skip
-PLAIN_LOGS = ("file", "stdout", "null", "inherit")
-LOG_LATER = ("max_age", "total_size", "compress", "format", "stderr", "max_line", "rate", "rate_burst")
+PLAIN_LOGS = ("file", "stdout", "syslog", "null", "inherit")
+LOGGER = "service:"
+_OF_A_FILE = ("max_size", "max_age", "keep", "total_size", "compress")
+_OF_LINES = ("timestamp", "format", "stderr", "max_line", "rate", "rate_burst", "echo")
+_LONGEST_MAX = 1 << 20
 _KEYS = (
     "nice", "cpu_affinity", "oom_score_adj", "rlimits", "capabilities", "ambient_capabilities", "chroot",
     "private_tmp", "read_only_paths", "stdin", "tty",
@@ -210,16 +213,55 @@ def _missing(table: Table, key: str, example: str) -> None:
 
 
 def log(table: Table | None, log_to: str) -> LogSpec:
+    """`log_to` is the role's default of `to`."""
     if table is None:
         return LogSpec(to=log_to)
     base = LogSpec()
     found = LogSpec(
-        to=table.choice("to", log_to, PLAIN_LOGS),
+        to=_log_to(table, log_to),
         max_size_bytes=table.size("max_size", base.max_size_bytes),
+        max_age_s=table.duration("max_age", base.max_age_s),
         keep=table.integer("keep", base.keep, 1, 10_000),
-        timestamp=table.choice("timestamp", base.timestamp, ("iso", "none")),
+        total_size_bytes=table.size("total_size"),
+        compress=table.boolean("compress"),
+        timestamp=table.choice("timestamp", base.timestamp, ("iso", "tai64n", "none")),
+        format=table.choice("format", base.format, ("text", "json")),
+        stderr=table.choice("stderr", base.stderr, ("joined", "separate")),
+        max_line_bytes=table.size("max_line"),
+        rate=table.integer("rate", 0, 1, 1_000_000) if table.has("rate") else 0,
+        rate_burst=table.integer("rate_burst", 0, 1, 10_000_000) if table.has("rate_burst") else 0,
         echo=table.boolean("echo"),
         origin=table.at("to") if "to" in table.data else table.origin,
     )
-    table.close(LOG_LATER)
+    _check_log(table, found)
+    table.close()
     return found
+
+
+def _log_to(table: Table, default: str) -> str:
+    text = table.string("to", default)
+    if text.startswith(LOGGER) and len(text) > len(LOGGER):
+        return text
+    return table.choice("to", default, PLAIN_LOGS) if text != LOGGER else table.choice("to", default, (*PLAIN_LOGS, "service:NAME"))
+
+
+def _check_log(table: Table, spec: LogSpec) -> None:
+    """Keys that contradict each other."""
+    # Without `to` the role decides, and one file serves several roles: what is of no use in one is no error then.
+    for keys, places in ((_OF_A_FILE, ("file", "syslog")), (_OF_LINES, ("file", "syslog", "stdout"))):
+        for key in keys:
+            if key in table.data and "to" in table.data and spec.to not in places:
+                words = " or ".join(f'"{place}"' for place in places)
+                table.fault(key, f'is of no use to a log that goes to "{spec.to}": expected to = {words}, or take this out')
+    if table.has("max_age") and spec.max_age_s < 1:
+        table.fault("max_age", f'expected a time of 1 s or more, found {show(table.data["max_age"])}')
+    if spec.max_line_bytes > _LONGEST_MAX:
+        table.fault("max_line", f'expected a size of at most "1M", found {show(table.data["max_line"])}')
+    if spec.total_size_bytes and spec.total_size_bytes < 2 * spec.max_size_bytes:
+        table.fault("total_size", "expected twice max_size or more, for there is always a current file and an older one")
+    if spec.rate_burst and not spec.rate:
+        table.fault("rate_burst", "belongs to `rate`; add that, or take this out")
+    elif spec.rate_burst and spec.rate_burst < spec.rate:
+        table.fault("rate_burst", f"expected rate_burst >= rate, found {spec.rate_burst} and {spec.rate}")
+    if spec.format == "json" and table.has("timestamp"):
+        table.fault("timestamp", 'each object of format = "json" has its time already; take this out')

@@ -12,6 +12,7 @@ from typing import Any
 
 from pyinit.control.places import short
 from pyinit.errors import EXIT_FAILED, EXIT_NOT_RUNNING, ControlError
+from pyinit.linux.fds import receive
 
 
 class EndedError(ControlError):
@@ -29,6 +30,7 @@ class Connection:
         self._path = path
         self._ends_at_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._buffer = b""
+        self._fds: list[int] = []
         self._sock = _connect(path)
         try:
             line = json.dumps(request).encode() + b"\n"
@@ -42,6 +44,12 @@ class Connection:
 
     def __exit__(self, *_: object) -> None:
         self._sock.close()
+        self._close_fds()
+
+    def _close_fds(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
 
     def send(self, data: bytes) -> None:
         """What an answer that is being waited for needs; nothing if nobody is there any more."""
@@ -64,6 +72,13 @@ class Connection:
         """The one with `ok`; errors as in `answers`."""
         *_, last = self.answers()
         return last
+
+    def answer_with_fd(self) -> tuple[dict[str, Any], int]:
+        """The one with `ok`, and the descriptor that came with it, the caller's to close; -1 without one."""
+        answer = self.answer()
+        fd = self._fds.pop(0) if self._fds else -1
+        self._close_fds()
+        return answer, fd
 
     def rest(self) -> Iterator[bytes]:
         """What comes behind the answers, up to the end."""
@@ -104,7 +119,9 @@ class Connection:
                 if left_s <= 0:  # the socket would take 0 for "don't block"
                     raise TimeoutError
                 self._sock.settimeout(left_s)
-            return self._sock.recv(1 << 16)
+            data, fds = receive(self._sock, 1 << 16, 1)
+            self._fds += fds
+            return data
         except TimeoutError:
             raise LateError("the time that was given is over; it goes on without us") from None
         except ConnectionResetError:

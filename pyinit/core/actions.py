@@ -49,8 +49,14 @@ class Forget(NamedTuple):
     name: str
 
 
+END_OF_INPUT = 0
+
+
 class SendSignal(NamedTuple):
-    """Signal the main process; with `group`, everything the service's kill policy covers."""
+    """Signal the main process; with `group`, everything the service's kill policy covers.
+
+    END_OF_INPUT: no signal; close what the service, a logger of others, reads.
+    """
 
     name: str
     signal: int

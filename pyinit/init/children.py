@@ -157,12 +157,14 @@ class Children:
         for text in warnings:
             self._warn(text)
         gid, groups = self._groups_of(spec, user)
+        owner = user.uid if user and groups is not None else -1
         return spawn.Child(
             argv=argv,
             path=spawn.find_program(argv[0], environment["PATH"], process.chroot),
             environment=environment,
             stdin_fd=self.null_fd,
-            output_fd=-1 if process.tty else self._output.pipe_for(spec, user.uid if user and groups is not None else -1),
+            output_fd=-1 if process.tty else self._output.pipe_for(spec, owner),
+            error_fd=-1 if process.tty else self._output.error_pipe_for(spec, owner),
             cgroup_fds=self._cgroup_fds(spec),
             uid=user.uid if user else 0,
             gid=gid,
@@ -230,6 +232,8 @@ class Children:
         kind, _, path = spec.process.stdin.partition(":")
         if kind == "tty":
             return 0
+        if kind == "logs":
+            return self._output.feed_for(spec.name)
         if kind != "file":
             return self.null_fd
         try:

@@ -1,7 +1,13 @@
-"""Those who asked for logs: `pyinit logs`, from inside the logger.
+r"""Those who asked for logs: `pyinit logs`, from inside the logger.
 
-Owns requests, answers and what waits to be sent. Must not know pipes. Laws: a client costs bounded memory, however
-slow; a client's mistake is answered, and costs nobody else anything.
+Owns requests, answers and what waits to be sent. Must not know pipes, nor read a log: who asks gets the folder's
+descriptor and reads at a pace of its own. Laws: a client costs bounded memory, however slow; a client's mistake is
+answered, and costs nobody else anything; a client outlives a logger that makes way for another.
+
+The answer is a line of JSON: {"ok": true, "logs": [{"service", "stream", "ino", "size"}, ...]} with the descriptor of
+LOG_DIR: what was said up to now is in the first `size` bytes of the file `ino`, and in its archives. With "follow" what
+is said from then on comes in frames, `SERVICE STREAM LENGTH\n` and so many bytes, as they go to the file; `- end 0`
+is the end, `- slow 0` that of a client that did not read.
 """
 
 import os
@@ -9,101 +15,92 @@ import select
 import socket
 from collections.abc import Callable
 
-from pyinit.init.logfile import Marker
-from pyinit.init.logtail import Tail
-from pyinit.model import LogSpec
+from pyinit.init.logstream import Stream
+from pyinit.linux.fds import receive
 
 _MOST_QUEUED = 1 << 20
 _MOST_REQUEST = 1 << 16
 _MOST_CLIENTS = 64
-_DEFAULT_LINES = 10
-_TOO_SLOW = b"pyinit: this reader is too slow: lines are missing from here on\n"
+HANDED_OVER = b"client\0"
+RENEW = b"renew"
+_READABLE = ("file", "syslog")
 
 
 class _Client:
-    """What one gets: an answer, tails, then (`follow`) new lines."""
+    """What one gets: an answer, then (`names`) frames."""
 
-    def __init__(self, sock: socket.socket, answer: bytes) -> None:
+    def __init__(self, sock: socket.socket, names: list[str]) -> None:
         self.sock = sock
-        self.follow = False
-        self.tails: list[Tail] = []
-        self.markers: dict[str, Marker] = {}  # of the services that it wants
-        self._sending = memoryview(answer)
+        self.names = frozenset(names)  # whose frames it gets; none, and it ends with its answer
+        self.sending = memoryview(b"")
         self._queue: list[bytes] = []
         self._queued_bytes = 0
 
-    def take(self, name: str, data: bytes) -> None:
+    def queue(self, data: bytes) -> None:
+        self._queue.append(data)
+        self._queued_bytes += len(data)
+
+    def take(self, head: bytes, data: bytes) -> None:
         if self._queued_bytes > _MOST_QUEUED:
-            self.follow = False
-            self._queue.append(_TOO_SLOW)
-            return
-        prefix = f"{name}: ".encode() if len(self.markers) > 1 else b""
-        marked = self.markers[name].apply(data, prefix)
-        self._queue.append(marked)
-        self._queued_bytes += len(marked)
+            self.names = frozenset()
+            self._queue.append(b"- slow 0\n")
+        else:
+            self.queue(head)
+            self.queue(data)
 
     def next_piece(self) -> memoryview:
         """What is to be sent now; empty if there is nothing."""
-        while not self._sending:
-            if self.tails:
-                self._sending = memoryview(self.tails[0].read())
-                if not self._sending:
-                    del self.tails[0]
-            elif self._queue:
-                self._sending = memoryview(b"".join(self._queue))
-                self._queue, self._queued_bytes = [], 0
-            else:
-                break
-        return self._sending
+        if not self.sending and self._queue:
+            self.sending = memoryview(b"".join(self._queue))
+            self._queue, self._queued_bytes = [], 0
+        return self.sending
 
-    def sent(self, count: int) -> None:
-        self._sending = self._sending[count:]
-
-    def close(self) -> None:
-        for tail in self.tails:
-            tail.close()
-        self.sock.close()
+    def send(self) -> None:
+        self.sending = self.sending[self.sock.send(self.sending) :]
 
 
 class Clients:
     """All of them; their sockets are in the logger's epoll."""
 
-    def __init__(
-        self, specs: dict[str, LogSpec], log_dir: str, epoll: select.epoll, order: Callable[[list[str]], None]
-    ) -> None:
+    def __init__(self, streams: list[Stream], log_dir: str, epoll: select.epoll, order: Callable[[list[str]], None]) -> None:
         """`order` gets PID 1's own words."""
         self._order = order
-        self._specs = specs
+        self._streams = streams
         self._log_dir = log_dir
         self._epoll = epoll
         self._clients: dict[int, _Client] = {}
-
-    @property
-    def count(self) -> int:
-        """Of those that are there now."""
-        return len(self._clients)
+        self.must_make_way = False  # for another logger
 
     def accept(self, control: socket.socket) -> bool:
-        """A request line and its client's socket, handed over by PID 1; False at the end: PID 1 is gone."""
-        try:
-            data, fds, _, _ = socket.recv_fds(control, _MOST_REQUEST, 4)
-        except BlockingIOError:
-            return True
-        for fd in fds[1:]:
-            os.close(fd)
-        if data and not fds:
-            self._order(data.decode().split("\0"))
-        if fds:
-            sock = socket.socket(fileno=fds[0])
-            sock.setblocking(False)  # noqa: FBT003 - no keywords there
-            self._add(self._client(sock, data))
-        return bool(data)
+        """What PID 1 says, or a client that it hands over with its request; False if there is nothing more.
 
-    def publish(self, name: str, begun: bytes, data: bytes) -> None:
-        """New lines of a service, as they stand in its log: the end of what was begun, then the others."""
+        EOFError: PID 1 wants no more of us, or is gone.
+        """
+        try:
+            data, fds = receive(control, _MOST_REQUEST, 4, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:  # PID 1 is gone, and had not heard all that we said
+            data, fds = b"", []
+        if not data:
+            raise EOFError
+        if data == RENEW:
+            self.must_make_way = True
+        elif data.startswith(HANDED_OVER) and len(fds) == 2:
+            self._take_over(data[len(HANDED_OVER) :], *fds)
+        elif fds:
+            for fd in fds[1:]:
+                os.close(fd)
+            self._answer(socket.socket(fileno=fds[0]), data)
+        else:
+            self._order(data.decode().split("\0"))
+        return True
+
+    def publish(self, name: str, stream: str, data: bytes) -> None:
+        """What a service said, as it stands in its log."""
         for client in list(self._clients.values()):
-            if client.follow and name in client.markers:
-                client.take(name, begun + data)
+            if name in client.names:
+                client.take(b"%s %s %d\n" % (name.encode(), stream.encode(), len(data)), data)
                 self._epoll.modify(client.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def serve(self, fd: int, mask: int) -> None:
@@ -115,16 +112,15 @@ class Clients:
             if mask & (select.EPOLLHUP | select.EPOLLERR) or (mask & select.EPOLLIN and not client.sock.recv(4096)):
                 self._drop(client)
                 return
-            piece = client.next_piece()
-            if piece:  # one a turn, so that a long tail does not keep the services waiting
-                client.sent(client.sock.send(piece))
+            if client.next_piece():
+                client.send()
         except BlockingIOError:
             return
         except OSError:
             self._drop(client)
             return
         if not client.next_piece():
-            if client.follow:
+            if client.names:
                 self._epoll.modify(fd, select.EPOLLIN)
             else:
                 self._drop(client)
@@ -132,54 +128,97 @@ class Clients:
     def finish(self) -> None:
         """The end: each gets what it can take now."""
         for client in list(self._clients.values()):
+            if client.names:
+                client.queue(b"- end 0\n")
             try:
-                while piece := client.next_piece():
-                    client.sent(client.sock.send(piece))
+                while client.next_piece():
+                    client.send()
             except OSError:
                 pass  # it is too slow, or gone
             self._drop(client)
 
-    def _add(self, client: _Client) -> None:
+    def hand_over(self, control: socket.socket) -> None:
+        """To PID 1, for the next logger: each with what it has not been sent yet."""
+        import json  # see _answer
+
+        for client in list(self._clients.values()):
+            rest = os.memfd_create("pyinit-log-client", os.MFD_CLOEXEC)
+            with open(rest, "wb") as file:
+                while piece := client.next_piece():
+                    file.write(piece)
+                    client.sending = memoryview(b"")
+                file.flush()
+                state = json.dumps(sorted(client.names)).encode()
+                socket.send_fds(control, [HANDED_OVER + state], [client.sock.fileno(), rest])
+            self._drop(client)
+
+    def _take_over(self, state: bytes, fd: int, rest: int) -> None:
+        import json  # see _answer
+
+        sock = socket.socket(fileno=fd)
+        with open(rest, "rb") as file:
+            data = os.pread(rest, os.fstat(file.fileno()).st_size, 0)
+        self._add(_Client(sock, json.loads(state)), data)
+
+    def _add(self, client: _Client, data: bytes) -> None:
+        client.sock.setblocking(False)  # noqa: FBT003 - no keywords there
+        client.queue(data)
         fd = client.sock.fileno()
         self._clients[fd] = client
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLOUT)
 
-    def _client(self, sock: socket.socket, data: bytes) -> _Client:
+    def _answer(self, sock: socket.socket, data: bytes) -> None:
         import json  # at the first request: most loggers never get one
 
         try:
             request = json.loads(data)
-            names, lines, follow = request.get("names") or [], request.get("lines", _DEFAULT_LINES), bool(request.get("follow"))
-        except (ValueError, AttributeError, RecursionError):
-            names, lines, follow = [], None, False
-        if len(self._clients) >= _MOST_CLIENTS:
-            refusal = f"{_MOST_CLIENTS} clients are reading logs already: end one of them"
-        elif type(lines) is not int or lines < 0:
-            refusal = 'expected "lines" to be a number from 0 up'
-        else:
-            names = list(dict.fromkeys(names)) or [n for n, spec in self._specs.items() if follow or spec.to == "file"]
-            refusal = self._refusal(names, follow=follow)
+            names, follow = [str(name) for name in request.get("names") or []], bool(request.get("follow"))
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            names, follow = [""], False
+        names = list(dict.fromkeys(names)) or [s.source.name for s in self._streams if s.source.name and (follow or _is_kept(s))]
+        refusal = self._refusal(names, follow=follow)
         if refusal:
-            return _Client(sock, json.dumps({"error": refusal, "exit_code": 1}).encode() + b"\n")
-        client = _Client(sock, b'{"ok": true}\n')
-        client.follow = follow
-        client.markers = {name: Marker() for name in names}
-        for name in names:
-            if self._specs[name].to == "file":
-                prefix = f"{name}: ".encode() if len(names) > 1 else b""
-                client.tails.append(Tail(f"{self._log_dir}/{name}", lines, prefix, whole=follow))
-        return client
+            self._add(_Client(sock, []), json.dumps({"error": refusal, "exit_code": 1}).encode() + b"\n")
+            return
+        rows = [self._row(stream) for stream in self._streams if stream.source.name in names and _is_kept(stream)]
+        answer = json.dumps({"ok": True, "logs": rows}).encode() + b"\n"
+        sent = 0
+        try:
+            folder = os.open(self._log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # nothing was ever written
+            folder = -1
+        if folder >= 0:
+            try:
+                sent = socket.send_fds(sock, [answer], [folder])
+            except OSError:
+                sock.close()
+                return
+            finally:
+                os.close(folder)
+        self._add(_Client(sock, names if follow else []), answer[sent:])
+
+    @staticmethod
+    def _row(stream: Stream) -> dict[str, object]:
+        ino, size = stream.mark()
+        return {"service": stream.source.name, "stream": stream.source.stream, "ino": ino, "size": size}
 
     def _refusal(self, names: list[str], *, follow: bool) -> str:
+        if len(self._clients) >= _MOST_CLIENTS:
+            return f"{_MOST_CLIENTS} clients are reading logs already: end one of them"
         for name in names:
-            if name not in self._specs:
+            streams = [stream for stream in self._streams if stream.source.name == name]
+            if not streams or not name:
                 return f"{name}: its output does not pass through pyinit (log.to), or there is no such service"
-            if self._specs[name].to != "file" and not follow:
-                return f"{name}: logs to {self._specs[name].to} only, so there is nothing to look back at; add -f to follow"
+            if not follow and not _is_kept(streams[0]):
+                return f"{name}: logs to {streams[0].source.spec.to} only, so there is nothing to look back at; add -f to follow"
         return "" if names else "no service logs to a file, so there is nothing to look back at; add -f to follow"
 
     def _drop(self, client: _Client) -> None:
         fd = client.sock.fileno()
         self._epoll.unregister(fd)
         del self._clients[fd]
-        client.close()
+        client.sock.close()
+
+
+def _is_kept(stream: Stream) -> bool:
+    return stream.source.spec.to in _READABLE

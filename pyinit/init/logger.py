@@ -1,214 +1,288 @@
 """The logger: one process for the logs of all services.
 
-Owns what happens to a line between a service's pipe and file or terminal. Must not know services' lives or what
-`pyinit logs` asks (logclient.py). Laws: it leaves when every pipe has ended, or when PID 1 has (the end of the control
-socket), after reading what is there; nothing that a disk, a terminal or a client does stops the reading of the others
-for ever. Its death costs what it has read and not written; that the next one continues exactly is for a later
-version: the place is between `_Stream.read` and `LogFile.write`.
+Owns whose turn it is: pipes, the terminal, clients, what is compressed. Must not know services' lives, nor what
+becomes of a line (logstream.py). Laws: it leaves when every pipe has ended, or when PID 1 has (the end of the control
+socket), after reading what is there; nothing that a disk, a terminal or a client does stops the reading of the others;
+killed at any moment it leaves all to its successor: what was said is in the pipes and the spools, which are PID 1's.
 """
 
-import errno
 import os
 import select
 import socket
+import time
 from typing import NamedTuple
 
+from pyinit.init import syslog
+from pyinit.init.archives import Compressor
+from pyinit.init.journal import Journal
 from pyinit.init.logclient import Clients
-from pyinit.init.logfile import LogFile, Marker, stamp
+from pyinit.init.logstream import QUIET_S, Sinks, Source, Stream
+from pyinit.init.outlet import Outlet
 from pyinit.linux import process
-from pyinit.model import LogSpec
 
-_CHUNK = 1 << 16  # more is slower by half: malloc then maps and unmaps, page by page, for each chunk
-_LONGEST_PARTIAL = 1 << 16
-_STDOUT, _STDERR = 1, 2
-
-
-class Source(NamedTuple):
-    """One pipe: `name` is the service's, "" is PID 1 itself."""
-
-    name: str
-    fd: int
-    spec: LogSpec
+_MOST_MESSAGES = 256  # of syslog, a turn
+_HEAP_BYTES = 4 << 20  # a few chunks: what was read, what is written
+_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
-class Watch:
-    """Whether a line of a stream matches; a line counts when it is whole, or very long."""
+class Keep(NamedTuple):
+    """What PID 1 keeps for all loggers: the journal, the boxes of standard output and error, /dev/log (-1: none)."""
 
-    def __init__(self, pattern: str) -> None:
-        import re  # for those only who wait for a line
-
-        self._pattern = re.compile(pattern.encode())
-        self._begun = b""
-
-    def sees(self, data: bytes) -> bool:
-        *lines, self._begun = (self._begun + data).split(b"\n")
-        if len(self._begun) > _LONGEST_PARTIAL:
-            lines.append(self._begun)
-            self._begun = b""
-        return any(self._pattern.search(line) for line in lines)
-
-
-class _Stream:
-    """One pipe's way: stamps, file, echo."""
-
-    def __init__(self, source: Source, log_dir: str) -> None:
-        self.name = source.name
-        self.fd = source.fd
-        self.spec = source.spec
-        self.marker: Marker | None = None  # made when it first speaks
-        self.watch: Watch | None = None
-        self.partial = b""  # of the echo: only whole lines go out
-        self.partial_stamped = b""  # of those who follow
-        self.echo_fd = _STDERR if not source.name else _STDOUT if source.spec.echo or source.spec.to == "stdout" else -1
-        self.file = None
-        if source.name and source.spec.to == "file":
-            self.file = LogFile(f"{log_dir}/{source.name}", source.spec.max_size_bytes, source.spec.keep)
-
-    def read(self) -> bytes | None:
-        """What is there; b"" at the end, None if nothing is."""
-        try:
-            return os.read(self.fd, _CHUNK)
-        except BlockingIOError:
-            return None
-
-    def stamped(self, data: bytes) -> bytes:
-        """A line that an earlier logger began gets no second stamp."""
-        if self.marker is None:
-            self.marker = Marker(line_start=self.file is None or not self.file.is_mid_line())
-        return self.marker.apply(data, stamp() if self.spec.timestamp == "iso" else b"")
+    journal_fd: int
+    out_box: int
+    err_box: int
+    syslog_fd: int = -1
 
 
 class Logger:
-    def __init__(self, sources: list[Source], log_dir: str, control: socket.socket) -> None:
-        self._streams = {source.fd: _Stream(source, log_dir) for source in sources}
+    def __init__(self, sources: list[Source], log_dir: str, control: socket.socket, keep: Keep) -> None:
         self._control = control
         self._epoll = select.epoll()
-        specs = {source.name: source.spec for source in sources if source.name}
-        self._clients = Clients(specs, log_dir, self._epoll, self._obey)
+        self._news: list[str] = []  # for standard error
+        self._outlets = {1: Outlet(1, keep.out_box), 2: Outlet(2, keep.err_box)}
+        self._compressor = Compressor(self._epoll, self._say)
+        self._paint = _painter([source.name for source in sources])
+        journal = Journal(keep.journal_fd)
+        sinks = Sinks(self._outlets, self._seen, self._publish, self._paint)
+        self._streams = {s.fd: Stream(s, log_dir, journal, sinks, self._compressor.add) for s in sources}
+        self._stalled: set[int] = set()  # pipes that wait until something has gone out
+        self._suppressing: dict[int, float] = {}  # when it is time to say how many lines were suppressed
+        self._clients = Clients([*self._streams.values()], log_dir, self._epoll, self._obey)
+        self._syslog = socket.socket(fileno=keep.syslog_fd) if keep.syslog_fd >= 0 else None
+        self._watched: set[int] = set()  # outlets in epoll
         self._ending = False
 
     def run(self) -> None:
-        """Until every pipe has ended."""
+        """Until every pipe has ended, or PID 1 wants no more of us."""
         for fd in self._streams:
-            os.set_blocking(fd, False)
             self._epoll.register(fd, select.EPOLLIN)
-        self._control.setblocking(False)  # noqa: FBT003 - no keywords there
         self._epoll.register(self._control.fileno(), select.EPOLLIN)
-        while self._streams and not self._ending:
-            ready = self._epoll.poll()
+        if self._syslog is not None:
+            self._epoll.register(self._syslog.fileno(), select.EPOLLIN)
+        self._hear()  # whose lines are waited for, before the first is read
+        self._resume()
+        while self._streams and not self._ending and not self._clients.must_make_way:
+            ready = self._epoll.poll(self._patience())
             ready.sort(key=lambda pair: pair[0] != self._control.fileno())  # PID 1 asks for a line before it can come
             for fd, mask in ready:
                 self._call(fd, mask)
-        for stream in list(self._streams.values()):  # what is in the pipes now, then an end, whoever holds them still
-            while stream.fd in self._streams and self._pump(stream):
-                pass
-        self._clients.finish()
+            self._after_a_turn()
+        if self._clients.must_make_way:
+            self._clients.hand_over(self._control)
+        else:
+            self._read_to_the_end()
+            self._clients.finish()
+        self._compressor.close()
+
+    def _resume(self) -> None:
+        """What a predecessor was at, and what has come since."""
+        for stream in list(self._streams.values()):
+            self._advance(stream)
+            if stream.source.spec.compress and stream.file is not None:
+                self._compressor.take_over(stream.file.folder, stream.source.stream)
+        self._after_a_turn()
 
     def _call(self, fd: int, mask: int) -> None:
         try:
             self._serve(fd, mask)
         except Exception as error:  # noqa: BLE001 - the process's edge: what fails for one is no reason to stop for all
-            _say(f"logger: {type(error).__name__}: {error}")
+            self._say(f"logger: {type(error).__name__}: {error}")
 
     def _serve(self, fd: int, mask: int) -> None:
         if fd in self._streams:
             self._pump(self._streams[fd])
         elif fd == self._control.fileno():
-            self._ending = not self._clients.accept(self._control)
+            self._hear()
+        elif self._syslog is not None and fd == self._syslog.fileno():
+            self._collect()
+        elif fd == self._compressor.pidfd:
+            self._compressor.ended()
+        elif fd in [outlet.wait_fd for outlet in self._outlets.values()]:
+            pass  # _after_a_turn sends
         else:
             self._clients.serve(fd, mask)
+
+    def _hear(self) -> None:
+        try:
+            while self._clients.accept(self._control):
+                pass
+        except EOFError:
+            self._ending = True
 
     def _obey(self, words: list[str]) -> None:
         """watch NAME PATTERN, or unwatch NAME."""
         for stream in self._streams.values():
-            if stream.name == words[1]:
-                stream.watch = Watch(words[2]) if words[0] == "watch" else None
+            if stream.source.name == words[1]:
+                stream.expect(words[2] if words[0] == "watch" else "")
 
-    def _watch(self, stream: _Stream, watch: "Watch", data: bytes) -> None:
-        if watch.sees(data):
-            stream.watch = None
-            self._control.send(stream.name.encode())
+    def _seen(self, name: str) -> None:
+        self._control.send(b"seen\0" + name.encode())
+        for stream in self._streams.values():
+            if stream.source.name == name:
+                stream.expect("")
 
-    def _pump(self, stream: _Stream) -> bool:
+    def _publish(self, name: str, stream: str, data: bytes) -> None:
+        self._clients.publish(name, stream, data)
+
+    # Streams
+
+    def _pump(self, stream: Stream) -> bool:
         """One chunk of one pipe, so that a loud service does not starve the others; False if there was none."""
-        data = stream.read()
-        if data is None:
+        fd = stream.source.fd
+        if stream.is_full:
+            if fd not in self._stalled:
+                self._stalled.add(fd)
+                self._epoll.unregister(fd)
             return False
-        if not data:
+        try:
+            count = stream.spool.fill(fd)
+        except BlockingIOError:
+            return False
+        if not count:
+            stream.has_ended = True
+            self._epoll.unregister(fd)
+            self._stalled.discard(fd)
+        self._advance(stream)
+        return bool(count)
+
+    def _advance(self, stream: Stream) -> None:
+        """As many steps as can be done now."""
+        while stream.step():
+            self._send()
+        self._send()
+        fd = stream.source.fd
+        if stream.file is not None and stream.file.news:
+            self._say(f"log of {stream.source.name}: {stream.file.news}: lines are dropped until that is mended")
+            stream.file.news = ""
+        if stream.suppressed:
+            self._suppressing[fd] = time.monotonic() + QUIET_S
+        if fd in self._stalled and not stream.is_full:
+            self._stalled.discard(fd)
+            self._epoll.register(fd, select.EPOLLIN)
+        if stream.has_ended and stream.waits_for is None:
             self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        """Nothing of it is left here: PID 1 may forget it."""
+        stream.close()
+        del self._streams[stream.source.fd]
+        self._suppressing.pop(stream.source.fd, None)
+        os.close(stream.source.fd)
+        os.close(stream.source.spool_fd)
+        if not self._ending:
+            self._control.send(b"ended\0%d" % stream.source.slot)
+
+    def _after_a_turn(self) -> None:
+        """The terminal may have taken something: those who waited for it go on."""
+        self._send()
+        for stream in [stream for stream in self._streams.values() if stream.waits_for is not None]:
+            if stream.waits_for is not None and stream.waits_for.is_free:
+                self._advance(stream)
+        for fd in [fd for fd, at_s in self._suppressing.items() if at_s <= time.monotonic()]:
+            del self._suppressing[fd]
+            self._streams[fd].say_suppressed()
+        if self._news and self._outlets[2].is_free:
+            self._outlets[2].fill("".join(self._news).encode("utf-8", "replace"))
+            self._news = []
+        self._send()
+        self._watch_outlets()
+
+    def _send(self) -> None:
+        for outlet in self._outlets.values():
+            if not outlet.is_free:
+                outlet.send()
+
+    def _watch_outlets(self) -> None:
+        for outlet in self._outlets.values():
+            if outlet.wait_fd < 0 or outlet.is_free == (outlet.wait_fd not in self._watched):
+                continue
+            if outlet.is_free:
+                self._watched.discard(outlet.wait_fd)
+                self._epoll.unregister(outlet.wait_fd)
+            else:
+                self._watched.add(outlet.wait_fd)
+                self._epoll.register(outlet.wait_fd, select.EPOLLOUT)
+
+    def _patience(self) -> float | None:
+        if not self._suppressing:
+            return None
+        return max(0.0, min(self._suppressing.values()) - time.monotonic())
+
+    def _read_to_the_end(self) -> None:
+        """What is in the pipes now, then an end, whoever holds them still; the terminal gets the time that PID 1 gives us."""
+        self._ending = True
+        self._collect()
+        for stream in list(self._streams.values()):
+            while stream.source.fd in self._streams and (self._pump(stream) or self._wait_for_terminal(stream)):
+                pass
+            stream.has_ended = True
+            while stream.source.fd in self._streams:
+                self._advance(stream)
+                self._wait_for_terminal(stream)
+        self._after_a_turn()
+        while not all(outlet.is_free for outlet in self._outlets.values()):
+            self._wait_for_outlets()
+
+    def _wait_for_terminal(self, stream: Stream) -> bool:
+        """False if the stream does not wait for it."""
+        if stream.waits_for is None:
             return False
-        self._pass_on(stream, data)
+        while not stream.waits_for.is_free:
+            self._wait_for_outlets()
+        self._advance(stream)
         return True
 
-    def _end(self, stream: _Stream) -> None:
-        """What was begun is ended with a newline."""
-        self._epoll.unregister(stream.fd)
-        os.close(stream.fd)
-        del self._streams[stream.fd]
-        if stream.partial or (stream.marker is not None and not stream.marker.line_start):
-            self._pass_on(stream, b"\n")
-        if stream.file is not None:
-            stream.file.close()
+    def _wait_for_outlets(self) -> None:
+        select.select([], [outlet.wait_fd for outlet in self._outlets.values() if not outlet.is_free and outlet.wait_fd >= 0], [])
+        self._send()
 
-    def _pass_on(self, stream: _Stream, data: bytes) -> None:
-        if stream.name:
-            stamped = stream.stamped(data)
-            self._keep(stream, stamped)
-            if stream.watch is not None:
-                self._watch(stream, stream.watch, data)
-            self._follow(stream, stamped)
-        if stream.echo_fd >= 0:
-            self._echo(stream, data)
+    # Syslog
 
-    @staticmethod
-    def _keep(stream: _Stream, stamped: bytes) -> None:
-        trouble = stream.file.write(stamped) if stream.file is not None else ""
-        if trouble:
-            _say(f"log of {stream.name}: {trouble}: lines are dropped until that is mended")
-
-    def _follow(self, stream: _Stream, stamped: bytes) -> None:
-        """Whole lines, or a long piece of an endless one. What is begun is kept even while nobody follows."""
-        end = stamped.rfind(b"\n") + 1
-        if not end and len(stream.partial_stamped) + len(stamped) > _LONGEST_PARTIAL:
-            end = len(stamped)
-        if not end:
-            stream.partial_stamped += stamped
+    def _collect(self) -> None:
+        """Messages go behind what their service said itself, each a line of its own."""
+        if self._syslog is None:
             return
-        self._clients.publish(stream.name, stream.partial_stamped, stamped[:end] if self._clients.count else b"")
-        stream.partial_stamped = stamped[end:]
-
-    @staticmethod
-    def _echo(stream: _Stream, data: bytes) -> None:
-        whole, mark, rest = data.rpartition(b"\n")
-        if not mark and len(stream.partial) + len(rest) < _LONGEST_PARTIAL:
-            stream.partial += rest
-            return
-        if not mark:
-            whole, rest = rest, b""
-        prefix = f"{stream.name}: ".encode() if stream.name else b""
-        body = whole.replace(b"\n", b"\n" + prefix) if prefix else whole
-        _write_all(stream.echo_fd, b"".join((prefix, stream.partial, body, b"\n")))
-        stream.partial = rest
-
-
-def _say(text: str) -> None:
-    _write_all(_STDERR, f"pyinit: {text}\n".encode("utf-8", "replace"))
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    """Standard output may be slow, which we wait for; or gone, which we don't mind."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            select.select([], [fd], [])
-        except OSError as error:
-            if error.errno != errno.EINTR:
+        for _ in range(_MOST_MESSAGES):
+            try:
+                message, pid = syslog.receive(self._syslog)
+            except BlockingIOError:
                 return
+            tag, line = syslog.line(message)
+            stream = self._collector(tag, pid)
+            if stream is not None:
+                stream.spool.put(b"\n" * stream.ends_mid_line + line)
+                self._advance(stream)
+
+    def _collector(self, tag: str, pid: int) -> Stream | None:
+        them = [s for s in self._streams.values() if s.source.spec.to == "syslog" and s.source.stream == "stdout"]
+        name = syslog.service_of(pid, [stream.source.name for stream in them]) if len(them) > 1 else ""
+        for stream in them:
+            if stream.source.name == name or (not name and tag and tag in (stream.source.name, stream.source.program)):
+                return stream
+        return them[0] if them else None
+
+    def _say(self, text: str) -> None:
+        """On standard error, when it is free."""
+        self._news.append(f"pyinit: {text}\n")
 
 
-def run(sources: list[Source], log_dir: str, control: socket.socket) -> None:
+class _painter:  # noqa: N801 - a function with a memory
+    """The prefix of a service's lines: its name, coloured on a terminal, as wide there as the longest."""
+
+    def __init__(self, names: list[str]) -> None:
+        colour = os.isatty(1) and "NO_COLOR" not in os.environ
+        self._prefixes = {"": b""}
+        width = max(map(len, names), default=0)
+        for number, name in enumerate(dict.fromkeys(name for name in names if name)):
+            text = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{name:<{width}} |\x1b[0m " if colour else f"{name}: "
+            self._prefixes[name] = text.encode()
+
+    def __call__(self, name: str) -> bytes:
+        return self._prefixes[name]
+
+
+def run(sources: list[Source], log_dir: str, control: socket.socket, keep: Keep) -> None:
     """The whole life of the logger's process, which is a fork of PID 1 with all signals blocked."""
     process.set_name("pyinit-logger")
-    Logger(sources, log_dir, control).run()
+    process.keep_heap(_HEAP_BYTES)
+    Logger(sources, log_dir, control, keep).run()

@@ -1,75 +1,180 @@
-"""The last lines of a log, read as fast as a client takes them.
+"""What a log holds: read across its archives, compressed ones too, by whoever asked for it.
 
-Owns the way back through `current` and its archives. Must not know sockets. Laws: the files are opened at once, so a
-rotation in between takes nothing away; memory does not grow with the number of lines.
+Owns the way back through `current` and what came before it. Must not know sockets, nor how lines are shown. Laws: a
+rotation in between takes nothing away and gives nothing twice; memory grows with the number of lines that are asked
+for, not with the log; nothing is followed out of the folder, for what is in it may be a container's doing.
 """
 
+import collections
 import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from pyinit.init.logfile import CURRENT, Marker, archives
+from pyinit.init import render
+from pyinit.init.archives import GZIP, archive_name, archives, current_name
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 18
+_WBITS = 31  # gzip's own header
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class Tail:
-    """The last `count` lines of the log in `folder`; `read()` until b"", or `close()`.
+class Line(NamedTuple):
+    """`ns`: its own stamp, or that of the last line that has one; 0 before the first. `text` is without newline."""
 
-    `whole`: without a line that is not finished yet; else that one gets its newline.
-    """
+    ns: int
+    text: bytes
 
-    def __init__(self, folder: str, count: int, prefix: bytes, *, whole: bool) -> None:
-        self._prefix = prefix
-        self._marker = Marker()
-        self._pieces: list[tuple[int, int, int]] = []  # fd, from, to; the oldest last
+
+class Wanted(NamedTuple):
+    """Which lines: the `last` ones (-1: all), not before `since_ns`, only those that `match`."""
+
+    last: int = -1
+    since_ns: int = 0
+    match: Callable[[bytes], object] | None = None
+
+
+class _Piece(NamedTuple):
+    """A part of the log: of a file's bytes those from `start` to `end`, less the first `skip` lines; -1: to its end."""
+
+    name: str
+    fd: int  # -1: not open yet
+    start: int = 0
+    end: int = -1
+    skip: int = 0
+
+
+class Past:
+    """One stream's log, up to byte `size` of the file `ino`. `rest` is then, after `lines()`, a line that is not finished."""
+
+    def __init__(self, log_dir: int, service: str, stream: str, ino: int, size: int) -> None:
+        """`log_dir`: a descriptor of it."""
+        self.rest = b""
+        self._stream = stream
+        self._pieces: list[_Piece] = []
+        self._folder = -1
+        if not ino:
+            return
         try:
-            names = [*archives(folder), CURRENT]
-        except OSError:  # nothing has been written
-            names = []
-        for name in reversed(names):
-            if count > 0:
-                count -= self._add(f"{folder}/{name}", count, whole=whole and name == CURRENT)
-
-    def read(self) -> bytes:
-        """The next piece; b"" at the end."""
-        while self._pieces:
-            fd, start, end = self._pieces[-1]
-            data = os.pread(fd, min(_BLOCK, end - start), start)
-            if data:
-                self._pieces[-1] = (fd, start + len(data), end)
-                return self._marker.apply(data, self._prefix)
-            self._pieces.pop()
-            os.close(fd)
-        last = b"" if self._marker.line_start else b"\n"
-        self._marker.line_start = True
-        return last
+            self._folder = os.open(service, _FLAGS | os.O_DIRECTORY, dir_fd=log_dir)
+            self._pieces = self._find(ino, size)
+        except OSError:  # it was there a moment ago: someone took it away
+            self._pieces = []
 
     def close(self) -> None:
-        for fd, _, _ in self._pieces:
-            os.close(fd)
-        self._pieces = []
+        for piece in self._pieces:
+            if piece.fd >= 0:
+                os.close(piece.fd)
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._pieces, self._folder = [], -1
 
-    def _add(self, path: str, count: int, *, whole: bool) -> int:
-        """How many lines it gives."""
+    def lines(self, wanted: Wanted) -> Iterator[Line]:
+        """The oldest first."""
+        if wanted.last == 0:
+            collections.deque(self._read(self._last(1)), maxlen=0)  # for `rest`
+            return
+        if wanted.last < 0 or wanted.match or wanted.since_ns:
+            found = self._filtered(wanted)
+            yield from found if wanted.last < 0 else collections.deque(found, maxlen=wanted.last)
+        else:
+            yield from self._read(self._last(wanted.last))
+
+    def _find(self, ino: int, size: int) -> list[_Piece]:
+        """What is newer than that file is not past."""
+        current = current_name(self._stream)
+        fd = os.open(current, _FLAGS, dir_fd=self._folder)
+        names = archives(self._folder, self._stream)
+        if os.fstat(fd).st_ino == ino:
+            return [*(_Piece(name, -1) for name in names), _Piece(current, fd, 0, size)]
+        os.close(fd)
+        for number, name in reversed(list(enumerate(names))):
+            if os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_ino == ino:
+                fd = os.open(name, _FLAGS, dir_fd=self._folder)
+                return [*(_Piece(other, -1) for other in names[:number]), _Piece(name, fd, 0, size)]
+        return [_Piece(name, -1) for name in names]
+
+    def _filtered(self, wanted: Wanted) -> Iterator[Line]:
+        pieces = self._pieces
+        if wanted.since_ns:  # an archive's name says when its last line came
+            oldest = archive_name(wanted.since_ns // 1000, self._stream)
+            pieces = [piece for piece in pieces if piece.fd >= 0 or piece.name.removesuffix(GZIP) >= oldest]
+        for line in self._read(pieces):
+            if line.ns >= wanted.since_ns and (wanted.match is None or wanted.match(line.text)):
+                yield line
+
+    def _last(self, count: int) -> list[_Piece]:
+        """The pieces with the last `count` lines."""
+        found: list[_Piece] = []
+        for piece in reversed(self._pieces):
+            if count <= 0:
+                break
+            opened = self._open(piece)
+            if opened is None:
+                continue
+            if opened.name.endswith(GZIP):
+                total = sum(block.count(b"\n") for block in _blocks(opened))
+                opened = opened._replace(skip=max(0, total - count))
+            else:
+                end = opened.end if opened.end >= 0 else os.fstat(opened.fd).st_size
+                start, total = _start_of_last(opened.fd, end, count)
+                opened = opened._replace(start=start, end=end)
+            found.insert(0, opened)
+            count -= total
+        return found
+
+    def _open(self, piece: _Piece) -> _Piece | None:
+        """None: it was the oldest, and had to go. One that has been compressed meanwhile has another name."""
+        if piece.fd >= 0:
+            return piece
+        for name in (piece.name, piece.name.removesuffix(GZIP) + GZIP):
+            try:
+                return piece._replace(name=name, fd=os.open(name, _FLAGS, dir_fd=self._folder))
+            except OSError:
+                continue
+        return None
+
+    def _read(self, pieces: list[_Piece]) -> Iterator[Line]:
+        ns, rest = 0, b""
+        for piece in pieces:
+            opened = self._open(piece)
+            if opened is None:
+                continue
+            skip = opened.skip
+            try:
+                for block in _blocks(opened):
+                    *texts, rest = (rest + block).split(b"\n")
+                    for text in texts:
+                        if skip:
+                            skip -= 1
+                            continue
+                        ns = render.read_stamp(text) or ns
+                        yield Line(ns, text)
+            finally:
+                if opened.fd not in [one.fd for one in self._pieces]:
+                    os.close(opened.fd)
+        self.rest = rest
+
+
+def _blocks(piece: _Piece) -> Iterator[bytes]:
+    """The file's bytes; of a compressed one those that went in, as far as it is whole."""
+    at = piece.start
+    unpack = None
+    if piece.name.endswith(GZIP):
+        import zlib  # only for those who have such archives
+
+        unpack = zlib.decompressobj(wbits=_WBITS)
+    while True:
+        data = os.pread(piece.fd, _BLOCK if piece.end < 0 else min(_BLOCK, piece.end - at), at)
+        if not data:
+            return
+        at += len(data)
+        if unpack is None:
+            yield data
+            continue
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return 0
-        end = os.fstat(fd).st_size
-        if whole:
-            end = _last_line_end(fd, end)
-        start, lines = _start_of_last(fd, end, count)
-        self._pieces.append((fd, start, end))
-        return lines
-
-
-def _last_line_end(fd: int, end: int) -> int:
-    while end > 0:
-        low = max(0, end - _BLOCK)
-        newline = os.pread(fd, end - low, low).rfind(b"\n")
-        if newline >= 0:
-            return low + newline + 1
-        end = low
-    return 0
+            yield unpack.decompress(data)
+        except zlib.error:
+            return
 
 
 def _start_of_last(fd: int, end: int, count: int) -> tuple[int, int]:

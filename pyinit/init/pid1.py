@@ -23,13 +23,13 @@ from pyinit.init.children import Base, Children, explain
 from pyinit.init.groups import Groups
 from pyinit.init.health import Health
 from pyinit.init.host import Host
-from pyinit.init.logfile import stamp
 from pyinit.init.loop import Deadline, Loop
 from pyinit.init.output import Output
 from pyinit.init.overrides import Overrides
 from pyinit.init.privileges import RefusedError
 from pyinit.init.readiness import LogWatch, Readiness
 from pyinit.init.reload import Answer, Reader, Reload
+from pyinit.init.render import now_iso
 from pyinit.init.schedule import Schedules
 from pyinit.init.upward import Upward
 from pyinit.init.words import Words
@@ -42,7 +42,7 @@ STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, REBOOT, INT)
 # All but KILL and STOP, the C library's own, faults of our own, and what a terminal or a pipe says by the way.
 HANDLED = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11, 31, 20, 21, 22, 13, 25)]
 LOG_DRAIN_S = 1.0
-_FDS, _FDS_A_SERVICE = 256, 8  # a pipe's two ends, its cgroup's two, a start's report, a watch, a log file, a socket
+_FDS, _FDS_A_SERVICE = 256, 9  # a pipe's two ends, its spool, its cgroup's two, a start's report, a watch, a log file, a socket
 _QUIET = ("waiting", "running", "stopping", "cleaning")  # on the way to a state that is told
 _RETRY_REAP = 256  # exits a turn: the rest waits for the next, so that a storm can't starve the socket
 
@@ -185,6 +185,8 @@ class Init:
                     self.schedules.unset(name)
                 case a.Forget(name):
                     self._forget(name)
+                case a.SendSignal(name, a.END_OF_INPUT, _):
+                    self.output.end_feed(name)
                 case a.SendSignal(name, number, group):
                     self.signal(name, number, group=group)
                     if number != KILL:
@@ -220,7 +222,7 @@ class Init:
         else:
             self.health.stopped(name)
         self.words.changed(name, state)
-        event = {"t": stamp().decode().rstrip(), "name": name, "state": state, "reason": reason, "pid": self.supervisor.view(name).pid}
+        event = {"t": now_iso(), "name": name, "state": state, "reason": reason, "pid": self.supervisor.view(name).pid}
         self.server.happened(event)
         self.server.changed(name)
 
@@ -339,7 +341,7 @@ class Init:
             if name is not None:
                 self.tell(e.ProcessExited(name, pid, code, number, self.groups.ran_out_of_memory(name)))
             elif not self.beside.jobs.exited(pid, code, number):
-                self.output.exited(pid)
+                self.output.exited(pid, code)
         if ended:
             self.groups.check()
 

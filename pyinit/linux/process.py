@@ -17,6 +17,7 @@ CLONE_PIDFD = 0x1000
 _CLONE3, _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 435, 436, 4
 _SIGCHLD = 17
 _REBOOT_RESTART = 0x01234567
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 _SIGINFO_SIZE = 128  # struct signalfd_siginfo
 _SIG_BLOCK, _SIG_SETMASK = 0, 2
 
@@ -100,6 +101,12 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 def reboot() -> None:
     """As PID 1 of a pid namespace: die of SIGHUP, which tells whoever waits to start it again (reboot(2))."""
     check(LIBC.reboot(_REBOOT_RESTART), "reboot")
+
+
+def keep_heap(keep_bytes: int) -> None:
+    """mallopt(3): freed blocks up to that size stay ours, for what is used again at once costs a page fault a page otherwise."""
+    for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD) if hasattr(LIBC, "mallopt") else ():  # musl has none
+        LIBC.mallopt(option, keep_bytes)
 
 
 def set_name(name: str) -> None:

@@ -29,20 +29,24 @@ def init(tmp_path, monkeypatch):
     threads = []
     monkeypatch.setenv("PYINIT_SOCKET", path)
 
-    def serve(answer, requests, open_for_s):
+    def serve(answer, folder, requests, open_for_s):
         client, _ = sock.accept()
         with client, contextlib.suppress(BrokenPipeError):
             requests.append(json.loads(client.recv(1 << 16)))
+            if folder is not None:
+                fd = os.open(folder, os.O_RDONLY)
+                answer = answer[socket.send_fds(client, [answer], [fd]) :]
+                os.close(fd)
             client.sendall(answer)
             if open_for_s:
                 client.settimeout(open_for_s)
                 assert client.recv(1) == b""  # the client has left
 
-    def script(*answers, raw=b"", open_for_s=0.0):
+    def script(*answers, raw=b"", folder=None, open_for_s=0.0):
         sock.listen()
         requests = []
         text = b"".join(json.dumps(one).encode() + b"\n" for one in answers) + raw
-        threads.append(threading.Thread(target=serve, args=(text, requests, open_for_s), daemon=True))
+        threads.append(threading.Thread(target=serve, args=(text, folder, requests, open_for_s), daemon=True))
         threads[-1].start()
         return requests
 
@@ -146,15 +150,94 @@ def test_events_ask_for_the_names_that_are_meant(init, capsys):
     assert capsys.readouterr().out == "T app ready\n"
 
 
-def test_logs_pass_on_every_byte(init, capfdbinary):
-    asked = init({"ok": True}, raw=b"app: a\xff\nweb: b")
-    assert logs.run(["-f", "-n", "3", "app", "web"]) == 0
-    assert asked == [{"verb": "logs", "names": ["app", "web"], "follow": True, "lines": 3}]
-    assert capfdbinary.readouterr().out == b"app: a\xff\nweb: b"
+LOG = {
+    "app": b"2026-11-24T10:00:00.000000Z a\xff\n2026-11-24T10:00:02.000000Z c\n",
+    "web": b"2026-11-24T10:00:01.000000Z b\n2026-11-24T10:00:03.000000Z hal",
+}
 
 
-def test_logs_to_a_full_disk_say_so(init, capfd):
-    init({"ok": True}, raw=b"line\n")
+@pytest.fixture
+def log_dir(tmp_path, init):
+    """A log folder that comes with the answer, then frames."""
+
+    def answered(frames=b"", **logs):
+        rows = []
+        for name, data in logs.items():
+            (tmp_path / "log" / name).mkdir(parents=True)
+            path = tmp_path / "log" / name / "current"
+            path.write_bytes(data)
+            rows.append({"service": name, "stream": "stdout", "ino": path.stat().st_ino, "size": len(data)})
+        return init({"ok": True, "logs": rows}, raw=frames, folder=tmp_path / "log")
+
+    return answered
+
+
+def test_logs_merge_services_by_their_stamps_and_pass_on_every_byte(log_dir, capfdbinary):
+    asked = log_dir(**LOG)
+    assert logs.run(["-n", "3", "app", "web"]) == 0
+    assert asked == [{"verb": "logs", "names": ["app", "web"], "follow": False}]
+    assert capfdbinary.readouterr().out == (
+        b"app: 2026-11-24T10:00:00.000000Z a\xff\nweb: 2026-11-24T10:00:01.000000Z b\n"
+        b"app: 2026-11-24T10:00:02.000000Z c\nweb: 2026-11-24T10:00:03.000000Z hal\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (["--since", "2026-11-24T10:00:02Z"], b"app: 2026-11-24T10:00:02.000000Z c\nweb: 2026-11-24T10:00:03.000000Z hal\n"),
+        (["--grep", "[bc]$"], b"app: 2026-11-24T10:00:02.000000Z c\nweb: 2026-11-24T10:00:01.000000Z b\n"),
+        (["--grep", "hal"], b"web: 2026-11-24T10:00:03.000000Z hal\n"),
+        (["--grep", "nothing"], b""),
+        (["-n1"], b"app: 2026-11-24T10:00:02.000000Z c\nweb: 2026-11-24T10:00:03.000000Z hal\n"),
+        (["-n", "0"], b""),
+    ],
+)
+def test_which_lines(log_dir, capfdbinary, words, out):
+    log_dir(**LOG)
+    assert logs.run(words) == 0
+    assert sorted(capfdbinary.readouterr().out.splitlines()) == sorted(out.splitlines())
+
+
+def test_logs_as_json(log_dir, capfdbinary):
+    log_dir(app=b'2026-11-24T10:00:00.000000Z a\xff\nno stamp\n{"t":"2026-11-24T10:00:01.000000Z","service":"app","stream":"stdout","msg":"x"}\n')
+    assert logs.run(["--json", "app"]) == 0
+    rows = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [(row["t"], row["msg"]) for row in rows] == [
+        ("2026-11-24T10:00:00.000000Z", "a\udcff"), (None, "no stamp"), ("2026-11-24T10:00:01.000000Z", "x"),
+    ]  # fmt: skip
+
+
+def test_following_ends_with_pyinit(log_dir, capfdbinary):
+    asked = log_dir(app=b"one\nbeg", web=b"", frames=b"app stdout 5\nun\nfoweb stdout 4\nx\nfoapp stdout 2\no\n- end 0\n")
+    assert logs.run(["-f", "--grep", "[ox]"]) == 0
+    assert asked == [{"verb": "logs", "names": [], "follow": True}]
+    assert capfdbinary.readouterr().out == b"app: one\nweb: x\napp: foo\nweb: fo\n"
+
+
+def test_a_follower_that_is_too_slow_is_told(log_dir, capfdbinary):
+    log_dir(app=b"", frames=b"app stdout 2\na\n- slow 0\n")
+    with pytest.raises(ControlError, match=r"^this reader is too slow: lines are missing from here on$"):
+        logs.run(["-f", "app"])
+    assert capfdbinary.readouterr().out == b"a\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--grep", "("], r"--grep \(: expected a regular expression \(missing \), unterminated subpattern at position 0\)"),
+        (["--since", "soon"], r'--since soon: expected a time such as "10m" or "2026-11-24T10:00:00Z" \(UTC\)'),
+        (["--since", "2026-13-24"], r'--since 2026-13-24: expected a time such as "10m" or "2026-11-24T10:00:00Z" \(UTC\)'),
+        (["-n", "x"], "-n x: expected a number up to 1000000"),
+    ],
+)
+def test_logs_words_that_are_wrong(words, error):
+    with pytest.raises(UsageError, match=f"^{error}$"):
+        logs.run(words)
+
+
+def test_logs_to_a_full_disk_say_so(log_dir, capfd):
+    log_dir(app=b"line\n")
     kept, full = os.dup(1), os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, 1)
     try:

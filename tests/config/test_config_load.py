@@ -171,7 +171,7 @@ success_exit_codes = [0, 143]
 critical = true
 ready = { tcp = "[::1]:9000", timeout = "5s" }
 forward_signals = ["USR1", "SIGUSR2"]
-log = { to = "stdout", max_size = "64K", keep = 3, timestamp = "none", echo = true }
+log = { to = "file", max_size = "64K", max_age = "24h", keep = 3, total_size = "1M", compress = true, timestamp = "tai64n", stderr = "separate", max_line = "8K", rate = 100, rate_burst = 500, echo = true }
 enabled = false
 
 [services.migrate]
@@ -258,7 +258,10 @@ def test_every_key_of_a_service(folder):
         stop=(m.StopStep(3, 60.0),), kill="group", restart="on-failure",
         restart_delay=m.RestartDelay(1.0, 0.25, 3600.0, 1.5, 0.0, 120.0), start_limit=m.StartLimit(3, 0.5, "exit"),
         success_exit_codes=(0, 143), critical=True, ready=m.Readiness("probe", m.Probe("tcp", host="::1", port=9000), timeout_s=5.0),
-        log=m.LogSpec("stdout", 64 << 10, keep=3, timestamp="none", echo=True, origin=line("log =")), enabled=False,
+        log=m.LogSpec(
+            "file", 64 << 10, 86400.0, 3, 1 << 20, True, "tai64n", stderr="separate", max_line_bytes=8 << 10, rate=100,
+            rate_burst=500, echo=True, origin=line("log =")
+        ), enabled=False,
         origin=line("[services.app]"), command_origin=line("command = \"/usr"), user_origin=line("user ="),
     )  # fmt: skip
     assert migrate.command == ("/bin/sh", "-c", "echo ${HOME}")

@@ -1,45 +1,37 @@
-"""The file of a log: stamps, rotation, what a full disk does, the way back."""
+"""The file of a log: rotation, what a full disk does, what a predecessor left, the archives."""
 
+import gzip
 import os
 
 import pytest
 
+from pyinit.init import archives as archives_module
 from pyinit.init import logfile
-from pyinit.init.logfile import LogFile, Marker, archives
-from pyinit.init.logtail import Tail
-
-NO_SPACE = OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize(
-    ("chunks", "out"),
-    [
-        ([b"a\n"], b">a\n"),
-        ([b"a\nb\n"], b">a\n>b\n"),
-        ([b"a", b"b\nc", b"\n", b"d\n"], b">ab\n>c\n>d\n"),
-        ([b"\n\n", b"\n"], b">\n>\n>\n"),
-        ([b"a\r\nb"], b">a\r\n>b"),
-    ],
-)
-def test_each_line_is_marked_once_however_it_is_cut(chunks, out):
-    marker = Marker()
-    assert b"".join(marker.apply(chunk, b">") for chunk in chunks) == out
+from pyinit.init.archives import archives, compress
+from pyinit.init.journal import Record
+from pyinit.init.logfile import LogFile
+from pyinit.model import LogSpec
 
 
-def test_a_stamp_is_utc_with_microseconds(monkeypatch):
-    monkeypatch.setattr(logfile.time, "time_ns", lambda: 1_700_000_000_000_042_999)
-    assert logfile.stamp() == b"2023-11-14T22:13:20.000042Z "
+def log_in(folder, max_size=1000, keep=100, **keys) -> LogFile:
+    return LogFile(str(folder), LogSpec(max_size_bytes=max_size, keep=keep, **keys))
 
 
-def files(folder):
-    return [(folder / name).read_bytes() for name in [*archives(str(folder)), "current"]]
+def put(log, data, record=None) -> int:
+    return log.put(record or Record(), data, lambda: None)
+
+
+def files(folder, stream="stdout"):
+    names = [*archives(str(folder), stream), archives_module.current_name(stream)]
+    return [(folder / name).read_bytes() for name in names]
 
 
 def test_rotation_is_at_line_ends_and_loses_nothing(tmp_path):
-    log = LogFile(str(tmp_path), 1000, 100)
+    log = log_in(tmp_path)
     lines = b"".join(b"%06d %s\n" % (n, b"x" * (n % 60)) for n in range(2000))
     for at in range(0, len(lines), 137):  # chunks that end anywhere
-        assert log.write(lines[at : at + 137]) == ""
+        chunk = lines[at : at + 137]
+        assert put(log, chunk) == len(chunk)
     found = files(tmp_path)
     assert b"".join(found) == lines
     assert [one for one in found if len(one) > 1000 or not one.endswith(b"\n")] == []
@@ -47,131 +39,207 @@ def test_rotation_is_at_line_ends_and_loses_nothing(tmp_path):
 
 
 def test_no_more_archives_than_asked_for_at_any_time(tmp_path):
-    log = LogFile(str(tmp_path), 100, 3)
+    log = log_in(tmp_path, 100, 3)
     most = 0
     for n in range(200):
-        log.write(b"line %03d, which is not short\n" % n)
+        put(log, b"line %03d, which is not short\n" % n)
         most = max(most, len(archives(str(tmp_path))))
     assert most == 3
     assert files(tmp_path)[-1].endswith(b"line 199, which is not short\n")
 
 
 def test_fewer_archives_than_allowed_are_all_kept(tmp_path):
-    log = LogFile(str(tmp_path), 100, 10)
+    log = log_in(tmp_path, 100, 10)
     for n in range(18):  # three lines a file
-        log.write(b"line %03d, which is not short\n" % n)
+        put(log, b"line %03d, which is not short\n" % n)
     assert len(archives(str(tmp_path))) == 5
 
 
+def test_all_of_a_log_stays_within_its_total_size(tmp_path):
+    log = log_in(tmp_path, 1000, 100, total_size_bytes=4000)
+    most = 0
+    for n in range(1000):
+        put(log, b"%03d %s\n" % (n, b"x" * 45))
+        most = max(most, sum(map(len, files(tmp_path))))
+    assert 3000 < most <= 4000
+    assert len(archives(str(tmp_path))) == 3
+
+
+def test_a_file_that_is_too_old_is_rotated_with_the_next_line(tmp_path, monkeypatch):
+    now = [1_700_000_000 * 10**9]
+    monkeypatch.setattr(logfile.time, "time_ns", lambda: now[0])
+    log = log_in(tmp_path, max_age_s=60.0)
+    put(log, b"one\n")
+    now[0] += 59 * 10**9
+    put(log, b"two\nhal")
+    now[0] += 2 * 10**9
+    put(log, b"f\n")  # not in the midst of a line
+    put(log, b"three\n")
+    assert files(tmp_path) == [b"one\ntwo\nhalf\n", b"three\n"]
+
+
+def test_the_age_of_a_file_of_before_is_that_of_its_first_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(logfile.time, "time_ns", lambda: 1_700_000_100 * 10**9)
+    (tmp_path / "current").write_bytes(b"2023-11-14T22:13:20.000000Z old\n")  # 100 s ago
+    put(log_in(tmp_path, max_age_s=99.0), b"new\n")
+    assert files(tmp_path) == [b"2023-11-14T22:13:20.000000Z old\n", b"new\n"]
+    put(log_in(tmp_path, max_age_s=3600.0), b"newer\n")
+    assert files(tmp_path)[1] == b"new\nnewer\n"
+
+
 def test_a_line_without_an_end_does_not_outgrow_the_file(tmp_path):
-    log = LogFile(str(tmp_path), 1000, 100)
+    log = log_in(tmp_path)
     for _ in range(50):
-        log.write(b"x" * 333)
+        put(log, b"x" * 333)
     assert max(len(one) for one in files(tmp_path)) == 1000
     assert b"".join(files(tmp_path)) == b"x" * 333 * 50
 
 
-def test_it_goes_on_where_an_earlier_one_ended(tmp_path):
-    LogFile(str(tmp_path), 1000, 3).write(b"half a ")
-    log = LogFile(str(tmp_path), 1000, 3)
-    assert log.is_mid_line()
-    log.write(b"line\n")
-    assert files(tmp_path) == [b"half a line\n"]
-    assert not LogFile(str(tmp_path), 1000, 3).is_mid_line()
+def test_it_knows_that_an_earlier_one_ended_in_the_midst_of_a_line(tmp_path):
+    put(log_in(tmp_path), b"half a ")
+    log = log_in(tmp_path)
+    log.look()
+    assert log.is_mid_line
+    put(log, b"line\n")
+    log = log_in(tmp_path)
+    log.look()
+    assert not log.is_mid_line
 
 
 def test_a_clock_that_is_set_back_does_not_mix_the_archives_up(tmp_path, monkeypatch):
     clock = iter(range(2_000_000_000_000_000_000, 0, -3_600_000_000_000))
-    monkeypatch.setattr(logfile.time, "time_ns", lambda: next(clock))
-    log = LogFile(str(tmp_path), 10, 100)
+    monkeypatch.setattr(archives_module.time, "time_ns", lambda: next(clock))
+    log = log_in(tmp_path, 10)
     for n in range(8):
-        log.write(b"line %d\n" % n)
+        put(log, b"line %d\n" % n)
     assert files(tmp_path) == [b"line %d\n" % n for n in range(8)]
 
 
-def test_a_trouble_is_told_once_and_counted_in_the_log(tmp_path, monkeypatch):
+def test_separate_errors_have_files_of_their_own(tmp_path):
+    out, err = log_in(tmp_path, 10), LogFile(str(tmp_path), LogSpec(max_size_bytes=10), "stderr")
+    for n in range(3):
+        put(out, b"out %d\n" % n)
+        put(err, b"err %d\n" % n)
+    assert files(tmp_path) == [b"out 0\n", b"out 1\n", b"out 2\n"]
+    assert files(tmp_path, "stderr") == [b"err 0\n", b"err 1\n", b"err 2\n"]
+
+
+def test_what_a_predecessor_had_begun_to_write_is_continued(tmp_path):
+    record = Record()
+    data = b"a line that is written in two parts\n"
+    log = log_in(tmp_path)
+    put(log, b"before\n")
+    put(log, data, record)
+    whole = (tmp_path / "current").read_bytes()
+    for cut in range(len(data) + 1):  # it was killed after so many bytes
+        os.truncate(tmp_path / "current", len(b"before\n") + cut)
+        assert put(log_in(tmp_path), data, record) == len(data)
+        assert (tmp_path / "current").read_bytes() == whole
+
+
+def test_a_predecessor_that_died_in_a_rotation_has_written_nothing_twice(tmp_path, monkeypatch):
+    """At each call that touches the folder, once; then another goes on with the record."""
+    data = b"".join(b"line number %d\n" % n for n in range(30))  # more than two files
+    for number in range(1, 30):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        record, saved = Record(), []
+        left = [number]
+
+        def dying(real, left=left):
+            def call(*args, **keys):
+                left[0] -= 1
+                if not left[0]:
+                    raise KeyboardInterrupt
+                return real(*args, **keys)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for module, name in ((os, "write"), (os, "rename"), (os, "open"), (os, "unlink")):
+                patch.setattr(module, name, dying(getattr(os, name)))
+            try:
+                log_in(folder, 150).put(record, data, lambda r=record, s=saved: s.append({n: getattr(r, n) for n in r.__slots__}))
+            except KeyboardInterrupt:
+                pass
+        for name, value in (saved[-1] if saved else {}).items():
+            setattr(record, name, value)
+        assert log_in(folder, 150).put(record, data, lambda: None) == len(data)
+        assert b"".join(files(folder)) == data
+
+
+def test_a_trouble_is_told_once_and_tried_again_after_a_second(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(logfile.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(logfile, "stamp", lambda: b"T ")
-    log = LogFile(str(tmp_path), 1000, 3)
-    log.write(b"good\nhalf")
-    real = os.write
-    room = [3]
+    log = log_in(tmp_path)
+    put(log, b"good\n")
+    real, room = os.write, [3]
 
     def write(fd, data):
         if not room[0]:
-            raise NO_SPACE
+            raise OSError(28, "No space left on device")
         count = real(fd, data[: room[0]])
         room[0] -= count
         return count
 
     with monkeypatch.context() as patch:
         patch.setattr(logfile.os, "write", write)
-        assert log.write(b" line\n") == f"{tmp_path}: No space left on device"
+        assert (put(log, b"lost\n"), log.trouble, log.news) == (3, 28, f"{tmp_path}: No space left on device")
+        log.news = ""
         now[0] += 2
-        assert log.write(b"lost\n") == ""
-        now[0] += 0.5  # too soon to try again
-        assert log.write(b"this, too\n") == ""
+        assert (put(log, b"lost\n"), log.news) == (0, "")
+    now[0] += 0.5  # too soon to try again
+    assert put(log, b"lost\n") == 0
     now[0] += 1
-    assert log.write(b"good again\n") == ""
-    lost = len(b"ne\n") + len(b"lost\n") + len(b"this, too\n")
-    notice = f"T {lost} bytes were lost here: {tmp_path}: No space left on device\n".encode()
-    assert files(tmp_path) == [b"good\nhalf li\n" + notice + b"good again\n"]
+    assert (put(log, b"good again\n"), log.trouble) == (11, 0)
+    assert files(tmp_path) == [b"good\nlosgood again\n"]
 
 
-def test_a_fifo_in_the_file_s_place_stops_nobody(tmp_path):
-    os.mkfifo(tmp_path / "current")
-    assert LogFile(str(tmp_path), 1000, 3).write(b"x\n") == f"{tmp_path}: current is no regular file"
+def test_a_full_disk_costs_the_oldest_archives_first(tmp_path, monkeypatch):
+    log = log_in(tmp_path, 10)
+    for n in range(4):
+        put(log, b"line %d\n" % n)
+    real, full = os.write, [2]
+
+    def write(fd, data):
+        if full[0]:
+            full[0] -= 1
+            raise OSError(28, "No space left on device")
+        return real(fd, data)
+
+    monkeypatch.setattr(logfile.os, "write", write)
+    assert put(log, b"x\n") == 2
+    assert files(tmp_path) == [b"line 2\n", b"line 3\nx\n"]
 
 
-def test_a_link_in_the_file_s_place_is_not_followed(tmp_path):
-    (tmp_path / "current").symlink_to(tmp_path / "victim")
-    assert LogFile(str(tmp_path), 1000, 3).write(b"x\n") == f"{tmp_path}: Too many levels of symbolic links"
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (os.mkfifo, "current is no regular file"),
+        (lambda path: path.symlink_to(path.parent / "victim"), "Too many levels of symbolic links"),
+    ],
+)
+def test_what_is_in_the_file_s_place_stops_nobody_and_is_not_followed(tmp_path, make, text):
+    make(tmp_path / "current")
+    log = log_in(tmp_path)
+    assert (put(log, b"x\n"), log.news) == (0, f"{tmp_path}: {text}")
     assert not (tmp_path / "victim").exists()
 
 
-def read(tail):
-    out = b""
-    while piece := tail.read():
-        out += piece
-    return out
+def test_a_compressed_archive_is_whole_and_keeps_mode_and_time(tmp_path):
+    path = tmp_path / "@20261124T100000.000000"
+    path.write_bytes(b"line\n" * 100_000)
+    path.chmod(0o640)
+    os.utime(path, ns=(1, 2_000_000_000))
+    compress(str(path))
+    packed = tmp_path / "@20261124T100000.000000.gz"
+    assert os.listdir(tmp_path) == [packed.name]
+    assert gzip.decompress(packed.read_bytes()) == b"line\n" * 100_000
+    assert (packed.stat().st_mode & 0o777, packed.stat().st_mtime_ns) == (0o640, 2_000_000_000)
 
 
-@pytest.fixture
-def ten_thousand(tmp_path):
-    lines = [b"%05d %s\n" % (n, b"y" * (n % 90)) for n in range(10_000)]
-    log = LogFile(str(tmp_path), 200_000, 10)
-    for at in range(0, 10_000, 100):
-        log.write(b"".join(lines[at : at + 100]))
-    assert len(archives(str(tmp_path))) >= 2
-    return lines
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 10, 999, 4000, 9_999, 10_000, 10_001, 1_000_000])
-def test_the_last_lines_through_the_archives(tmp_path, ten_thousand, count):
-    expected = b"".join(ten_thousand[-count:]) if count else b""
-    assert read(Tail(str(tmp_path), count, b"", whole=False)) == expected
-
-
-def test_a_prefix_stands_before_each_line(tmp_path, ten_thousand):
-    expected = b"".join(b"app: " + line for line in ten_thousand[-5000:])
-    assert read(Tail(str(tmp_path), 5000, b"app: ", whole=False)) == expected
-
-
-def test_a_line_that_is_not_finished_is_shown_or_left_to_the_follower(tmp_path):
-    LogFile(str(tmp_path), 1000, 3).write(b"one\ntwo\nhal")
-    assert read(Tail(str(tmp_path), 2, b"", whole=False)) == b"two\nhal\n"
-    assert read(Tail(str(tmp_path), 2, b"", whole=True)) == b"one\ntwo\n"
-
-
-def test_no_log_has_no_lines(tmp_path):
-    assert read(Tail(str(tmp_path / "none"), 5, b"", whole=False)) == b""
-
-
-def test_a_rotation_takes_nothing_from_a_reader(tmp_path):
-    log = LogFile(str(tmp_path), 100, 1)
-    log.write(b"old\n")
-    tail = Tail(str(tmp_path), 5, b"", whole=False)
-    for _ in range(50):
-        log.write(b"new\n")
-    assert read(tail) == b"old\n"
+def test_an_archive_counts_once_whether_it_is_compressed_or_not_yet(tmp_path):
+    for name in ("@1", "@1.gz", "@2.gz", "@3", "@3.gz.part", "@2.err", "@4.err.gz", "current", "current.err", "other"):
+        (tmp_path / name).touch()
+    assert archives(str(tmp_path)) == ["@1", "@2.gz", "@3"]
+    assert archives(str(tmp_path), "stderr") == ["@2.err", "@4.err.gz"]

@@ -10,11 +10,13 @@ import stat
 import time
 
 import pytest
+from test_logger import Answer
 
 from pyinit.init import output as module
 from pyinit.init import reaper
 from pyinit.init.loop import Loop
 from pyinit.init.output import Output
+from pyinit.linux.fds import receive
 from pyinit.model import Config, InitSpec, LogSpec, ServiceSpec
 
 DEADLINE_S = 5.0
@@ -48,7 +50,7 @@ class Bench:
         return pid
 
     def reap(self) -> list[bool]:
-        return [self.output.exited(pid) for pid, _, _ in reaper.reap(8)]
+        return [self.output.exited(pid, code) for pid, code, _ in reaper.reap(8)]
 
     def log(self, name: str) -> bytes:
         path = self.folder / name / "current"
@@ -92,13 +94,24 @@ def test_the_logger_is_named_and_has_no_end_that_would_keep_a_pipe_open(bench):
     output = bench.start(app=RAW)
     output.say("wait for its first breath")
     bench.write("app", b"x\n")
-    limit = time.monotonic() + DEADLINE_S
-    while not bench.log("app") and time.monotonic() < limit:
-        select.select([], [], [], 0.001)
+    until(bench, "app", b"x\n")
     with open(f"/proc/{output.pid}/comm") as file:
         assert file.read() == "pyinit-logger\n"
     fds = os.listdir(f"/proc/{output.pid}/fd")
-    assert len(fds) == 3 + 2 + 1 + 1 + 1  # standard ones, two pipes, control, epoll, the file
+    # standard ones, two pipes and their spools, the journal and its mapping, two boxes, control, epoll, the file, and what
+    # stdout and stderr are opened anew as
+    assert len(fds) == 3 + 4 + 2 + 2 + 3 + reopened()
+
+
+def until(bench, name: str, log: bytes) -> None:
+    limit = time.monotonic() + DEADLINE_S
+    while bench.log(name) != log:
+        assert time.monotonic() < limit, bench.log(name)
+        select.select([], [], [], 0.001)
+
+
+def reopened() -> int:
+    return sum(stat.S_ISFIFO(os.fstat(fd).st_mode) or os.isatty(fd) for fd in (1, 2))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives the pipe to another user")
@@ -125,8 +138,8 @@ def test_a_killed_logger_is_replaced_and_the_pipe_keeps_what_is_in_it(bench, cap
 
 def test_another_s_exit_is_not_the_logger_s(bench):
     output = bench.start(app=RAW)
-    assert not output.exited(output.pid + 1)
-    assert not output.exited(0)
+    assert not output.exited(output.pid + 1, 0)
+    assert not output.exited(0, 0)
 
 
 def test_a_logger_that_keeps_dying_gets_a_pause(bench, monkeypatch):
@@ -179,7 +192,7 @@ def test_messages_that_nobody_reads_are_dropped_counted_and_told(bench, capfd):
         said += 1
     output.say("this, too")
     os.kill(pid, signal.SIGCONT)
-    own_write = output._pipes[""][1]
+    own_write = output._pipes["", "stderr"].write
     poll = select.poll()
     poll.register(own_write, select.POLLOUT)
     assert poll.poll(DEADLINE_S * 1000)
@@ -205,9 +218,89 @@ def test_a_client_is_handed_over(bench):
     ours, theirs = socket.socketpair()
     ours.settimeout(DEADLINE_S)
     output.logs(b'{"verb": "logs", "names": ["app"]}', theirs.detach())
-    assert json.loads(ours.recv(4096)) == {"ok": True}
+    data, fds = receive(ours, 4096, 1)
+    assert json.loads(data) == {"ok": True, "logs": [{"service": "app", "stream": "stdout", "ino": 0, "size": 0}]}
+    assert [os.path.realpath(f"/proc/self/fd/{fd}") for fd in fds] == [str(bench.folder)]
     assert ours.recv(4096) == b""
+    os.close(fds[0])
     ours.close()
+
+
+def client(bench, **request) -> Answer:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE_S)
+    bench.output.logs(json.dumps({"verb": "logs", **request}).encode(), theirs.detach())
+    return Answer(ours)
+
+
+def turn(bench) -> None:
+    """The loop until the logger has been replaced."""
+    old = bench.output.pid
+
+    def look() -> None:
+        for pid, code, _ in reaper.reap(8):
+            bench.output.exited(pid, code)
+        if bench.output.pid != old:
+            bench.loop.stop()
+        else:
+            bench.loop.call_at(time.monotonic() + 0.001, look)
+
+    bench.loop.call_soon(look)
+    bench.loop.run()
+
+
+def test_another_config_s_logs_take_over_and_nobody_who_follows_is_cut_off(bench, capfd):
+    bench.start(app=RAW, gone=RAW)
+    ours = client(bench, names=["app"], follow=True)
+    bench.write("app", b"before\nhalf")
+    bench.write("gone", b"not finished")
+    specs = {"app": LogSpec(timestamp="none", stderr="separate", max_size_bytes=1000), "new": RAW}
+    bench.specs = {name: ServiceSpec(name, ("true",), log=log) for name, log in specs.items()}
+    bench.output.configure(tuple(bench.specs.values()))
+    bench.output.forget("gone")
+    turn(bench)
+    bench.write("app", b" and half\n")
+    bench.write("new", b"here\n")
+    os.write(bench.output.error_pipe_for(bench.specs["app"], -1), b"error\n")
+    assert ours.until("app stdout", b"and half\n") == b"before\nhalf and half\n"
+    assert ours.until("app stderr", b"error\n") == b"error\n"
+    ours.sock.close()
+    os.close(ours.folder)
+    bench.output.close(DEADLINE_S)
+    assert [bench.log(name) for name in ("app", "new", "gone")] == [b"before\nhalf and half\n", b"here\n", b"not finished\n"]
+    assert (bench.folder / "app/current.err").read_bytes() == b"error\n"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_logger_that_is_killed_while_another_config_waits_is_replaced_twice(bench, capfd):
+    bench.start(app=RAW)
+    bench.write("app", b"one\n")
+    until(bench, "app", b"one\n")
+    bench.specs = {"app": ServiceSpec("app", ("true",), log=LogSpec(timestamp="none", format="json"))}
+    os.kill(bench.output.pid, signal.SIGSTOP)
+    bench.output.configure(tuple(bench.specs.values()))
+    bench.kill_logger()
+    assert bench.reap() == [True]
+    turn(bench)
+    bench.write("app", b"two\n")
+    bench.output.close(DEADLINE_S)
+    first, second = bench.log("app").splitlines()
+    assert first == b"one"
+    assert json.loads(second)["msg"] == "two"
+    assert capfd.readouterr().err == "pyinit: the logger died and is started again\n"
+
+
+def test_a_service_that_others_log_to_reads_their_pipe_and_sees_its_end(bench):
+    output = bench.start(app=LogSpec(to="service:sink"), web=LogSpec(to="service:sink"), sink=RAW)
+    read_end = output.feed_for("sink")
+    bench.write("app", b"one\n")
+    bench.write("web", b"two\n")
+    assert os.read(read_end, 100) == b"one\ntwo\n"
+    assert output.feed_for("sink") == read_end  # over its restarts
+    output.end_feed("sink")
+    assert os.read(read_end, 100) == b""
+    bench.write("app", b"again\n")  # another pipe
+    assert os.read(output.feed_for("sink"), 100) == b"again\n"
 
 
 @pytest.mark.parametrize(

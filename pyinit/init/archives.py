@@ -1,0 +1,203 @@
+"""The files of a log: their names, what is kept of them, and gzip in the background.
+
+Owns LOG_DIR/NAME/: `current` and its archives, `current.err` and its archives. Must not know lines. Laws: names sort
+by the time of their rotation; an archive is there under its name or, once its compressed copy is whole, under that
+with `.gz`; one file at a time is compressed, by a process of lowest priority.
+"""
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Callable
+
+from pyinit.linux import process
+from pyinit.model import LogSpec
+
+CURRENT = "current"
+STREAMS = ("stdout", "stderr")
+GZIP = ".gz"
+_ERR = ".err"
+_MARK = "@"  # archives are @20261124T100000.123456
+_PART = ".part"
+_BLOCK = 1 << 16
+_GZIP_WBITS = 31
+_LOWEST = 19
+
+
+def current_name(stream: str) -> str:
+    """`current`, or that of separate errors."""
+    return CURRENT + _ERR if stream == "stderr" else CURRENT
+
+
+def archive_name(us: int, stream: str) -> str:
+    """Of a rotation at `us` microseconds since 1970."""
+    t = time.gmtime(us // 1_000_000)
+    text = f"{_MARK}{t.tm_year:04}{t.tm_mon:02}{t.tm_mday:02}T{t.tm_hour:02}{t.tm_min:02}{t.tm_sec:02}.{us % 1_000_000:06}"
+    return text + _ERR if stream == "stderr" else text
+
+
+def archives(folder: str | int, stream: str = "stdout") -> list[str]:
+    """Names, oldest first, each once: the compressed one counts only where the other has gone. OSError."""
+    found = {}
+    for name in sorted(os.listdir(folder), reverse=True):  # "X.gz" before "X"
+        bare = name.removesuffix(GZIP)
+        if name.startswith(_MARK) and not name.endswith(_PART) and bare.endswith(_ERR) == (stream == "stderr"):
+            found[bare] = name
+    return [found[bare] for bare in sorted(found)]
+
+
+class Archives:
+    """Those of one stream. `rotated(path)` hears of each new one that is to be compressed."""
+
+    def __init__(self, folder: str, stream: str, spec: LogSpec, rotated: Callable[[str], None] | None) -> None:
+        self.folder = folder
+        self._stream = stream
+        self._spec = spec
+        self._rotated = rotated
+        self._last_us = 0
+
+    def add(self, current_bytes: int) -> None:
+        """`current` becomes an archive; before it the oldest go, so that there are never too many. OSError."""
+        old = archives(self.folder, self._stream)
+        many = max(0, len(old) - self._spec.keep + 1)
+        if self._spec.total_size_bytes:
+            room = self._spec.total_size_bytes - current_bytes - self._spec.max_size_bytes  # the new archive, the new file
+            sizes = [self._size(name) for name in old]
+            while many < len(old) and sum(sizes[many:]) > room:
+                many += 1
+        for name in old[:many]:
+            self._remove(name)
+        path = f"{self.folder}/{self._new_name()}"
+        with contextlib.suppress(FileNotFoundError):  # someone took it away: begin a new one
+            os.rename(f"{self.folder}/{current_name(self._stream)}", path)
+            if self._rotated is not None:
+                self._rotated(path)
+
+    def drop_oldest(self) -> bool:
+        """On a disk that is smaller than what is to be kept the newest lines are worth more than the oldest."""
+        for name in archives(self.folder, self._stream)[:1]:
+            self._remove(name)
+            return True
+        return False
+
+    def _remove(self, name: str) -> None:
+        for one in {name, name.removesuffix(GZIP), name.removesuffix(GZIP) + GZIP}:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.folder}/{one}")
+
+    def _size(self, name: str) -> int:
+        try:
+            return os.stat(f"{self.folder}/{name}").st_size
+        except FileNotFoundError:  # it has just been compressed
+            return 0
+
+    def _new_name(self) -> str:
+        """Of now, and behind the last one's, should the clock have been set back."""
+        while True:
+            self._last_us = max(time.time_ns() // 1000, self._last_us + 1)
+            name = archive_name(self._last_us, self._stream)
+            if not os.path.lexists(f"{self.folder}/{name}"):
+                return name
+
+
+class Compressor:
+    """gzip, one archive after the other; its child's pidfd is in the logger's epoll."""
+
+    def __init__(self, epoll: select.epoll, report: Callable[[str], None]) -> None:
+        self._epoll = epoll
+        self._report = report
+        self._queue: list[str] = []
+        self._path = ""
+        self._pid = 0
+        self.pidfd = -1
+
+    def add(self, path: str) -> None:
+        self._queue.append(path)
+        self._next()
+
+    def take_over(self, folder: str, stream: str) -> None:
+        """What an earlier logger left: half a copy is removed, and what has none gets it."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                if name.startswith(_MARK) and name.endswith(_PART):
+                    os.unlink(f"{folder}/{name}")
+            for name in archives(folder, stream):
+                if not name.endswith(GZIP):
+                    self.add(f"{folder}/{name}")
+
+    def ended(self) -> None:
+        """The child has; its copy is whole or not there."""
+        _, status = os.waitpid(self._pid, 0)
+        if status:
+            self._report(f"{self._path}: could not be compressed, and stays as it is")
+        self._forget()
+        self._next()
+
+    def close(self) -> None:
+        """A copy that is not whole is no loss: its archive is there."""
+        self._queue = []
+        if self.pidfd >= 0:
+            process.pidfd_send_signal(self.pidfd, 9)
+            os.waitpid(self._pid, 0)
+            self._forget()
+
+    def _forget(self) -> None:
+        self._epoll.unregister(self.pidfd)
+        os.close(self.pidfd)
+        self.pidfd, self._pid = -1, 0
+
+    def _next(self) -> None:
+        if self.pidfd >= 0 or not self._queue:
+            return
+        self._path = self._queue.pop(0)
+        try:
+            self._pid, self.pidfd = process.clone(0)
+        except OSError as error:
+            self._report(f"{self._path}: could not be compressed: {error.strerror}; it stays as it is")
+            return
+        if self._pid == 0:
+            _child(self._path)
+        self._epoll.register(self.pidfd, select.EPOLLIN)
+
+
+def _child(path: str) -> None:
+    code = 1
+    try:
+        process.set_name("pyinit-gzip")
+        process.close_all_but({0, 1, 2})
+        os.nice(_LOWEST)
+        compress(path)
+        code = 0
+    except FileNotFoundError:  # it was the oldest, and had to go
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def compress(path: str) -> None:
+    """`path` becomes `path.gz`, with its mode and time, whole or not at all. OSError."""
+    import zlib  # in a process of its own; loaded before the pivot where a config asks for it (launcher)
+
+    part = path + GZIP + _PART
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    seen = os.fstat(source)
+    target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, seen.st_mode & 0o777)
+    try:
+        packer = zlib.compressobj(wbits=_GZIP_WBITS)
+        with open(target, "wb", closefd=False) as out:
+            while data := os.read(source, _BLOCK):
+                out.write(packer.compress(data))
+            out.write(packer.flush())
+        os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        os.fsync(target)
+        os.stat(path)  # removed meanwhile: its copy is not wanted either
+        os.rename(part, path + GZIP)
+        os.unlink(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+    finally:
+        os.close(target)
+        os.close(source)
