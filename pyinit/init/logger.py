@@ -149,7 +149,6 @@ class Logger:
         """As many steps as can be done now."""
         while stream.step():
             self._send()
-        self._send()
         fd = stream.source.fd
         if stream.file is not None and stream.file.news:
             self._say(f"log of {stream.source.name}: {stream.file.news}: lines are dropped until that is mended")
@@ -175,16 +174,17 @@ class Logger:
     def _after_a_turn(self) -> None:
         """The terminal may have taken something: those who waited for it go on."""
         self._send()
-        for stream in [stream for stream in self._streams.values() if stream.waits_for is not None]:
-            if stream.waits_for is not None and stream.waits_for.is_free:
+        while waiting := [stream for stream in self._streams.values() if stream.waits_for is not None and stream.waits_for.is_free]:
+            for stream in waiting:
                 self._advance(stream)
+            self._send()
         for fd in [fd for fd, at_s in self._suppressing.items() if at_s <= time.monotonic()]:
             del self._suppressing[fd]
             self._streams[fd].say_suppressed()
         if self._news and self._outlets[2].is_free:
             self._outlets[2].fill("".join(self._news).encode("utf-8", "replace"))
             self._news = []
-        self._send()
+            self._outlets[2].send()
         self._watch_outlets()
 
     def _send(self) -> None:

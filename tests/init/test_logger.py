@@ -460,11 +460,11 @@ def test_a_follower_goes_from_one_logger_to_the_next_without_a_loss(bench):
         assert word == b'client\0["app"]'
         assert bench.wait() == 0
         bench.control.close()
-        bench.write("app", b" line\n" + b"more\n" * 500)
+        bench.write("app", b" line\n" + b"more\n" * 100)
         bench.begin(word, fds)
         for fd in fds:
             os.close(fd)
-        said += text + b" line\n" + b"more\n" * 500
+        said += text + b" line\n" + b"more\n" * 100
     bench.write("app", b"end\n")
     assert client.until("app stdout", b"end\n") == said + b"end\n"
     client.sock.close()
