@@ -119,7 +119,7 @@ class Health(NamedTuple):
 
 
 class StopStep(NamedTuple):
-    """One signal of a stop, and how long it has."""
+    """One signal of a stop, and how long it has; signal 0 is the end of the input of a service that others log to."""
 
     signal: int
     wait_s: float
@@ -213,7 +213,7 @@ class ProcessSpec(NamedTuple):
     chroot: str = ""
     private_tmp: bool = False
     read_only_paths: tuple[str, ...] = ()
-    stdin: str = "null"  # or "tty", "file:/path", "socket:NAME"
+    stdin: str = "null"  # or "tty", "file:/path", "socket:NAME"; "logs" of a service that others log to
     tty: str = ""  # a terminal that becomes the controlling one, and stdin, stdout and stderr
     session: str = "own"  # or "group": a process group in the session of PID 1
     strict: bool = False  # what can't be granted is an error, and not a warning

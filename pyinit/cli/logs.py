@@ -35,6 +35,13 @@ class _Key(NamedTuple):
     stream: str
 
 
+class _Seen(NamedTuple):
+    """How far a stream has been printed: `mark` is the file and its size, `begun` a line of it that is not finished."""
+
+    mark: tuple[int, int] = (0, 0)
+    begun: bytes = b""
+
+
 class _Show:
     """How a line goes out: prefix or JSON, and only if it matches."""
 
@@ -64,32 +71,38 @@ def run(arguments: list[str]) -> int:
     wanted = Wanted(chosen.integer("-n", -1 if match or since_ns else 10, _MOST_LINES), since_ns, match)
     follow, path = "-f" in chosen.flags, chosen.socket()
     request: dict[str, object] = {"verb": "logs", "names": chosen.names, "follow": follow}
-    while True:
-        with Connection(path, request) as connection:
+    seen: dict[_Key, _Seen] = {}
+    connection: Connection | None = Connection(path, request)
+    while connection is not None:
+        with connection:
             answer, folder = connection.answer_with_fd()
-            keys = [_Key(row["service"], row["stream"]) for row in answer["logs"]]
-            show = _Show(match, as_json="--json" in chosen.flags, names=len(chosen.names or {key.service for key in keys}) != 1)
-            begun = _print_past(answer["logs"], folder, wanted, show)
+            rows = answer["logs"]
+            names = len(chosen.names or {row["service"] for row in rows}) != 1
+            show = _Show(match, as_json="--json" in chosen.flags, names=names)
+            seen |= _print_past(rows, folder, wanted, show, seen)
             if not follow:
-                _write(b"".join(show(key, Line(0, text)) for key, text in begun.items() if text and wanted.last and (not match or match(text))))
+                _write(b"".join(show.new(key, one.begun) for key, one in seen.items() if one.begun and wanted.last))
                 return EXIT_OK
-            ending = _follow(connection, begun, show)
-        if ending is not None:
-            return ending
-        wanted = wanted._replace(last=0)
-        if not _is_back(path):
-            return EXIT_OK
-        print("pyinit: the logger was killed: lines may be missing here; `pyinit logs` has them", file=sys.stderr)
+            if _follow(connection, seen, show):
+                return EXIT_OK
+        wanted = wanted._replace(last=-1)  # of what has come since
+        connection = _again(path, request)
+    return EXIT_OK
 
 
-def _print_past(rows: list[dict[str, Any]], folder: int, wanted: Wanted, show: _Show) -> dict[_Key, bytes]:
-    """What was there when we asked; the lines that are not finished, by stream."""
+def _print_past(rows: list[dict[str, Any]], folder: int, wanted: Wanted, show: _Show, seen: dict[_Key, _Seen]) -> dict[_Key, _Seen]:
+    """What was there when we asked, less what was `seen`; how far that is, by stream."""
     keys = [_Key(row["service"], row["stream"]) for row in rows]
-    pasts = [Past(folder, *key, row["ino"], row["size"]) for key, row in zip(keys, rows, strict=True)]
+    pasts = []
+    for key, row in zip(keys, rows, strict=True):
+        before = seen.get(key, _Seen())
+        pasts.append(Past(folder, *key, row["ino"], row["size"], before.mark, before.begun))
     try:
         merged = heapq.merge(*(_labelled(key, past.lines(wanted)) for key, past in zip(keys, pasts, strict=True)), key=lambda one: one[1].ns)
         _write_all(show(key, line) for key, line in merged)
-        return {key: past.rest for key, past in zip(keys, pasts, strict=True)}
+        if not all(past.is_whole for past in pasts) or any(key not in keys for key in seen):
+            print("pyinit: the logger was killed: lines may be missing here", file=sys.stderr)
+        return {key: _Seen((row["ino"], row["size"]), past.rest) for key, row, past in zip(keys, rows, pasts, strict=True)}
     finally:
         for past in pasts:
             past.close()
@@ -102,43 +115,43 @@ def _labelled(key: _Key, lines: Iterator[Line]) -> Iterator[tuple[_Key, Line]]:
         yield key, line
 
 
-def _follow(connection: Connection, begun: dict[_Key, bytes], show: _Show) -> int | None:
-    """The exit code at the end; None if the logger has gone without one."""
+def _follow(connection: Connection, seen: dict[_Key, _Seen], show: _Show) -> bool:
+    """Whether pyinit says that this is the end; False if the logger has gone without a word."""
     buffer = b""
     for data in connection.rest():
         buffer += data
         while True:
             head, mark, rest = buffer.partition(b"\n")
-            service, stream, length = head.decode().split(" ") if mark else ("", "", "0")
-            if not mark or len(rest) < int(length):
+            service, stream, *numbers = head.decode().split(" ") if mark else ("", "", "0", "0", "0")
+            length, ino, size = map(int, numbers)
+            if not mark or len(rest) < length:
                 break
             if service == "-":
-                _write(b"".join(show.new(key, text) for key, text in begun.items() if text))
+                _write(b"".join(show.new(key, one.begun) for key, one in seen.items() if one.begun))
                 if stream == "slow":
                     raise ControlError("this reader is too slow: lines are missing from here on")
-                return EXIT_OK
+                return True
             key = _Key(service, stream)
-            *lines, begun[key] = (begun.get(key, b"") + rest[: int(length)]).split(b"\n")
+            *lines, begun = (seen.get(key, _Seen()).begun + rest[:length]).split(b"\n")
+            seen[key] = _Seen((ino, size), begun)
             _write(b"".join(show.new(key, line) for line in lines))
-            buffer = rest[int(length) :]
-    return None
+            buffer = rest[length:]
+    return False
 
 
-def _is_back(path: str) -> bool:
-    """Whether pyinit is there still, with another logger; False once it has gone."""
+def _again(path: str, request: dict[str, object]) -> Connection | None:
+    """The logger was killed: another one is there soon, which goes on where that one stopped. None if pyinit has gone, too."""
     deadline_s = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline_s:
         try:
-            with Connection(path, {"verb": "logs", "follow": True}) as connection:
-                _, folder = connection.answer_with_fd()
-                if folder >= 0:
-                    os.close(folder)
-                return True
+            connection = Connection(path, request)
+            connection.peek()
+            return connection
         except ControlError as error:
             if error.exit_code != EXIT_FAILED:
-                return False
+                return None
             select.select([], [], [], _RETRY_S)
-    return False
+    return None
 
 
 def _pattern(text: str | None) -> Callable[[bytes], object] | None:

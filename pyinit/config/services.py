@@ -186,7 +186,7 @@ def _check_files(table: Table, spec: ServiceSpec) -> None:
         if spec.sockets or spec.fd_store:
             table.fault("ready", f"the fds 3 to {taken} are the sockets' and the fd store's: expected fd = {taken + 1} or more")
     if spec.ready.kind == "log" and spec.log.to not in ("file", "stdout", "syslog"):
-        table.fault("ready", f'lines of a log that goes to "{spec.log.to}" are not seen here: expected log.to = "file" or "stdout"')
+        table.fault("ready", f'lines of a log that goes to "{spec.log.to}" are not seen here: expected log.to = "file", "syslog" or "stdout"')
 
 
 def _forwarded(table: Table) -> tuple[int, ...]:

@@ -80,6 +80,14 @@ class Connection:
         self._close_fds()
         return answer, fd
 
+    def peek(self) -> None:
+        """Wait for an answer, which is yet to be taken; errors as in `answers`."""
+        line = self._line()
+        answer = self._decode(line)
+        if "error" in answer:
+            raise ControlError(str(answer["error"]), exit_code=_exit_code(answer))
+        self._buffer = line + b"\n" + self._buffer
+
     def rest(self) -> Iterator[bytes]:
         """What comes behind the answers, up to the end."""
         while data := self.received():

@@ -47,7 +47,7 @@ class Ending(Record):
 
     def _stop(self, event: Input, now: float) -> None:
         self.target, self.why = Target.DOWN, Why.STOPPED
-        self._begin_stop(event.text or "stop requested", now)
+        self._begin_stop(event.text or "stop requested", now, ends_input=event.flag)
 
     def _unhealthy(self, event: Input, now: float) -> None:
         if self.state is State.READY:
@@ -90,14 +90,19 @@ class Ending(Record):
         self._cancel(Timer.DRAIN)
         self._enter(State.STOPPING, event.text)
 
-    def _begin_stop(self, reason: str, now: float, *, abort: bool = False) -> None:
-        """Out of service first, then the signals; `abort`: it hangs, and shall say where by its core."""
+    def _begin_stop(self, reason: str, now: float, *, abort: bool = False, ends_input: bool = False) -> None:
+        """Out of service first, then the signals; `abort`: it hangs, and shall say where by its core.
+
+        `ends_input`: others' logger may be told of the end of its input, which comes before the signals.
+        """
         was_ready = self.state is State.READY
         self._leave_readiness()
         self._kill_hook()
         self.cause = reason
-        first = self.spec.stop[0]
-        self._steps = (StopStep(SIGABRT, first.wait_s),) if abort else self.spec.stop
+        steps = self.spec.stop
+        if steps[0].signal == a.END_OF_INPUT and not ends_input:
+            steps = steps[1:]
+        self._steps = (StopStep(SIGABRT, steps[0].wait_s),) if abort else steps
         if was_ready and not abort and (self.spec.hooks.pre_stop or self.spec.drain_s):
             self._enter(State.DRAINING, reason)
             if self.spec.hooks.pre_stop:

@@ -15,7 +15,8 @@ from pyinit.core.transitions import Kind
 class Input(NamedTuple):
     """An event as one service sees it; `code` is an exit code, an errno or the code of a failed requirement.
 
-    `pid` of a HOOK is the hook's run; `flag` is "out of memory" of an exit, "watchdog" of bad health.
+    `pid` of a HOOK is the hook's run; `flag` is "out of memory" of an exit, "watchdog" of bad health, of a STOP that
+    nobody writes any more to a service that is others' logger.
     """
 
     kind: Kind

@@ -337,9 +337,13 @@ class Supervisor:
                 self._tell(service, Input(Kind.KILL, text=service.stop_reason), now)
                 moved = True
             elif all(self._is_out_of_the_way(other) for other in self._after[name]):
-                self._tell(service, Input(Kind.STOP, text=service.stop_reason), now)
+                self._tell(service, Input(Kind.STOP, text=service.stop_reason, flag=self._input_has_ended(name)), now)
                 moved = True
         return moved
+
+    def _input_has_ended(self, name: str) -> bool:
+        """Whether nobody who logs to the service is there any more."""
+        return all(self._services[other].state in DOWN for other in self._after[name] if self._services[other].spec.log.to == f"service:{name}")
 
     def _is_out_of_the_way(self, name: str) -> bool:
         other = self._services[name]

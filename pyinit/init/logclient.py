@@ -6,8 +6,9 @@ answered, and costs nobody else anything; a client outlives a logger that makes 
 
 The answer is a line of JSON: {"ok": true, "logs": [{"service", "stream", "ino", "size"}, ...]} with the descriptor of
 LOG_DIR: what was said up to now is in the first `size` bytes of the file `ino`, and in its archives. With "follow" what
-is said from then on comes in frames, `SERVICE STREAM LENGTH\n` and so many bytes, as they go to the file; `- end 0`
-is the end, `- slow 0` that of a client that did not read.
+is said from then on comes in frames, `SERVICE STREAM LENGTH INODE SIZE\n` and so many bytes, as they go to the file, which
+then is `INODE` and has `SIZE` bytes (0 0 without a file); `- end 0 0 0` is the end, `- slow 0 0 0` that of a client that
+did not read.
 """
 
 import os
@@ -15,7 +16,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from pyinit.init.logstream import Stream
+from pyinit.init.logstream import Source, Stream
 from pyinit.linux.fds import receive
 
 _MOST_QUEUED = 1 << 20
@@ -43,7 +44,7 @@ class _Client:
     def take(self, head: bytes, data: bytes) -> None:
         if self._queued_bytes > _MOST_QUEUED:
             self.names = frozenset()
-            self._queue.append(b"- slow 0\n")
+            self._queue.append(b"- slow 0 0 0\n")
         else:
             self.queue(head)
             self.queue(data)
@@ -96,11 +97,11 @@ class Clients:
             self._order(data.decode().split("\0"))
         return True
 
-    def publish(self, name: str, stream: str, data: bytes) -> None:
-        """What a service said, as it stands in its log."""
+    def publish(self, source: Source, data: bytes, mark: tuple[int, int]) -> None:
+        """What a service said, as it stands in its log, which ends at `mark` then."""
         for client in list(self._clients.values()):
-            if name in client.names:
-                client.take(b"%s %s %d\n" % (name.encode(), stream.encode(), len(data)), data)
+            if source.name in client.names:
+                client.take(f"{source.name} {source.stream} {len(data)} {mark[0]} {mark[1]}\n".encode(), data)
                 self._epoll.modify(client.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def serve(self, fd: int, mask: int) -> None:
@@ -129,7 +130,7 @@ class Clients:
         """The end: each gets what it can take now."""
         for client in list(self._clients.values()):
             if client.names:
-                client.queue(b"- end 0\n")
+                client.queue(b"- end 0 0 0\n")
             try:
                 while client.next_piece():
                     client.send()

@@ -121,8 +121,8 @@ class Logger:
             if stream.source.name == name:
                 stream.expect("")
 
-    def _publish(self, name: str, stream: str, data: bytes) -> None:
-        self._clients.publish(name, stream, data)
+    def _publish(self, source: Source, data: bytes, mark: tuple[int, int]) -> None:
+        self._clients.publish(source, data, mark)
 
     # Streams
 

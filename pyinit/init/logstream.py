@@ -39,8 +39,8 @@ class Source(NamedTuple):
 class Sinks:
     """Where lines go beside the file; the logger's, for all streams."""
 
-    def __init__(self, outlets: dict[int, Outlet], seen: Callable[[str], None], publish: Callable[[str, str, bytes], None], paint: Callable[[str], bytes]) -> None:
-        """`seen(name)`: the awaited line has come; `publish(name, stream, data)` to those who follow; `paint`: a name's prefix."""
+    def __init__(self, outlets: dict[int, Outlet], seen: Callable[[str], None], publish: Callable[["Source", bytes, tuple[int, int]], None], paint: Callable[[str], bytes]) -> None:
+        """`seen(name)`: the awaited line has come; `publish(source, data, mark)` to those who follow; `paint`: a name's prefix."""
         self.outlets = outlets
         self.seen = seen
         self.publish = publish
@@ -103,7 +103,7 @@ class Stream:
         self.pattern = re.compile(pattern.encode()) if pattern else None
 
     def mark(self) -> tuple[int, int]:
-        """(inode, size) of the file, as far as it was published; (0, 0) without one."""
+        """(inode, size) of the file, as far as it was published; (0, 0) if there is none."""
         return self.file.mark() if self.file is not None else (0, 0)
 
     def step(self) -> bool:
@@ -220,7 +220,7 @@ class Stream:
         elif text.data:
             self._count(text.data, self.file.put(record, text.data, self._save), self.file.trouble)
         if self.source.name and text.data:
-            self._sinks.publish(self.source.name, self.source.stream, text.data)
+            self._sinks.publish(self.source, text.data, self.mark())
 
     def _count(self, data: bytes, there: int, trouble: int) -> None:
         """What the file ends with by now, and what of the service's bytes is missing in it."""

@@ -46,9 +46,13 @@ class _Piece(NamedTuple):
 class Past:
     """One stream's log, up to byte `size` of the file `ino`. `rest` is then, after `lines()`, a line that is not finished."""
 
-    def __init__(self, log_dir: int, service: str, stream: str, ino: int, size: int) -> None:
-        """`log_dir`: a descriptor of it."""
-        self.rest = b""
+    def __init__(self, log_dir: int, service: str, stream: str, ino: int, size: int, after: tuple[int, int] | None = None, begun: bytes = b"") -> None:
+        """`log_dir`: a descriptor of it. `after`: only what follows such a mark, of an earlier answer or a frame, and `begun`.
+
+        `is_whole` tells whether what follows it is all there.
+        """
+        self.is_whole = True
+        self.rest = self._begun = begun
         self._stream = stream
         self._pieces: list[_Piece] = []
         self._folder = -1
@@ -57,8 +61,20 @@ class Past:
         try:
             self._folder = os.open(service, _FLAGS | os.O_DIRECTORY, dir_fd=log_dir)
             self._pieces = self._find(ino, size)
+            if after is not None and after[0]:
+                self._skip(*after)
         except OSError:  # it was there a moment ago: someone took it away
-            self._pieces = []
+            self._pieces, self.is_whole = [], False
+
+    def _skip(self, ino: int, size: int) -> None:
+        """All before that has been seen."""
+        for number, piece in enumerate(self._pieces):
+            seen = os.fstat(piece.fd) if piece.fd >= 0 else os.stat(piece.name, dir_fd=self._folder, follow_symlinks=False)
+            if seen.st_ino == ino:
+                self._pieces[:number] = []
+                self._pieces[0] = piece._replace(start=size)
+                return
+        self.is_whole = False
 
     def close(self) -> None:
         for piece in self._pieces:
@@ -113,14 +129,20 @@ class Past:
                 continue
             if opened.name.endswith(GZIP):
                 total = sum(block.count(b"\n") for block in _blocks(opened))
-                opened = opened._replace(skip=max(0, total - count))
+                found.append(piece._replace(skip=max(0, total - count)))
             else:
                 end = opened.end if opened.end >= 0 else os.fstat(opened.fd).st_size
                 start, total = _start_of_last(opened.fd, end, count)
-                opened = opened._replace(start=start, end=end)
-            found.insert(0, opened)
+                found.append(piece._replace(start=start, end=opened.end))
+            self._release(piece, opened)
             count -= total
-        return found
+        return found[::-1]
+
+    @staticmethod
+    def _release(piece: _Piece, opened: _Piece) -> None:
+        """There may be more files than descriptors."""
+        if opened.fd != piece.fd:
+            os.close(opened.fd)
 
     def _open(self, piece: _Piece) -> _Piece | None:
         """None: it was the oldest, and had to go. One that has been compressed meanwhile has another name."""
@@ -134,7 +156,7 @@ class Past:
         return None
 
     def _read(self, pieces: list[_Piece]) -> Iterator[Line]:
-        ns, rest = 0, b""
+        ns, rest = 0, self._begun
         for piece in pieces:
             opened = self._open(piece)
             if opened is None:
@@ -150,19 +172,17 @@ class Past:
                         ns = render.read_stamp(text) or ns
                         yield Line(ns, text)
             finally:
-                if opened.fd not in [one.fd for one in self._pieces]:
-                    os.close(opened.fd)
+                self._release(piece, opened)
         self.rest = rest
 
 
 def _blocks(piece: _Piece) -> Iterator[bytes]:
     """The file's bytes; of a compressed one those that went in, as far as it is whole."""
-    at = piece.start
-    unpack = None
+    at, unpack, seen = piece.start, None, 0
     if piece.name.endswith(GZIP):
         import zlib  # only for those who have such archives
 
-        unpack = zlib.decompressobj(wbits=_WBITS)
+        at, unpack, seen = 0, zlib.decompressobj(wbits=_WBITS), piece.start
     while True:
         data = os.pread(piece.fd, _BLOCK if piece.end < 0 else min(_BLOCK, piece.end - at), at)
         if not data:
@@ -172,9 +192,11 @@ def _blocks(piece: _Piece) -> Iterator[bytes]:
             yield data
             continue
         try:
-            yield unpack.decompress(data)
+            block = unpack.decompress(data)
         except zlib.error:
             return
+        yield block[seen:]
+        seen = max(0, seen - len(block))
 
 
 def _start_of_last(fd: int, end: int, count: int) -> tuple[int, int]:

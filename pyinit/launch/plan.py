@@ -277,7 +277,7 @@ def _with_defaults(config: Config, box: Container) -> list[Mount]:
     declared = {mount.target for mount in box.mounts}
     wanted = [("/run", 0o755), ("/tmp", 0o1777)]
     covered = any(config.init.log_dir == t or config.init.log_dir.startswith(t + "/") for t in (*declared, "/run", "/tmp"))
-    to_file = any(service.log.to == "file" for service in config.services)
+    to_file = any(service.log.to in ("file", "syslog") for service in config.services)
     if to_file and not covered and box.writable == "none":
         wanted.append((config.init.log_dir, 0o755))
     # Their pages count against memory_max and can't be taken back: full ones would have PID 1 killed in the end.

@@ -209,14 +209,14 @@ def test_logs_as_json(log_dir, capfdbinary):
 
 
 def test_following_ends_with_pyinit(log_dir, capfdbinary):
-    asked = log_dir(app=b"one\nbeg", web=b"", frames=b"app stdout 5\nun\nfoweb stdout 4\nx\nfoapp stdout 2\no\n- end 0\n")
+    asked = log_dir(app=b"one\nbeg", web=b"", frames=b"app stdout 5 1 9\nun\nfoweb stdout 4 2 9\nx\nfoapp stdout 2 1 11\no\n- end 0 0 0\n")
     assert logs.run(["-f", "--grep", "[ox]"]) == 0
     assert asked == [{"verb": "logs", "names": [], "follow": True}]
     assert capfdbinary.readouterr().out == b"app: one\nweb: x\napp: foo\nweb: fo\n"
 
 
 def test_a_follower_that_is_too_slow_is_told(log_dir, capfdbinary):
-    log_dir(app=b"", frames=b"app stdout 2\na\n- slow 0\n")
+    log_dir(app=b"", frames=b"app stdout 2 1 2\na\n- slow 0 0 0\n")
     with pytest.raises(ControlError, match=r"^this reader is too slow: lines are missing from here on$"):
         logs.run(["-f", "app"])
     assert capfdbinary.readouterr().out == b"a\n"

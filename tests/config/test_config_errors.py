@@ -178,7 +178,7 @@ OF_LIFE = {
     "health = { http = 'http://[::1]/', status = 99 }": 'health.status: expected a status such as 200, or a range such as "200-299", found 99',
     "health = { http = 'http://[::1]/', body = '(' }": 'health.body: expected a regular expression, found "(" (missing ), unterminated subpattern at position 0)',
     "ready = { log = '' }": "ready.log: expected a regular expression, found nothing",
-    "ready = { log = 'up' }\nlog = { to = 'null' }": 'ready: lines of a log that goes to "null" are not seen here: expected log.to = "file" or "stdout"',
+    "ready = { log = 'up' }\nlog = { to = 'null' }": 'ready: lines of a log that goes to "null" are not seen here: expected log.to = "file", "syslog" or "stdout"',
     "watchdog = '0s'": "watchdog: expected a time above 0",
     "stop = [{ signal = 'TERM' }]\nstop_signal = 'INT'": "stop_signal: `stop` says it already; take one of them out",
     "stop = []": "stop: expected steps such as [{ signal = \"QUIT\", wait = \"5s\" }], found none",

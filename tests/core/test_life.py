@@ -5,7 +5,18 @@ from world import World
 
 from pyinit.core import events as e
 from pyinit.core.graph import CoreError, CycleError
-from pyinit.model import Health, Hooks, InitSpec, Probe, Readiness, RestartDelay, Schedule, ServiceSpec, StopStep
+from pyinit.model import (
+    Health,
+    Hooks,
+    InitSpec,
+    LogSpec,
+    Probe,
+    Readiness,
+    RestartDelay,
+    Schedule,
+    ServiceSpec,
+    StopStep,
+)
 
 CHECKED = Readiness("probe", Probe("tcp", "127.0.0.1", 80))
 AT_ONCE = RestartDelay(first_s=0.0, jitter=0.0)
@@ -96,6 +107,18 @@ def test_a_stop_is_a_sequence_of_signals_and_then_kill():
     assert world.advance() == ["signal app 15", "arm app stop 2"]
     assert world.advance() == ["signal app 9 group"]
     assert world.now == 8.0
+
+
+def test_a_logger_of_others_sees_the_end_of_its_input_once_they_are_down_and_then_its_signals():
+    sink = app("sink", stop=(StopStep(0, 2.0), StopStep(15, 7.0)))
+    world = running(sink, app(log=LogSpec(to="service:sink"), after=("sink",)))
+    assert world.tell(e.RestartRequested("sink"))[0] == "signal sink 15"  # its input goes on
+    world.down("sink", signal=15)
+    world.execed("sink")
+    assert world.tell(e.ShutdownRequested("TERM received"))[1:3] == ["signal app 15", "arm app stop 7"]
+    assert world.down("app", signal=15)[-3:] == ["signal sink 0", "arm sink stop 2", "sink is stopping: TERM received"]
+    assert world.advance() == ["signal sink 15", "arm sink stop 7"]
+    assert world.down("sink", signal=15)[-2:] == ["cancel shutdown", "exit 0"]
 
 
 def test_an_exit_during_the_drain_ends_it():

@@ -179,7 +179,7 @@ class Answer:
         """One more frame; False at the end."""
         while True:
             head, mark, rest = self.buffer.partition(b"\n")
-            service, stream, length = head.decode().split() if mark else ("", "", "0")
+            service, stream, length, *self.mark = head.decode().split() if mark else ("", "", "0")
             if mark and len(rest) >= int(length):
                 self.buffer = rest[int(length) :]
                 if service == "-":

@@ -64,7 +64,7 @@ class Logger:
         source = Source("app", "stdout", world.pipe[0], world.spool_fd, 0, world.spec)
         self.stream = Stream(source, str(world.folder), Journal(world.journal_fd), sinks, lambda _: None)
 
-    def publish(self, name: str, stream: str, data: bytes) -> None:
+    def publish(self, source: Source, data: bytes, mark: tuple[int, int]) -> None:
         self.world.published += data
 
     def work(self) -> None:
