@@ -8,9 +8,10 @@ import os
 import zlib
 from collections.abc import Callable
 
+from pyinit.core.limits import tracker
 from pyinit.init.pid1 import HANDLED, Endpoints, Init
 from pyinit.launch.claim import CONTROL_SOCKET, claim
-from pyinit.linux import cgroup, process
+from pyinit.linux import cgroup, namespaces, process
 from pyinit.model import Config, InitSpec, Mount, Origin, ServiceSpec
 
 _DEFAULTS = InitSpec()
@@ -25,8 +26,10 @@ def as_init(config: Config, report: Callable[[str], None], read: Callable[[], Co
         _own_session()
     os.chdir("/")
     _write_files(config, report)
+    unified, v1_fds = _own_groups(report)
     endpoints = Endpoints(
-        cgroup_fd=_own_group(report),
+        cgroup_fd=unified,
+        v1_fds=v1_fds,
         container=os.environ.get("container", ""),  # noqa: SIM112 - the container interface's own spelling
         inherited={} if config.init.environment_clear else dict(os.environ),
         control_path=config.init.control_socket or INSIDE_SOCKET,
@@ -67,25 +70,37 @@ def _write(entry: Mount, path: str, content: str, mode: int) -> None:
     os.rename(path + ".new", path)
 
 
-def _own_group(report: Callable[[str], None]) -> int:
-    """fd of our v2 group, if it is the root of a cgroup namespace and can be written; -1 without one."""
+def _own_groups(report: Callable[[str], None]) -> tuple[int, dict[str, int]]:
+    """(fd of our v2 group or -1, fds of those of v1 by controller): what was given to us and can be written."""
+    unified, v1_fds = -1, {}
     for found in cgroup.hierarchies():
-        if found.version != 2 or not _is_namespace_root():
+        if not _is_given(found) or not os.access(found.directory, os.W_OK):
             continue
         try:
-            leaf = f"{found.directory}/init"
-            os.makedirs(leaf, exist_ok=True)
-            cgroup.write(leaf, "cgroup.procs", "0")
-            return os.open(found.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if found.version == 2:
+                _enter_leaf(found.directory)
+            fd = os.open(found.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
-            break
-    report("no writable cgroup: what a service leaves behind is found by its session and environment")
-    return -1
+            continue
+        if found.version == 2:
+            unified = fd
+        else:
+            v1_fds.update(dict.fromkeys(found.controllers, fd))
+    if unified < 0 and not tracker(v1_fds):
+        report("no writable cgroup: what a service leaves behind is found by its session and environment")
+    return unified, v1_fds
 
 
-def _is_namespace_root() -> bool:
-    with open("/proc/self/cgroup") as file:
-        return "0::/\n" in file.read()
+def _enter_leaf(directory: str) -> None:
+    """v2 hands controllers down only from a group without processes."""
+    leaf = f"{directory}/init"
+    os.makedirs(leaf, exist_ok=True)
+    cgroup.write(leaf, "cgroup.procs", "0")
+
+
+def _is_given(found: cgroup.Hierarchy) -> bool:
+    """Whether the group is a container's: all that its mount shows, and not the machine's own, unless we are its init."""
+    return found.is_root and (not cgroup.is_machines_root(found) or namespaces.is_first_pid_namespace())
 
 
 def as_supervisor(config: Config, read: Callable[[], Config]) -> int:

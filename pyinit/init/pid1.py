@@ -122,6 +122,7 @@ class Init:
         self.words.close()
         self.sockets.close()
         self.schedules.close()
+        self.groups.close()
         self.upward.exit_status(self.exit_code)
         self.output.close(LOG_DRAIN_S)
         if self.reboots and os.getpid() == 1:

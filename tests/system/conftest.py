@@ -14,7 +14,7 @@ import pytest
 REPO = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 20.0
 APPLETS = [
-    "awk", "sh", "cat", "ls", "ps", "sleep", "env", "id", "hostname", "mount", "echo", "kill", "true", "false", "touch", "readlink", "dd", "wc", "head", "grep", "nc", "ip", "seq", "yes"]
+    "awk", "sh", "cat", "ls", "ps", "sleep", "env", "id", "hostname", "mount", "echo", "kill", "true", "false", "touch", "readlink", "dd", "wc", "head", "grep", "nc", "ip", "seq", "yes", "setsid"]
 
 
 def pytest_collection_modifyitems(items):
