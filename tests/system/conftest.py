@@ -141,6 +141,44 @@ def bench(tmp_path):
     bench.close()
 
 
+class Runtime:
+    """PID 1 of a container that a program of somebody else's made."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.running: list[Pyinit] = []
+
+    def start(self, command: tuple[str, ...], services: str, **keys) -> Pyinit:
+        """`command`: the other program and its options, of the kind that runs the words that follow in a pid namespace."""
+        head = f'[init]\ncontrol_socket = "{self.folder}/s"\nstate_dir = "{self.folder}/state"\nlog_dir = "{self.folder}/log"\nstop_timeout = "4s"\n'
+        (self.folder / "services.toml").write_text(head + services)
+        self.running.append(Pyinit(self.folder / "services.toml", command=(*command, sys.executable, "-m", "pyinit"), **keys))
+        return self.running[-1]
+
+    def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return verb(words[0], "--socket", f"{self.folder}/s", *words[1:])
+
+    def pid(self, box: Pyinit) -> int:
+        """PID 1's number here; its parent forwards no signal."""
+        children = pathlib.Path(f"/proc/{box.process.pid}/task/{box.process.pid}/children")
+        wait_until(children.read_text, "PID 1")
+        return int(children.read_text())
+
+    def close(self) -> None:
+        for box in self.running:
+            if box.process.poll() is None:
+                os.kill(self.pid(box), signal.SIGTERM)
+                box.wait()
+            box.close()
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    runtime = Runtime(tmp_path)
+    yield runtime
+    runtime.close()
+
+
 def leftovers() -> dict[str, list[str]]:
     """What there is of ours on this host now, by kind."""
     mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()

@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 import pytest
-from conftest import Pyinit, verb, wait_until
+from conftest import verb, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
@@ -118,28 +118,8 @@ restart = "never"
 """
 
 
-@pytest.fixture
-def runtime(tmp_path):
-    """`runtime(command, services)`: pyinit as PID 1 of another runtime's container."""
-    boxes = []
-
-    def start(command: tuple[str, ...], services: str) -> Pyinit:
-        path = tmp_path / "services.toml"
-        path.write_text(f'[init]\ncontrol_socket = "{tmp_path}/s"\nstate_dir = "{tmp_path}/state"\nstop_timeout = "4s"\n{services}')
-        boxes.append(Pyinit(path, command=(*command, *PYINIT)))
-        return boxes[0]
-
-    start.verb = lambda *words: verb(words[0], "--socket", f"{tmp_path}/s", *words[1:])
-    yield start
-    for box in boxes:
-        if box.process.poll() is None:  # unshare forwards no signal
-            start.verb("shutdown")
-        box.wait()
-        box.close()
-
-
 def test_pid_1_of_a_runtime_with_writable_v1(held, runtime):
-    box = runtime(held(last=RUNTIME.replace("MODE", "rw")), SERVICES)
+    box = runtime.start(held(last=RUNTIME.replace("MODE", "rw")), SERVICES)
     box.wait_for("app: up")
     box.wait_for("fork")
     procs = CGROUPS / f"freezer/{HOLD}/svc-app/cgroup.procs"
@@ -158,7 +138,7 @@ NONE = "pyinit: no writable cgroup: what a service leaves behind is found by its
 
 
 def test_pid_1_of_a_runtime_with_read_only_v1(held, runtime):
-    box = runtime(held(last=RUNTIME.replace("MODE", "ro")), SERVICES.partition("[services.many]")[0])
+    box = runtime.start(held(last=RUNTIME.replace("MODE", "ro")), SERVICES.partition("[services.many]")[0])
     box.wait_for("app: up")
     assert NONE in box.output
 
@@ -167,9 +147,8 @@ def test_pid_1_of_a_runtime_with_read_only_v1(held, runtime):
 def test_the_machines_own_groups_are_left_alone(runtime, more):
     """A pid namespace shows them still, and a cgroup namespace that is made in them calls them its root."""
     before = {path: path.stat().st_mtime_ns for path in CGROUPS.glob("*/*") if path.is_dir()}
-    box = runtime(("unshare", "--pid", "--fork", "--mount-proc", *more.split()), SERVICES.partition("[services.many]")[0])
+    box = runtime.start(("unshare", "--pid", "--fork", "--mount-proc", *more.split()), SERVICES.partition("[services.many]")[0])
     box.wait_for("app: up")
     assert {path: path.stat().st_mtime_ns for path in CGROUPS.glob("*/*") if path.is_dir()} == before
-    pid = int(pathlib.Path(f"/proc/{box.process.pid}/task/{box.process.pid}/children").read_text())
-    assert pathlib.Path(f"/proc/{pid}/cgroup").read_text() == pathlib.Path("/proc/self/cgroup").read_text()
+    assert pathlib.Path(f"/proc/{runtime.pid(box)}/cgroup").read_text() == pathlib.Path("/proc/self/cgroup").read_text()
     assert NONE in box.output
