@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 
 from pyinit.core.limits import tracker
+from pyinit.init import sockets
 from pyinit.init.pid1 import HANDLED, Endpoints, Init
 from pyinit.launch.claim import CONTROL_SOCKET, claim
 from pyinit.linux import cgroup, namespaces, process
@@ -25,12 +26,14 @@ def as_init(config: Config, report: Callable[[str], None], read: Callable[[], Co
     if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
         _own_session()
     os.chdir("/")
+    process.close_all_but({0, 1, 2, *sockets.inherited(dict(os.environ), os.getpid()).values()})  # else a mount stays busy
     _write_files(config, report)
     unified, v1_fds = _own_groups(report)
     endpoints = Endpoints(
         cgroup_fd=unified,
         v1_fds=v1_fds,
         container=os.environ.get("container", ""),  # noqa: SIM112 - the container interface's own spelling
+        given=dict(os.environ),
         inherited={} if config.init.environment_clear else dict(os.environ),
         control_path=config.init.control_socket or INSIDE_SOCKET,
         read_config=read,
@@ -107,12 +110,14 @@ def as_supervisor(config: Config, read: Callable[[], Config]) -> int:
     """Neither PID 1 nor a container: services of this machine, with or without root; the exit code."""
     process.block_signals(HANDLED)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+    os.chdir("/")  # config.path is absolute; a service's folder is not to depend on ours, which posix_spawn hands on
     held = claim(supervisor_name(config.path), Origin(config.path, 1), patience_s=config.init.stop_timeout_s + _PATIENCE_S)
     try:
         held.write_pid(os.getpid())
         config = _settled(config, held.directory)
         init = config.init
         endpoints = Endpoints(
+            given=dict(os.environ),
             inherited={} if init.environment_clear else dict(os.environ),
             control_path=init.control_socket or f"{held.directory}/{CONTROL_SOCKET}",
             read_config=lambda: _settled(read(), held.directory),

@@ -124,14 +124,15 @@ def test_systemd_nspawn_leaves_with_our_exit_code(nspawn, up):
     assert box.wait() == 7
 
 
-@pytest.mark.parametrize("kind", ["path", "abstract"])
+@pytest.mark.parametrize("kind", ["path", "abstract", "environment_clear"])
 def test_a_runtime_with_a_socket_is_told_all_by_pid_1_itself(runtime, tmp_path, kind):
     """As nspawn's /run/host/notify: it heeds no other sender; EXIT_STATUS is the code that we leave with."""
-    address = f"{tmp_path}/up" if kind == "path" else f"@pyinit-up-{os.getpid()}"
+    address = f"@pyinit-up-{os.getpid()}" if kind == "abstract" else f"{tmp_path}/up"
+    clear = f"environment_clear = {str(kind == 'environment_clear').lower()}\n"  # what services inherit is another matter
     with Up(address.replace("@", "\0", 1)) as up:
         services = SERVICE.replace("/run/", f"{tmp_path}/").replace("[init]\n", "")
         first, _, last = services.partition("exit = ")
-        box = runtime.start(("unshare", "--pid", "--fork", "--mount-proc"), f"exit = {last}{first}", environment={"NOTIFY_SOCKET": address})
+        box = runtime.start(("unshare", "--pid", "--fork", "--mount-proc"), f"{clear}exit = {last}{first}", environment={"NOTIFY_SOCKET": address})
         box.wait_for("app: up:.\n")
         pid = runtime.pid(box)
         assert up.is_silent()
