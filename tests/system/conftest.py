@@ -148,9 +148,10 @@ class Runtime:
         self.folder = folder
         self.running: list[Pyinit] = []
 
-    def start(self, command: tuple[str, ...], services: str, **keys) -> Pyinit:
+    def start(self, command: tuple[str, ...], services: str, state_dir: str = "", **keys) -> Pyinit:
         """`command`: the other program and its options, of the kind that runs the words that follow in a pid namespace."""
-        head = f'[init]\ncontrol_socket = "{self.folder}/s"\nstate_dir = "{self.folder}/state"\nlog_dir = "{self.folder}/log"\nstop_timeout = "4s"\n'
+        state = state_dir or f"{self.folder}/state"
+        head = f'[init]\ncontrol_socket = "{self.folder}/s"\nstate_dir = "{state}"\nlog_dir = "{self.folder}/log"\nstop_timeout = "4s"\n'
         (self.folder / "services.toml").write_text(head + services)
         self.running.append(Pyinit(self.folder / "services.toml", command=(*command, sys.executable, "-m", "pyinit"), **keys))
         return self.running[-1]
