@@ -8,10 +8,12 @@ import os
 import zlib
 from collections.abc import Callable
 
+from pyinit.core.limits import tracker
+from pyinit.init import sockets
 from pyinit.init.pid1 import HANDLED, Endpoints, Init
 from pyinit.init.reload import Reader
 from pyinit.launch.claim import CONTROL_SOCKET, claim
-from pyinit.linux import cgroup, process
+from pyinit.linux import cgroup, namespaces, process
 from pyinit.model import Config, InitSpec, Mount, Origin, ServiceSpec
 
 _DEFAULTS = InitSpec()
@@ -25,10 +27,14 @@ def as_init(config: Config, report: Callable[[str], None], read: Reader) -> int:
     if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
         _own_session()
     os.chdir("/")
+    process.close_all_but({0, 1, 2, *sockets.inherited(dict(os.environ), os.getpid()).values()})  # else a mount stays busy
     _write_files(config, report)
+    unified, v1_fds = _own_groups(report)
     endpoints = Endpoints(
-        cgroup_fd=_own_group(report),
+        cgroup_fd=unified,
+        v1_fds=v1_fds,
         container=os.environ.get("container", ""),  # noqa: SIM112 - the container interface's own spelling
+        given=dict(os.environ),
         inherited={} if config.init.environment_clear else dict(os.environ),
         control_path=config.init.control_socket or INSIDE_SOCKET,
         read_config=read,
@@ -68,37 +74,51 @@ def _write(entry: Mount, path: str, content: str, mode: int) -> None:
     os.rename(path + ".new", path)
 
 
-def _own_group(report: Callable[[str], None]) -> int:
-    """fd of our v2 group, if it is the root of a cgroup namespace and can be written; -1 without one."""
+def _own_groups(report: Callable[[str], None]) -> tuple[int, dict[str, int]]:
+    """(fd of our v2 group or -1, fds of those of v1 by controller): what was given to us and can be written."""
+    unified, v1_fds = -1, {}
     for found in cgroup.hierarchies():
-        if found.version != 2 or not _is_namespace_root():
+        if not _is_given(found) or not os.access(found.directory, os.W_OK):
             continue
         try:
-            leaf = f"{found.directory}/init"
-            os.makedirs(leaf, exist_ok=True)
-            cgroup.write(leaf, "cgroup.procs", "0")
-            return os.open(found.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if found.version == 2:
+                _enter_leaf(found.directory)
+            fd = os.open(found.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
-            break
-    report("no writable cgroup: what a service leaves behind is found by its session and environment")
-    return -1
+            continue
+        if found.version == 2:
+            unified = fd
+        else:
+            v1_fds.update(dict.fromkeys(found.controllers, fd))
+    if unified < 0 and not tracker(v1_fds):
+        report("no writable cgroup: what a service leaves behind is found by its session and environment")
+    return unified, v1_fds
 
 
-def _is_namespace_root() -> bool:
-    with open("/proc/self/cgroup") as file:
-        return "0::/\n" in file.read()
+def _enter_leaf(directory: str) -> None:
+    """v2 hands controllers down only from a group without processes."""
+    leaf = f"{directory}/init"
+    os.makedirs(leaf, exist_ok=True)
+    cgroup.write(leaf, "cgroup.procs", "0")
+
+
+def _is_given(found: cgroup.Hierarchy) -> bool:
+    """Whether the group is a container's: all that its mount shows, and not the machine's own, unless we are its init."""
+    return found.is_root and (not cgroup.is_machines_root(found) or namespaces.is_first_pid_namespace())
 
 
 def as_supervisor(config: Config, read: Reader) -> int:
     """Neither PID 1 nor a container: services of this machine, with or without root; the exit code."""
     process.block_signals(HANDLED)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+    os.chdir("/")  # config.path is absolute; a service's folder is not to depend on ours, which posix_spawn hands on
     held = claim(supervisor_name(config.path), Origin(config.path, 1), patience_s=config.init.stop_timeout_s + _PATIENCE_S)
     try:
         held.write_pid(os.getpid())
         config = _settled(config, held.directory)
         init = config.init
         endpoints = Endpoints(
+            given=dict(os.environ),
             inherited={} if init.environment_clear else dict(os.environ),
             control_path=init.control_socket or f"{held.directory}/{CONTROL_SOCKET}",
             read_config=lambda names: _settled(read(names), held.directory),

@@ -1,13 +1,16 @@
-"""What the limits of a cgroup are called in cgroup v1 and v2.
+"""What the limits of a cgroup are called in cgroup v1 and v2; which hierarchy of v1 knows a service's processes.
 
 Owns names and units of the files. Must not know where groups are. Law: pure.
 Source: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 """
 
+from collections.abc import Iterable
+
 from pyinit.model import CgroupLimits
 
 Files = dict[str, list[tuple[str, str]]]  # controller -> (file, value)
 _PERIOD_US = 100_000
+_TRACKERS = ("freezer", "pids", "memory")
 NO_LIMIT_V1: Files = {
     "memory": [("memory.limit_in_bytes", "-1"), ("memory.soft_limit_in_bytes", "-1")],
     "cpu": [("cpu.cfs_quota_us", "-1"), ("cpu.shares", "1024")],
@@ -54,3 +57,13 @@ def v2_files(limits: CgroupLimits) -> Files:
 def controllers(limits: CgroupLimits) -> frozenset[str]:
     """Which controllers the limits need."""
     return frozenset(v2_files(limits))
+
+
+def tracker(hierarchies: Iterable[str]) -> str:
+    """Which of these controllers of v1 best holds a group a service, so that all of it can be killed; "" if none can.
+
+    The freezer stops forks while we kill, pids refuses them; the others only hold the list. cpuset takes nobody in
+    before its CPUs and nodes are written.
+    """
+    usable = sorted(set(hierarchies) - {"cpuset"})
+    return next((name for name in (*_TRACKERS, *usable) if name in usable), "")

@@ -1,15 +1,17 @@
 """What a service left behind: found and killed by its cgroup, or by its session.
 
 Owns the service's cgroup directories. Must not know why. Laws: a group's directory fd is opened before the mount
-goes read-only; without a writable cgroup v2 the session is the group (its number lives as long as any member does,
-so it is never another's), and what left the session is known by a marker in its environment.
+goes read-only; without a writable cgroup v2 a hierarchy of v1 holds the service's group, the freezer if there is one;
+without any the session is the group (its number lives as long as any member does, so it is never another's), and what
+left the session is known by a marker in its environment.
 """
 
 import contextlib
 import os
 from collections.abc import Callable, Container
 
-from pyinit.core.limits import NO_LIMIT_V1, NO_LIMIT_V2, Files, controllers, v1_files, v2_files
+from pyinit.core.limits import NO_LIMIT_V1, NO_LIMIT_V2, Files, controllers, tracker, v1_files, v2_files
+from pyinit.init.kill_v1 import GroupKiller
 from pyinit.init.loop import Loop
 from pyinit.linux import cgroup
 from pyinit.model import ServiceSpec
@@ -28,7 +30,10 @@ class Groups:
         self._known = known  # pids of the children that we started, and nobody left behind
         self._v1_fds = v1_fds
         self._limits: dict[str, dict[str, int]] = {}  # service -> controller -> its group of v1 that holds a limit
-        self._root_fd = root_fd
+        self._is_v2 = root_fd >= 0
+        kind = "" if self._is_v2 else tracker(v1_fds)
+        self._root_fd = v1_fds[kind] if kind else root_fd
+        self._killer = GroupKiller(loop, kind, self.check)
         self._loop = loop
         self._finished = finished
         self._directories: dict[str, int] = {}
@@ -56,9 +61,10 @@ class Groups:
         """(`cgroup.procs` of the service's groups, open for writing; the controllers that can't be had). OSError."""
         name = spec.name
         directory = self.directory_for(name)
+        self._killer.end(name)  # who joins now is not meant
         if name not in self._procs:
             wanted = controllers(spec.cgroup)
-            here = self._hand_down(wanted) if wanted and directory >= 0 else frozenset()
+            here = self._hand_down(wanted) if wanted and directory >= 0 and self._is_v2 else frozenset()
             if here:
                 _write_all(directory, {key: rows for key, rows in v2_files(spec.cgroup).items() if key in here})
             places = [*([directory] if directory >= 0 else []), *self._limit_v1(spec, wanted - here)]
@@ -68,7 +74,7 @@ class Groups:
 
     def _hand_down(self, wanted: frozenset[str]) -> frozenset[str]:
         """Which of the controllers of v2 a service's group has; PID 1 itself stands in a leaf beside it."""
-        had = frozenset(_read(self._root_fd, "cgroup.controllers").decode().split()) & wanted
+        had = frozenset(cgroup.read_at(self._root_fd, "cgroup.controllers").decode().split()) & wanted
         if had:
             try:
                 cgroup.write_at(self._root_fd, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(had)))
@@ -93,10 +99,11 @@ class Groups:
         name = spec.name
         if name not in self._procs:
             return
+        self._killer.end(name)  # it would write back a limit that it found
         for controller, fd in self._limits.get(name, {}).items():
             _write_all(fd, {"": [*NO_LIMIT_V1[controller], *v1_files(spec.cgroup).get(controller, [])]})
-        if name in self._directories:
-            here = _read(self._directories[name], "cgroup.controllers").decode().split()
+        if name in self._directories and self._is_v2:
+            here = cgroup.read_at(self._directories[name], "cgroup.controllers").decode().split()
             for controller in here:
                 rows = [*NO_LIMIT_V2.get(controller, []), *v2_files(spec.cgroup).get(controller, [])]
                 _write_all(self._directories[name], {"": rows})
@@ -113,7 +120,7 @@ class Groups:
         if place < 0:
             return False
         try:
-            count = cgroup.oom_kills(_read(place, file))
+            count = cgroup.oom_kills(cgroup.read_at(place, file))
         except FileNotFoundError:  # the memory controller is not on here
             return False
         before, self._oom_kills[name] = self._oom_kills.get(name, 0), count
@@ -122,6 +129,7 @@ class Groups:
     def forget(self, name: str) -> None:
         """The service is gone for good, and empty."""
         self._sessions.pop(name, None)
+        self._killer.end(name)
         for controller in self._limits.get(name, {}):
             with contextlib.suppress(OSError):
                 os.rmdir(f"svc-{name}", dir_fd=self._v1_fds[controller])
@@ -137,7 +145,10 @@ class Groups:
     def signal(self, name: str, number: int) -> None:
         """To every process of the service."""
         if number == _KILL and name in self._directories:
-            cgroup.write_at(self._directories[name], "cgroup.kill", "1")
+            if self._is_v2:
+                _kill_v2(self._directories[name])
+            else:
+                self._killer.kill(name, self._directories[name])
             return
         for pid in self.members(name):
             with contextlib.suppress(ProcessLookupError):
@@ -157,15 +168,19 @@ class Groups:
         for name in sorted(self._pending):
             if self._is_empty(name):
                 self._pending.discard(name)
+                self._killer.end(name)
                 self._finished(name)
+
+    def close(self) -> None:
+        """Nothing stays held: the end of a pid namespace waits for all that is in it."""
+        for name, directory in self._directories.items():
+            self._killer.end(name)
+            self._killer.thaw(directory)
 
     def _is_empty(self, name: str) -> bool:
         if name in self._directories:
-            fd = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directories[name])
-            try:
-                return not cgroup.is_populated(os.read(fd, 4096))
-            finally:
-                os.close(fd)
+            directory = self._directories[name]
+            return not (cgroup.is_populated(cgroup.read_at(directory, "cgroup.events")) if self._is_v2 else cgroup.pids_at(directory))
         return not self._has_strangers() or not self.members(name)
 
     def _has_strangers(self) -> bool:
@@ -201,19 +216,17 @@ class Groups:
     def members(self, name: str) -> list[int]:
         """Live pids of the service."""
         if name in self._directories:
-            fd = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directories[name])
-            with open(fd) as file:
-                return [int(line) for line in file]
+            return cgroup.pids_at(self._directories[name])
         session = self._sessions.get(name, 0)
         return [pid for pid in _pids() if _belongs(pid, session, f"{self._token}:{name}")] if session else []
 
 
-def _read(directory_fd: int, name: str) -> bytes:
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
-    try:
-        return os.read(fd, 4096)
-    finally:
-        os.close(fd)
+def _kill_v2(directory_fd: int) -> None:
+    """All of the group and of those below it. A group stays frozen after it: the next to join would hang."""
+    cgroup.write_at(directory_fd, "cgroup.kill", "1")
+    for path in cgroup.subgroups_at(directory_fd):
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            cgroup.write_at(directory_fd, path + "cgroup.freeze", "0")
 
 
 def _write_all(directory_fd: int, files: Files) -> None:

@@ -48,11 +48,11 @@ _RETRY_REAP = 256  # exits a turn: the rest waits for the next, so that a storm 
 
 
 class Endpoints:
-    """What the init is given: fds (-1: none), its role and the environment that services may inherit."""
+    """What the init is given: fds (-1: none), its role, its own environment and what of it services may inherit."""
 
     def __init__(
         self, *, channel_fd: int = -1, cgroup_fd: int = -1, v1_fds: dict[str, int] | None = None, listen_fds: tuple[int, ...] = (), container: str = "",
-        inherited: dict[str, str] | None = None, control_path: str = "",
+        given: dict[str, str] | None = None, inherited: dict[str, str] | None = None, control_path: str = "",
         read_config: Reader | None = None,
     ) -> None:  # fmt: skip
         self.channel_fd = channel_fd
@@ -61,8 +61,9 @@ class Endpoints:
         self.listen_fds = listen_fds  # bound already, of the control socket
         self.container = container
         self.read_config = read_config  # None: the monitor does it
+        self.given = given or {}
         self.inherited = inherited or {}
-        self.given_fds = sockets.inherited(self.inherited, os.getpid())
+        self.given_fds = sockets.inherited(self.given, os.getpid())
         self.control_path = control_path  # to be bound by the init itself; "" for none
 
 
@@ -93,7 +94,7 @@ class Init:
         self.health = Health(self.loop, self._unhealthy, self.beside.probe, random.random)
         self.schedules = Schedules(self.loop, lambda name: self.tell(e.Due(name)), self.log)
         self.reloading = Reload(self)
-        self.upward = Upward(endpoints.channel_fd, endpoints.inherited)
+        self.upward = Upward(endpoints.channel_fd, endpoints.given)
         self.server = Server(self.loop, Host(self), self.log)
 
     def log(self, text: str) -> None:
@@ -119,6 +120,7 @@ class Init:
         self.words.close()
         self.sockets.close()
         self.schedules.close()
+        self.groups.close()
         self.upward.exit_status(self.exit_code)
         self.output.close(LOG_DRAIN_S)
         if self.reboots and os.getpid() == 1:

@@ -32,11 +32,11 @@ def relay(data: bytes) -> None:
 
 
 class Upward:
-    """`channel_fd`: the monitor's; without one, NOTIFY_SOCKET of `environment`, which is taken out there."""
+    """`channel_fd`: the monitor's; without one, NOTIFY_SOCKET of our own `environment`."""
 
     def __init__(self, channel_fd: int, environment: dict[str, str]) -> None:
         self._channel_fd = channel_fd
-        self._address = environment.pop("NOTIFY_SOCKET", "")
+        self._address = environment.get("NOTIFY_SOCKET", "")
         self._ready = False
 
     def ready(self, status: str) -> None:

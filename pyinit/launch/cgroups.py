@@ -1,8 +1,8 @@
 """The container's own control groups: made, limited, emptied, removed.
 
 Owns what a limit is called in v1 and v2. Must not know processes of ours. Laws: only groups named
-`pyinit-NAME` below our own are made; tracking and killing is v2's (`cgroup.kill`), limits are v1's where the
-host is hybrid; every directory is in the journal before it is made.
+`pyinit-NAME` below our own are made; tracking and killing is v2's (`cgroup.kill`), or one v1 hierarchy's where there
+is no v2, limits are v1's where the host is hybrid; every directory is in the journal before it is made.
 """
 
 import contextlib
@@ -12,12 +12,13 @@ import select
 import time
 from collections.abc import Callable
 
-from pyinit.core.limits import v1_files, v2_files
+from pyinit.core.limits import tracker, v1_files, v2_files
 from pyinit.errors import LaunchError
 from pyinit.launch.plan import MakeCgroup
-from pyinit.linux import cgroup
+from pyinit.linux import cgroup, process
 
-_KILL_DEADLINE_S = 5.0
+_KILL = 9
+_KILL_DEADLINE_S, _FREEZE_S = 5.0, 0.1
 INIT_LEAF = "init"
 
 
@@ -47,12 +48,25 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None]) -> tuple[li
             for name in hierarchy.controllers:
                 _write(directory, v1.get(name, []), operation)
                 left.discard(name)
+    if not unified:
+        _make_tracker(found, operation, made, journal)
     if left:
         raise LaunchError(
             f"{operation.origin}: {operation.describe()}: no mounted hierarchy has the controller "
             f"{', '.join(sorted(left))}; mount it, or take the limit out"
         )
     return made, unified
+
+
+def _make_tracker(found: list[cgroup.Hierarchy], operation: MakeCgroup, made: list[str], journal: Callable[[str, str], None]) -> None:
+    """Where v2 can't, a group of v1 holds what belongs to a service. The last, so the first that is undone: it thaws."""
+    by_name = {name: hierarchy for hierarchy in found if hierarchy.version == 1 for name in hierarchy.controllers}
+    best = tracker(by_name)
+    if best:
+        directory = f"{by_name[best].directory}/pyinit-{operation.name}"
+        journal("cgroup", directory)
+        if directory not in made and _make(directory):
+            made.append(directory)
 
 
 def _v2_parent(own: str, wanted: set[str], operation: MakeCgroup) -> tuple[str, set[str]]:
@@ -148,17 +162,43 @@ def kill(directory: str) -> None:
             cgroup.write(directory, "cgroup.kill", "1")
             _wait_empty(directory, deadline)
             return
-        while pids := cgroup.processes(directory):
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    pidfd = os.pidfd_open(pid)
-                    os.kill(pid, 9)
-                    select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
-                    os.close(pidfd)
-            if time.monotonic() > deadline:
-                return
+        while cgroup.processes(directory) and time.monotonic() < deadline:
+            _freeze(directory)
+            pidfds = [pidfd for pid in cgroup.processes(directory) if (pidfd := _kill_one(pid)) >= 0]
+            _thaw(directory)
+            for pidfd in pidfds:
+                select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+                os.close(pidfd)
     except FileNotFoundError:
         return
+
+
+def _kill_one(pid: int) -> int:
+    """pidfd of what dies now; -1: it is gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+    with contextlib.suppress(ProcessLookupError):
+        process.pidfd_send_signal(pidfd, _KILL)
+    return pidfd
+
+
+def _freeze(directory: str) -> None:
+    """v1's freezer: nobody forks from here on. Not for ever: a task in the midst of a disk's work is not frozen."""
+    deadline = time.monotonic() + _FREEZE_S
+    if not os.path.exists(f"{directory}/freezer.state"):
+        return
+    cgroup.write(directory, "freezer.state", "FROZEN")
+    while _words(f"{directory}/freezer.state") != {"FROZEN"} and time.monotonic() < deadline:
+        select.select([], [], [], 0.001)
+
+
+def _thaw(directory: str) -> None:
+    """All below, too: a frozen task dies of nothing."""
+    for place, _, names in os.walk(directory):
+        if "freezer.state" in names:
+            cgroup.write(place, "freezer.state", "THAWED")
 
 
 def _wait_empty(directory: str, deadline: float) -> None:

@@ -5,16 +5,21 @@ Laws: never one path for all hierarchies (hybrid hosts differ per controller); a
 Source: cgroups(7), Documentation/admin-guide/cgroup-v2.rst.
 """
 
+import errno
 import os
 from typing import NamedTuple
 
 
 class Hierarchy(NamedTuple):
-    """One mounted hierarchy: `directory` is this process's own group in it; v2 has no controllers in its name."""
+    """One mounted hierarchy: `directory` is this process's own group in it; v2 has no controllers in its name.
+
+    `is_root`: the mount shows no group above it.
+    """
 
     controllers: tuple[str, ...]
     directory: str
     version: int
+    is_root: bool
 
 
 def hierarchies() -> list[Hierarchy]:
@@ -32,7 +37,8 @@ def hierarchies() -> list[Hierarchy]:
                 inner = path if root == "/" else path[len(root) :]
                 directory = os.path.normpath(place + "/" + inner)
                 if os.path.isdir(directory):
-                    found.append(Hierarchy(tuple(sorted(wanted)), directory, 2 if number == "0" else 1))
+                    version = 2 if number == "0" else 1
+                    found.append(Hierarchy(tuple(sorted(wanted)), directory, version, path == root))
                 break
     return found
 
@@ -41,6 +47,16 @@ def _cgroup_mount(line: str) -> tuple[str, str, str, set[str]]:
     left, _, right = line.rstrip("\n").partition(" - ")
     fields, tail = left.split(" "), right.split(" ")
     return tail[0], fields[3], fields[4].replace("\\040", " "), set(tail[-1].split(","))
+
+
+def is_machines_root(found: Hierarchy) -> bool:
+    """Whether that is the whole machine's group, also where a namespace calls another one the root.
+
+    By its files: v1 has `release_agent` in no other, v2 `cgroup.type` in every other (CFTYPE_ONLY_ON_ROOT, _NOT_ON_ROOT).
+    """
+    if found.version == 1:
+        return os.path.exists(f"{found.directory}/release_agent")
+    return not os.path.exists(f"{found.directory}/cgroup.type")
 
 
 def write(directory: str, name: str, value: str) -> None:
@@ -63,6 +79,48 @@ def write_at(directory_fd: int, name: str, value: str) -> None:
         os.write(fd, value.encode())
     finally:
         os.close(fd)
+
+
+def read_at(directory_fd: int, name: str) -> bytes:
+    """What a file below an open directory says."""
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def subgroups_at(directory_fd: int, path: str = "") -> list[str]:
+    """The group itself ("") and all below it, as paths that end in a slash; kernfs counts folders as links."""
+    fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        if os.fstat(fd).st_nlink <= 2:
+            return [path]
+        with os.scandir(fd) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    finally:
+        os.close(fd)
+    found = [path]
+    for name in names:
+        try:
+            found += subgroups_at(directory_fd, f"{path}{name}/")
+        except FileNotFoundError:  # removed meanwhile
+            continue
+    return found
+
+
+def pids_at(directory_fd: int) -> list[int]:
+    """Live processes of the group and of those below it, as our pid namespace sees them: those outside read as 0."""
+    found: list[int] = []
+    for path in subgroups_at(directory_fd):
+        try:
+            fd = os.open(path + "cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+            with open(fd) as file:
+                found += [pid for line in file if (pid := int(line))]
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # removed meanwhile
+                raise
+    return found
 
 
 def is_populated(events: bytes) -> bool:
@@ -99,5 +157,5 @@ def processes(directory: str) -> list[int]:
     for place, _, names in os.walk(directory):
         if "cgroup.procs" in names:
             with open(os.path.join(place, "cgroup.procs")) as file:
-                pids += [int(line) for line in file]
+                pids += [pid for line in file if (pid := int(line))]
     return pids

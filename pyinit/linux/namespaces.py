@@ -15,6 +15,7 @@ CLONE_FLAGS = {
     "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
     "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000, "time": 0x00000080,
 }  # fmt: skip
+_PID_NS_INIT_INO = 0xEFFFFFFC  # linux/nsfs.h, enum init_ns_ino
 _SIOCSIFFLAGS, _SIOCBRDELBR, _IFF_UP = 0x8914, 0x89A1, 1
 
 
@@ -26,6 +27,11 @@ def unshare(flags: int) -> None:
 def enter(fd: int, flags: int = 0) -> None:
     """setns(2) into the namespace behind `fd`."""
     check(LIBC.setns(fd, flags), "setns")
+
+
+def is_first_pid_namespace() -> bool:
+    """Whether ours is the one that the kernel booted with: its PID 1 is the machine's."""
+    return os.stat("/proc/self/ns/pid").st_ino == _PID_NS_INIT_INO
 
 
 def set_hostname(name: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 REPO = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 20.0
 APPLETS = [
-    "awk", "sh", "cat", "ls", "ps", "sleep", "env", "id", "hostname", "mount", "echo", "kill", "true", "false", "touch", "readlink", "dd", "wc", "head", "grep", "nc", "ip", "seq", "yes"]
+    "awk", "sh", "cat", "ls", "ps", "sleep", "env", "id", "hostname", "mount", "echo", "kill", "true", "false", "touch", "readlink", "dd", "wc", "head", "grep", "nc", "ip", "seq", "yes", "setsid"]
 
 
 def pytest_collection_modifyitems(items):
@@ -139,6 +139,45 @@ def bench(tmp_path):
     bench = Bench(tmp_path)
     yield bench
     bench.close()
+
+
+class Runtime:
+    """PID 1 of a container that a program of somebody else's made."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.running: list[Pyinit] = []
+
+    def start(self, command: tuple[str, ...], services: str, state_dir: str = "", **keys) -> Pyinit:
+        """`command`: the other program and its options, of the kind that runs the words that follow in a pid namespace."""
+        state = state_dir or f"{self.folder}/state"
+        head = f'[init]\ncontrol_socket = "{self.folder}/s"\nstate_dir = "{state}"\nlog_dir = "{self.folder}/log"\nstop_timeout = "4s"\n'
+        (self.folder / "services.toml").write_text(head + services)
+        self.running.append(Pyinit(self.folder / "services.toml", command=(*command, sys.executable, "-m", "pyinit"), **keys))
+        return self.running[-1]
+
+    def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return verb(words[0], "--socket", f"{self.folder}/s", *words[1:])
+
+    def pid(self, box: Pyinit) -> int:
+        """PID 1's number here; its parent forwards no signal."""
+        children = pathlib.Path(f"/proc/{box.process.pid}/task/{box.process.pid}/children")
+        wait_until(children.read_text, "PID 1")
+        return int(children.read_text())
+
+    def close(self) -> None:
+        for box in self.running:
+            if box.process.poll() is None:
+                os.kill(self.pid(box), signal.SIGTERM)
+                box.wait()
+            box.close()
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    runtime = Runtime(tmp_path)
+    yield runtime
+    runtime.close()
 
 
 def leftovers() -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from conftest import REPO, make_busybox, squash
 
 CACHE = REPO / ".pytest_cache/guest"
 MODULES = ("loop", "squashfs", "overlay")
-_STDLIB_LEFT_OUT = ("test", "idlelib", "lib2to3", "ensurepip", "distutils", "pydoc_data", "unittest", "turtledemo", "__pycache__")
+_STDLIB_LEFT_OUT = ("test", "idlelib", "lib2to3", "ensurepip", "distutils", "pydoc_data", "unittest", "turtledemo", "__pycache__", "config-*", "asyncio", "xml", "multiprocessing", "tkinter")
 
 # The initramfs: loads modules, makes the squashfs the root.
 INIT = """#!/bin/busybox sh
@@ -77,7 +77,7 @@ def module_files(base: pathlib.Path) -> list[pathlib.Path]:
 def make_root(folder: pathlib.Path, script: str, files: dict[str, str]) -> pathlib.Path:
     """busybox, the system's Python and its libraries, this checkout's pyinit, an image for containers."""
     root = make_busybox(folder / "root")
-    for name in ("mkdir", "rmdir", "poweroff", "find", "sort", "uname", "dmesg"):
+    for name in ("mkdir", "rmdir", "poweroff", "find", "sort", "uname", "dmesg", "tr"):
         (root / "bin" / name).symlink_to("busybox")
     (root / "usr/bin").mkdir(parents=True)
     shutil.copy("/usr/bin/python3.11", root / "usr/bin/python3.11")

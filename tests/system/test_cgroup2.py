@@ -1,5 +1,6 @@
 """Limits and tracking where there is cgroup v2 only, in a virtual machine: this host's layout is another."""
 
+import json
 import re
 
 from guest import boot
@@ -41,6 +42,27 @@ exit 5
 ''' }
 """
 
+# Limits of services: `big` is killed, `many` is refused a fork, `daemons` leaves what only the cgroup still knows.
+LIMITS = """
+[container]
+name = "limits"
+layers = ["/images/busybox.squashfs"]
+[services.big]
+command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"]
+restart = "never"
+cgroup = { memory_max = "8M" }
+log = { to = "stdout", timestamp = "none" }
+[services.many]
+command = ["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 775 & done; wait"]
+restart = "never"
+cgroup = { pids_max = 4 }
+log = { to = "stdout", timestamp = "none" }
+[services.daemons]
+after = ["big", "many"]
+command = ["sh", "-c", "(env -i setsid sh -c 'sleep 776 & exec sleep 776' &); exec sleep 777"]
+cgroup = { cpu_max = 0.25, cpu_weight = 300, memory_max = "20M", memory_high = "16M" }
+"""
+
 # First from the root group; then from a group that holds another process and so can't hand controllers down.
 SCRIPT = f"""
 {PYINIT} --config /etc/pyinit/services.toml; echo code $?
@@ -51,11 +73,29 @@ sh -c 'echo 0 > /sys/fs/cgroup/crowd/cgroup.procs; exec sleep 1000' &
 sh -c 'echo 0 > /sys/fs/cgroup/crowd/cgroup.procs; exec env {PYINIT} --config /etc/pyinit/services.toml' > /run/second 2>&1; echo second code $?
 grep -E 'app: (memory.max|own|clean)' /run/second
 echo left $(find /sys/fs/cgroup -name 'pyinit-*' | wc -l)
+echo THIRD
+{PYINIT} --config /etc/pyinit/limits.toml > /run/third 2>&1 &
+until [ $(ps | grep -c "sleep 77[67]") = 3 ]; do sleep 0.1; done
+cd /sys/fs/cgroup/pyinit-limits
+for f in big/memory.max many/pids.max daemons/cpu.max daemons/cpu.weight daemons/memory.max daemons/memory.high; do echo $f $(cat svc-$f); done
+echo 1 > svc-daemons/cgroup.freeze
+ps | grep "sleep 77[67]" > /run/before
+{PYINIT} restart daemons
+echo restarted $?
+ps | grep "sleep 77[67]" > /run/after
+until [ $(ps | grep -c "sleep 77[67]") = 3 ]; do sleep 0.1; done
+echo survived $(grep -cFf /run/before /run/after)
+{PYINIT} status --json | tr -d '\n'; echo
+{PYINIT} events -n 100 --json
+{PYINIT} shutdown
+wait %2
+cat /run/third
 """
 
 
-def test_limits_and_tracking_on_pure_cgroup_v2(tmp_path):
-    text = boot(tmp_path, SCRIPT, {"etc/pyinit/services.toml": CONFIG}, 150)
+def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
+    text = boot(tmp_path, SCRIPT, {"etc/pyinit/services.toml": CONFIG, "etc/pyinit/limits.toml": LIMITS}, 150)
+    text, third = text.split("THIRD\n")
     first, second = text.split("left 0\n", 1)
     for line in (
         "app: memory.max 67108864", "app: memory.high 50331648", "app: pids.max 40", "app: cpu.max 50000 100000",
@@ -67,3 +107,18 @@ def test_limits_and_tracking_on_pure_cgroup_v2(tmp_path):
     assert "\ncode 5\n" in first, text
     assert second.splitlines()[0:4] == ["second code 5", "app: memory.max 67108864", "app: own 0::/svc-app", "app: clean"], text
     assert "left 0\n" in second, text
+    for line in (
+        "big/memory.max 8388608", "many/pids.max 4", "daemons/cpu.max 25000 100000", "daemons/cpu.weight 300",
+        "daemons/memory.max 20971520", "daemons/memory.high 16777216", "many: sh: can't fork: Resource temporarily unavailable",
+        "restarted 0", "survived 0",
+    ):  # fmt: skip
+        assert f"\n{line}\n" in third, third
+    rows = [json.loads(line) for line in third.splitlines() if line.startswith("{")]
+    [big] = [one for one in rows[0]["services"] if one["name"] == "big"]
+    reason = "killed by KILL: out of memory"
+    assert (big["state"], big["exit"], big["reason"]) == ("failed", {"code": None, "signal": 9}, reason)
+    assert [(one["state"], one["reason"]) for one in rows[1:] if one["name"] == "big"] == [
+        ("waiting", ""), ("starting", ""), ("ready", ""), ("cleaning", reason), ("failed", reason),
+    ]  # fmt: skip
+    assert f"\npyinit: big: failed: {reason}\n" in third
+    assert third.endswith("pyinit: daemons: stopped: shutdown requested\n"), third

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import DEADLINE_S, REPO, Pyinit, verb, wait_until
@@ -129,28 +128,6 @@ command = ["sh", "-c", "trap 'echo bye; exit' TERM; echo up $INHERITED; while :;
         assert "app: bye" in box.output
     finally:
         box.close()
-
-
-def test_a_stop_during_the_start_is_not_lost(tmp_path):
-    """Python's start-up takes a while; a TERM that comes meanwhile is kept, for signals are blocked first."""
-    path = tmp_path / "services.toml"
-    path.write_text(f"""
-[init]
-control_socket = "{tmp_path}/control.sock"
-state_dir = "{tmp_path}/state"
-[services.app]
-command = ["sleep", "1000"]
-""")
-    box = Pyinit(path, command=AS_PID_1)
-    pid = inner(box.process)
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:  # from the first moment that the mask is there
-        status = pathlib.Path(f"/proc/{pid}/status").read_text()
-        if "SigBlk:\t0000000000000000" not in status:
-            break
-    os.kill(pid, signal.SIGTERM)
-    assert box.wait() == 0
-    box.close()
 
 
 @pytest.mark.parametrize(
