@@ -16,7 +16,7 @@ A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where nam
                                                -> {"ok": true, "code": n} at its end; meanwhile lines {"signal": n} go to it
     ps                                         -> {"ok": true, "services": [{"name", "state", "processes": [...]}]}
     reload                                     -> {"ok": true, "added": [], "removed": [], "restarted": [], "changed": []}
-    logs, "lines": n, "follow": bool           -> {"ok": true}, then the log's bytes up to the end of the connection
+    logs, "follow": bool                       -> {"ok": true, "logs": [...]} and the log folder's fd, then frames (init/logclient.py)
     shutdown, "exit_code": n or null           -> {"ok": true}, then the end of the connection when all is down
 What was refused answers {"error": text, "exit_code": n}.
 """

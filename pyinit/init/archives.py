@@ -109,7 +109,6 @@ class Compressor:
         self._report = report
         self._queue: list[str] = []
         self._path = ""
-        self._pid = 0
         self.pidfd = -1
 
     def add(self, path: str) -> None:
@@ -128,8 +127,7 @@ class Compressor:
 
     def ended(self) -> None:
         """The child has; its copy is whole or not there."""
-        _, status = os.waitpid(self._pid, 0)
-        if status:
+        if any(code for _, code, _ in process.exits(1)):
             self._report(f"{self._path}: could not be compressed, and stays as it is")
         self._forget()
         self._next()
@@ -139,24 +137,25 @@ class Compressor:
         self._queue = []
         if self.pidfd >= 0:
             process.pidfd_send_signal(self.pidfd, 9)
-            os.waitpid(self._pid, 0)
+            select.select([self.pidfd], [], [])
+            process.exits(1)
             self._forget()
 
     def _forget(self) -> None:
         self._epoll.unregister(self.pidfd)
         os.close(self.pidfd)
-        self.pidfd, self._pid = -1, 0
+        self.pidfd = -1
 
     def _next(self) -> None:
         if self.pidfd >= 0 or not self._queue:
             return
         self._path = self._queue.pop(0)
         try:
-            self._pid, self.pidfd = process.clone(0)
+            pid, self.pidfd = process.clone(0)
         except OSError as error:
             self._report(f"{self._path}: could not be compressed: {error.strerror}; it stays as it is")
             return
-        if self._pid == 0:
+        if pid == 0:
             _child(self._path)
         self._epoll.register(self.pidfd, select.EPOLLIN)
 

@@ -336,7 +336,8 @@ def test_archives_are_compressed_in_the_background_and_what_was_left_too(bench):
     assert [name for name in os.listdir(folder) if name.endswith(".part")] == []
 
 
-def test_suppressed_lines_are_said_when_it_has_become_quiet(bench):
+def test_suppressed_lines_are_said_when_it_has_become_quiet(bench, monkeypatch):
+    monkeypatch.setattr(logger, "QUIET_S", 0.02)
     bench.start(app=FILE._replace(rate=1, rate_burst=2))
     bench.write("app", b"1\n2\n3\n4\n")
     assert bench.until("app", b"a second\n") == b"1\n2\npyinit: 2 lines were suppressed: more than 1 a second\n"

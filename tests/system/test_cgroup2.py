@@ -95,6 +95,7 @@ cat /run/third
 
 def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
     text = boot(tmp_path, SCRIPT, {"etc/pyinit/services.toml": CONFIG, "etc/pyinit/limits.toml": LIMITS}, 150)
+    text = re.sub(r"\x1b\[\d+m(\w+) +\|\x1b\[0m ", r"\1: ", text)  # on the console, which is a terminal, names are coloured
     text, third = text.split("THIRD\n")
     first, second = text.split("left 0\n", 1)
     for line in (

@@ -120,7 +120,7 @@ def test_hup_from_a_terminal_stops(bench, busybox):
         os.chdir(REPO)
         os.execv(sys.executable, [sys.executable, "-m", "pyinit", "--config", str(path)])
     text, deadline = b"", time.monotonic() + DEADLINE_S
-    while b"app: up" not in text and time.monotonic() < deadline:
+    while b"app |\x1b[0m up" not in text and time.monotonic() < deadline:
         text += os.read(main, 4096)
     pidfd = os.pidfd_open(pid)
     os.close(main)
