@@ -47,10 +47,14 @@ def ours(read: int, write_end: int, folder: str) -> int:
     pid = os.fork()
     if pid == 0:
         os.close(write_end)
+        first.close()
         source = Source("app", "stdout", read, store, 0, LogSpec(max_size_bytes=10 << 20, keep=3))
         process.close_all_but({0, 1, 2, read, store, control.fileno(), *keep[:3]})
         logger.run([source], folder, control, keep)
         os._exit(0)
+    control.close()
+    for fd in (store, *keep[:3]):
+        os.close(fd)
     return pid
 
 
@@ -79,6 +83,8 @@ def measure(start, megabytes: int) -> tuple[float, float]:
     took = time.monotonic() - before
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     shutil.rmtree(folder)
+    while ALIVE:
+        ALIVE.pop().close()
     cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
     return (megabytes << 20) / took / 1e6, cpu / (megabytes << 20) * 1e9
 
