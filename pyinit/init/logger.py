@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pyinit.init import syslog
@@ -41,9 +42,8 @@ class Logger:
         self._news: list[str] = []  # for standard error
         self._outlets = {1: Outlet(1, keep.out_box), 2: Outlet(2, keep.err_box)}
         self._compressor = Compressor(self._epoll, self._say)
-        self._paint = _painter([source.name for source in sources])
         journal = Journal(keep.journal_fd)
-        sinks = Sinks(self._outlets, self._seen, self._publish, self._paint)
+        sinks = Sinks(self._outlets, self._seen, self._publish, painter([source.name for source in sources]))
         self._streams = {s.fd: Stream(s, log_dir, journal, sinks, self._compressor.add) for s in sources}
         self._stalled: set[int] = set()  # pipes that wait until something has gone out
         self._suppressing: dict[int, float] = {}  # when it is time to say how many lines were suppressed
@@ -266,19 +266,15 @@ class Logger:
         self._news.append(f"pyinit: {text}\n")
 
 
-class _painter:  # noqa: N801 - a function with a memory
+def painter(names: list[str]) -> Callable[[str], bytes]:
     """The prefix of a service's lines: its name, coloured on a terminal, as wide there as the longest."""
-
-    def __init__(self, names: list[str]) -> None:
-        colour = os.isatty(1) and "NO_COLOR" not in os.environ
-        self._prefixes = {"": b""}
-        width = max(map(len, names), default=0)
-        for number, name in enumerate(dict.fromkeys(name for name in names if name)):
-            text = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{name:<{width}} |\x1b[0m " if colour else f"{name}: "
-            self._prefixes[name] = text.encode()
-
-    def __call__(self, name: str) -> bytes:
-        return self._prefixes[name]
+    colour = os.isatty(1) and "NO_COLOR" not in os.environ
+    width = max(map(len, names), default=0)
+    prefixes = {"": b""}
+    for number, name in enumerate(dict.fromkeys(name for name in names if name)):
+        text = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{name:<{width}} |\x1b[0m " if colour else f"{name}: "
+        prefixes[name] = text.encode()
+    return prefixes.__getitem__
 
 
 def run(sources: list[Source], log_dir: str, control: socket.socket, keep: Keep) -> None:

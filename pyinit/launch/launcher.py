@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import sys
+import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
 from collections.abc import Callable
 
 from pyinit.control import places, server

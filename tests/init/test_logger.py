@@ -400,6 +400,17 @@ def test_a_slow_terminal_delays_nobody_else_s_file(bench):
     os.close(read_end)
 
 
+def test_names_are_coloured_and_of_one_width_on_a_terminal_only(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    plain = logger.painter(["", "app", "database", "app"])
+    assert (plain(""), plain("app"), plain("database")) == (b"", b"app: ", b"database: ")
+    monkeypatch.setattr(os, "isatty", lambda fd: fd == 1)
+    coloured = logger.painter(["", "app", "database"])
+    assert (coloured("app"), coloured("database")) == (b"\x1b[36mapp      |\x1b[0m ", b"\x1b[33mdatabase |\x1b[0m ")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert logger.painter(["app"])("app") == b"app: "
+
+
 # pyinit logs
 
 
