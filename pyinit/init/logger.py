@@ -23,6 +23,7 @@ from pyinit.linux import process
 
 _MOST_MESSAGES = 256  # of syslog, a turn
 _HEAP_BYTES = 4 << 20  # a few chunks: what was read, what is written
+_TERMINAL_S = 0.4  # of the second that PID 1 gives us
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
@@ -129,6 +130,8 @@ class Logger:
     def _pump(self, stream: Stream) -> bool:
         """One chunk of one pipe, so that a loud service does not starve the others; False if there was none."""
         fd = stream.source.fd
+        if stream.has_ended:
+            return False
         if stream.is_full:
             if fd not in self._stalled:
                 self._stalled.add(fd)
@@ -209,31 +212,33 @@ class Logger:
         return max(0.0, min(self._suppressing.values()) - time.monotonic())
 
     def _read_to_the_end(self) -> None:
-        """What is in the pipes now, then an end, whoever holds them still; the terminal gets the time that PID 1 gives us."""
+        """What is in the pipes now, then an end, whoever holds them still. A terminal that stands still has its time, then
+        the files get what is theirs without it; what has no file waits for as long as PID 1 lets us.
+        """
         self._ending = True
         self._collect()
-        for stream in list(self._streams.values()):
-            while stream.source.fd in self._streams and (self._pump(stream) or self._wait_for_terminal(stream)):
-                pass
-            stream.has_ended = True
-            while stream.source.fd in self._streams:
+        hurry_at_s = time.monotonic() + _TERMINAL_S
+        while self._streams:
+            for stream in list(self._streams.values()):
+                while stream.source.fd in self._streams and self._pump(stream):
+                    pass
+                if stream.waits_for is None and stream.source.fd in self._streams:
+                    stream.has_ended = True
+                    self._advance(stream)
+            if self._streams:
+                self._wait_for_outlets(hurry_at_s)
+            for stream in list(self._streams.values()):
+                stream.hurries = time.monotonic() >= hurry_at_s
                 self._advance(stream)
-                self._wait_for_terminal(stream)
         self._after_a_turn()
         while not all(outlet.is_free for outlet in self._outlets.values()):
-            self._wait_for_outlets()
+            self._wait_for_outlets(0.0)
 
-    def _wait_for_terminal(self, stream: Stream) -> bool:
-        """False if the stream does not wait for it."""
-        if stream.waits_for is None:
-            return False
-        while not stream.waits_for.is_free:
-            self._wait_for_outlets()
-        self._advance(stream)
-        return True
-
-    def _wait_for_outlets(self) -> None:
-        select.select([], [outlet.wait_fd for outlet in self._outlets.values() if not outlet.is_free and outlet.wait_fd >= 0], [])
+    def _wait_for_outlets(self, until_s: float) -> None:
+        """At least one takes something, or the time is over if it is to come yet."""
+        left_s = until_s - time.monotonic()
+        busy = [outlet.wait_fd for outlet in self._outlets.values() if not outlet.is_free and outlet.wait_fd >= 0]
+        select.select([], busy, [], left_s if left_s > 0 else None)
         self._send()
 
     # Syslog

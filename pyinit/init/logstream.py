@@ -57,6 +57,7 @@ class Stream:
         self.pattern: re.Pattern[bytes] | None = None  # of the line that PID 1 waits for
         self.waits_for: Outlet | None = None
         self.has_ended = False  # nothing more will come
+        self.hurries = False  # its file does not wait for a terminal any more
         self.unshown_lines = 0
         self._journal = journal
         self._sinks = sinks
@@ -270,9 +271,10 @@ class Stream:
     def _may_show(self, outlet: Outlet, lines: bytes, text: render.Rendered) -> bool:
         is_again = self._record.intent == ECHO
         if not is_again and not outlet.is_free:
-            if self.source.spec.to == "stdout" or not self.source.name or not self.is_full:
+            if self.file is None or not (self.is_full or self.hurries):
                 self.waits_for = outlet
                 return False
+            self.waits_for = None
             self.unshown_lines += lines.count(b"\n")  # it is in its file: a terminal that stands still stops no service
             return True
         self.waits_for = None

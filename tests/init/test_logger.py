@@ -400,6 +400,25 @@ def test_a_slow_terminal_delays_nobody_else_s_file(bench):
     os.close(read_end)
 
 
+def test_at_the_end_a_terminal_that_stands_still_keeps_no_line_from_a_file(bench):
+    os.mkfifo(bench.folder / "stdout")
+    read_end = os.open(bench.folder / "stdout", os.O_RDONLY | os.O_NONBLOCK)
+    bench.start(loud=FILE._replace(echo=True), shown=LogSpec(to="stdout"), quiet=FILE)
+    lines = b"".join(b"%05d and what makes it long enough\n" % n for n in range(10_000))
+    for at in range(0, len(lines), 50_000):
+        bench.write("loud", lines[at : at + 50_000])
+        bench.write("shown", b"shown\n")
+    bench.write("quiet", b"the last\n")
+    for name, ends in bench.pipes.items():
+        os.close(ends[1])
+        bench.pipes[name] = (ends[0], -1)
+    bench.control.shutdown(socket.SHUT_WR)
+    assert bench.until("quiet", b"the last\n") == b"the last\n"
+    assert bench.until("loud", lines[-34:]) == lines
+    bench.kill()  # PID 1 waits no longer
+    os.close(read_end)
+
+
 def test_names_are_coloured_and_of_one_width_on_a_terminal_only(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     plain = logger.painter(["", "app", "database", "app"])
