@@ -105,6 +105,14 @@ def wait_until(condition, what: str, timeout_s: float = DEADLINE_S) -> None:
         select.select([], [], [], 0.01)
 
 
+def read(path: pathlib.Path) -> bytes:
+    """b"" for what is not there, as a log is for a moment while it is rotated."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def verb(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pyinit", *words], cwd=REPO, capture_output=True, text=True, timeout=60, check=False

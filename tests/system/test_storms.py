@@ -6,7 +6,7 @@ import pathlib
 import signal
 
 import pytest
-from conftest import verb, wait_until
+from conftest import read, verb, wait_until
 from test_container import config, said
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -52,7 +52,7 @@ log = {{ timestamp = "none", max_size = "8M", keep = 100 }}
     box = bench.start(text)
     box.wait_for("writer: ready")
     folder = tmp_path / "log/writer"
-    wait_until(lambda: (folder / "current").exists() and (folder / "current").read_bytes().endswith(b"all\n"), "the last line")
+    wait_until(lambda: read(folder / "current").endswith(b"all\n"), "the last line")
     pid = {one["name"]: one["pid"] for one in json.loads(verb("status", "--json").stdout)["services"]}["writer"]
     assert pid
     assert verb("signal", "KILL", "writer").returncode == 0
@@ -77,7 +77,7 @@ log = { timestamp = "iso" }
     box = bench.start(config(busybox, "while :; do sleep 1; done", more))
     box.wait_for("writer: ready")
     current = tmp_path / "log/writer/current"
-    wait_until(lambda: current.exists() and current.read_bytes().count(b"\n") >= 5000, "5000 lines")
+    wait_until(lambda: read(current).count(b"\n") >= 5000, "5000 lines")
     assert verb("signal", "KILL", "writer").returncode == 0
     box.wait_for("writer: failed: killed by KILL")
     pid = int(pathlib.Path("/run/pyinit/pyinit-test/pid").read_text())
