@@ -11,6 +11,7 @@ from pyinit.init.archives import archives
 from pyinit.init.journal import Journal, Record
 from pyinit.init.logstream import Sinks, Source, Stream
 from pyinit.init.outlet import Outlet
+from pyinit.init.render import split_long
 from pyinit.model import LogSpec
 
 STAMP = re.compile(rb"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z ", re.MULTILINE)
@@ -107,6 +108,9 @@ SPECS = {
     "json": {"format": "json", "max_size_bytes": 700, "keep": 100},
     "echoed": {"timestamp": "none", "max_size_bytes": 150, "keep": 100, "echo": True},
     "stdout": {"to": "stdout", "timestamp": "none"},
+    "rated": {"timestamp": "none", "rate": 1, "rate_burst": 7, "max_size_bytes": 150, "keep": 100},
+    "split": {"timestamp": "none", "max_line_bytes": 16, "echo": True},
+    "json on stdout": {"to": "stdout", "format": "json"},
 }
 
 
@@ -176,6 +180,16 @@ def dies(monkeypatch, world: World, step: int) -> bool:
 
 
 def check(world: World, kind: str) -> None:
+    if kind == "rated":
+        check_rated(world.log().splitlines(keepends=True))
+        return
+    if kind == "split":
+        pieces = split_long(TEXT, 16)
+        assert (world.log(), world.terminal()) == (pieces, b"".join(b"app: " + line for line in pieces.splitlines(keepends=True)))
+        return
+    if kind == "json on stdout":
+        assert b"".join(json.loads(line)["msg"].encode() + b"\n" for line in world.terminal().splitlines()) == TEXT
+        return
     if kind == "json":
         assert b"".join(json.loads(line)["msg"].encode() + b"\n" for line in world.log().splitlines()) == TEXT
     elif kind != "stdout":
@@ -183,6 +197,19 @@ def check(world: World, kind: str) -> None:
         assert [line for line in world.log().splitlines() if bool(STAMP.match(line)) != (kind == "stamped")] == []
     if kind in ("echoed", "stdout"):
         assert world.terminal() == b"".join(b"app: " + line for line in TEXT.splitlines(keepends=True))
+
+
+def check_rated(lines: list[bytes]) -> None:
+    """Each line was written or counted, in order."""
+    texts = TEXT.splitlines(keepends=True)
+    at = 0
+    for line in lines:
+        if line.startswith(b"pyinit: "):
+            at += int(line.split()[1])
+        else:
+            assert line == texts[at]
+            at += 1
+    assert at == len(texts)
 
 
 def test_a_partial_line_is_in_the_file_at_once_and_shown_when_it_is_whole(make):
