@@ -17,6 +17,7 @@ from pyinit.control.listener import bind, stranger
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
 from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault, no_such_service
+from pyinit.linux.fds import receive
 
 if TYPE_CHECKING:
     from pyinit.control.wire import Request
@@ -132,14 +133,15 @@ class Server:
         from pyinit.control import wire  # json, 9 ms: at the first request, not at the start
 
         try:
-            data, fds, _, _ = socket.recv_fds(client.sock, wire.MOST_REQUEST_BYTES, _MOST_FDS)
+            data, fds = receive(client.sock, wire.MOST_REQUEST_BYTES, _MOST_FDS)
         except BlockingIOError:
             return
         except OSError:
             data, fds = b"", []
-        for fd in fds:
-            os.set_inheritable(fd, False)  # noqa: FBT003 - no keywords there
-        client.fds += fds
+        room = 0 if client.asked else _MOST_FDS - len(client.fds)
+        client.fds += fds[:room]
+        for fd in fds[room:]:  # a request has three at most, in however many pieces it comes
+            os.close(fd)
         if not data:
             self._drop(client)
             return
@@ -164,6 +166,8 @@ class Server:
         except wire.BadRequestError as error:
             self._refuse(client, f"no request that is understood here: {error}", EXIT_USAGE)
             return
+        if request.verb != "exec":
+            self._close_fds(client)
         self._attempt(client, lambda: self._obey(client, request, line))
 
     def _attempt(self, client: _Client, act: Callable[[], None]) -> None:

@@ -1,9 +1,12 @@
 """The control socket: the real loop, real sockets, an init that is a table, and clients of every kind."""
 
+import fcntl
 import json
 import os
 import resource
 import socket
+import sys
+import termios
 import time
 
 import pytest
@@ -534,3 +537,38 @@ def test_another_version_of_the_protocol_is_refused(bench):
     assert bench.answers(bench.ask({"verb": "status", "version": 2})) == [
         {"error": 'no request that is understood here: expected "version": 1; this is another pyinit than its client', "exit_code": 2}
     ]
+
+
+def own_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that the other side has not taken yet."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize("request_", [b'{"verb":"wait","names":["app"]}\n', b'{"verb":"events","follow":true}\n', b'{"verb":"logs"}\n'])
+def test_descriptors_that_no_verb_asked_for_are_closed_at_once(bench, request_):
+    bench.become("app", State.WAITING)
+    client = bench.connect()
+    bench.turn(lambda: len(bench.server._clients) == 1)
+    before = own_fds()
+    socket.send_fds(client, [request_], [0, 1, 2])
+    bench.turn(lambda: not unread(client))
+    assert own_fds() - before == set()
+
+
+def test_a_flood_of_descriptors_keeps_no_more_than_a_request_may_have(bench):
+    """Each piece of one request, and what follows it, may bring three."""
+    client = bench.connect()
+    bench.turn(lambda: len(bench.server._clients) == 1)
+    before = own_fds()
+    for _ in range(50):
+        socket.send_fds(client, [b" "], [0, 1, 2])
+    socket.send_fds(client, [b'{"verb":"exec","names":["app"],"argv":["x"]}\n'], [0, 1, 2])
+    bench.turn(lambda: bench.host.asked == [("exec", "app", ("x",), 3)])
+    for _ in range(50):
+        socket.send_fds(client, [b" "], [0, 1, 2])
+    bench.turn(lambda: not unread(client))
+    assert own_fds() - before == set()
