@@ -48,7 +48,8 @@ class _Client:
         self.asked = False
         self.fds: list[int] = []  # that came with its request
         self.job: Job | None = None
-        self.follows = False  # every event is for it
+        self.follows = False  # events are for it
+        self.only: frozenset[str] = frozenset()  # of these services; of all without any
         self.pending: set[str] = set()  # services whose reload it waits for
 
 
@@ -81,7 +82,7 @@ class Server:
         """For those who watch, and the last ones for those who come later."""
         self._events.append(event)
         for client in list(self._clients.values()):
-            if client.follows:
+            if client.follows and (not client.only or event["name"] in client.only):
                 self._send(client, {"event": event})
 
     def close(self) -> None:
@@ -185,7 +186,8 @@ class Server:
         self._send(client, {"error": text, "exit_code": exit_code}, last=True)
 
     def _obey(self, client: _Client, request: "Request", line: bytes) -> None:
-        unknown = tuple(name for name in request.names if name not in self._host.names())
+        known = set(self._host.names())  # a request may hold thousands
+        unknown = tuple(name for name in request.names if name not in known)
         if unknown and request.verb in _MAKES:
             self._host.make(unknown, lambda answer: self._made(client, request, answer))
         elif unknown:
@@ -200,12 +202,7 @@ class Server:
             self._send(client, {"ok": True})
             self._host.shutdown(request.exit_code)
         elif request.verb == "events":
-            self._send(client, {"ok": True})
-            for event in list(self._events)[len(self._events) - min(request.lines, len(self._events)) :]:
-                self._send(client, {"event": event})
-            client.follows = request.follow
-            if not request.follow:
-                self._end(client)
+            self._show_events(client, request)
         elif request.verb == "ps":
             names = request.names or self._host.names()
             self._send(client, {"ok": True, "services": [self._host.processes(name) for name in names]}, last=True)
@@ -221,6 +218,16 @@ class Server:
             self._send(client, {"ok": True}, last=True)
         else:
             self._change(client, request)
+
+    def _show_events(self, client: _Client, request: "Request") -> None:
+        client.only = frozenset(request.names)
+        found = [event for event in self._events if not client.only or event["name"] in client.only]
+        self._send(client, {"ok": True})
+        for event in found[len(found) - min(request.lines, len(found)) :]:
+            self._send(client, {"event": event})
+        client.follows = request.follow
+        if not request.follow:
+            self._end(client)
 
     def _made(self, client: _Client, request: "Request", answer: dict[str, object]) -> None:
         if "error" in answer:
@@ -282,6 +289,8 @@ class Server:
         client.closing = True
         if self._is_here(client):
             self._flush(client)
+        if self._is_here(client):  # it has not taken all of it yet
+            client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
 
     def _tell(self, client: _Client, name: str) -> None:
         view = self._host.view(name)
@@ -313,14 +322,14 @@ class Server:
 
         if client.closing or not self._is_here(client):
             return
-        client.closing = last
-        client.output += wire.encode(message)
-        if len(client.output) > _MOST_OUTPUT_BYTES:
+        if len(client.output) > _MOST_OUTPUT_BYTES:  # of what it did not take before: one answer may be longer
             self._drop(client)
+            return
+        client.output += wire.encode(message)
+        if last:
+            self._end(client)
         else:
             self._flush(client)
-        if last and self._is_here(client):  # it has not taken all of it yet
-            client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
 
     def _flush(self, client: _Client) -> None:
         try:

@@ -32,7 +32,8 @@ def init(tmp_path, monkeypatch):
     def serve(answer, folder, requests, open_for_s):
         client, _ = sock.accept()
         with client, contextlib.suppress(BrokenPipeError):
-            requests.append(json.loads(client.recv(1 << 16)))
+            request = json.loads(client.recv(1 << 16))
+            requests.append(request if request.pop("version", None) == 1 else ("expected version 1", request))
             if folder is not None:
                 fd = os.open(folder, os.O_RDONLY)
                 answer = answer[socket.send_fds(client, [answer], [fd]) :]

@@ -366,6 +366,42 @@ def test_an_answer_that_is_never_read_has_its_time(bench, monkeypatch):
     bench.turn(lambda: not bench.server._clients)
 
 
+def test_events_that_are_never_read_have_their_time(bench, monkeypatch):
+    monkeypatch.setattr("pyinit.control.server._PATIENCE_S", 0.02)
+    for _ in range(100):
+        bench.server.happened({"name": "x" * 8192})
+    bench.ask({"verb": "events", "lines": 100})
+    bench.turn(lambda: bool(bench.server._clients))
+    bench.turn(lambda: not bench.server._clients)
+
+
+def test_an_answer_may_be_longer_than_what_a_client_may_leave_unread(bench):
+    """Of thousands of services, or of their processes: who reads it gets it whole."""
+    bench.host.status = lambda: {"init": {}, "services": ["x" * 3_000_000]}
+    [answer] = bench.answers(bench.ask({"verb": "status"}))
+    assert len(answer["services"][0]) == 3_000_000
+
+
+def test_events_of_some_services_are_the_last_of_those(bench):
+    for name in ("app", "db", "db", "app", "db"):
+        bench.server.happened({"name": name})
+    assert bench.answers(bench.ask({"verb": "events", "lines": 2, "names": ["app"]})) == [{"ok": True}, *[{"event": {"name": "app"}}] * 2]
+    client = bench.ask({"verb": "events", "follow": True, "names": ["app"]})
+    assert bench.answers(client, 1) == [{"ok": True}]
+    bench.server.happened({"name": "db"})
+    bench.server.happened({"name": "app"})
+    assert bench.answers(client, 1) == [{"event": {"name": "app"}}]
+
+
+def test_thousands_of_names_that_no_service_bears_cost_little(bench):
+    bench.host.views = {f"service-{number}": bench.host.views["app"] for number in range(10_000)}
+    client = bench.ask({"verb": "stop", "names": [f"{number:x}" for number in range(7000)]})
+    began_s = time.process_time()
+    [answer] = bench.answers(client)
+    assert answer["exit_code"] == 1
+    assert time.process_time() - began_s < 0.5  # a look through all services for each would take twice that
+
+
 def test_a_name_said_twice_is_asked_for_once(bench):
     bench.answers(bench.ask({"verb": "restart", "names": ["app", "db", "app"], "wait": False}))
     assert bench.host.asked == [("restart", "app"), ("restart", "db")]
@@ -402,7 +438,7 @@ def test_a_path_longer_than_an_address(tmp_path):
     sock.listen()
     with Connection(path, {"verb": "status"}):
         client, _ = sock.accept()
-        assert client.recv(100) == b'{"verb": "status"}\n'
+        assert client.recv(100) == b'{"verb": "status", "version": 1}\n'
         client.close()
     sock.close()
 
