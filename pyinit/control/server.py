@@ -300,7 +300,9 @@ class Server:
             return
         has_run = client.waits.pop(name) or client.verb != "wait"
         failed_run = view.state is State.SCHEDULED and view.failed and has_run  # and none of an earlier time
-        if client.verb != "stop" and (failed_run or view.state in (State.FAILED, State.STOPPED)):
+        if client.verb == "stop" and view.state not in _ENDS["stop"]:
+            self._refuse(client, f"{name}: {view.state.word}: it was started again before it was down", EXIT_FAILED)
+        elif client.verb != "stop" and (failed_run or view.state in (State.FAILED, State.STOPPED)):
             word = State.FAILED.word if failed_run else view.state.word
             self._refuse(client, f"{name}: {word}{': ' + view.reason if view.reason else ''}", EXIT_FAILED)
         elif not client.waits:
@@ -309,7 +311,7 @@ class Server:
     @staticmethod
     def _is_done(client: _Client, view: ServiceView) -> bool:
         if client.verb == "stop":
-            return view.state in _ENDS["stop"]
+            return view.state in _ENDS["stop"] or view.target == "up"
         if view.state in (State.FAILED, State.STOPPED):
             return view.state is State.FAILED or view.target == "down"
         if view.state not in _ENDS["start"]:

@@ -49,6 +49,7 @@ class Host:
 
     def stop(self, name):
         self.asked.append(("stop", name))
+        self.views[name] = self.views[name]._replace(target="down")
         self.on_ask(name)
 
     def restart(self, name):
@@ -70,6 +71,7 @@ class Host:
 
     def disable(self, name):
         self.asked.append(("disable", name))
+        self.views[name] = self.views[name]._replace(target="down")
         self.on_ask(name)
 
     def exec(self, name, argv, stdio, done):
@@ -220,6 +222,17 @@ def test_a_stop_is_answered_when_it_is_down(bench):
     bench.turn(lambda: bool(bench.host.asked))
     bench.become("app", State.STOPPED, target="down")
     assert bench.answers(client)[-1] == {"ok": True}
+
+
+def test_a_stop_that_another_start_overtakes_is_not_waited_for_in_vain(bench):
+    bench.become("app", State.READY, 5)
+    client = bench.ask({"verb": "stop", "names": ["app"]})
+    assert bench.answers(client, 1) == [{"progress": {"name": "app", "state": "ready", "reason": ""}}]
+    bench.become("app", State.WAITING)
+    assert bench.answers(client) == [
+        {"progress": {"name": "app", "state": "waiting", "reason": ""}},
+        {"error": "app: waiting: it was started again before it was down", "exit_code": 1},
+    ]
 
 
 def test_no_wait_is_answered_at_once(bench):
