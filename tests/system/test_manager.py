@@ -400,7 +400,28 @@ rlimits = { nofile = 77 }
     missing = manager.verb("exec", "app", "--", "/not/there")
     assert missing.returncode == 127
     assert missing.stderr.endswith("cannot execute /not/there: No such file or directory; is it in the image?\n")
+    assert manager.verb("exec", "app", "--", "/etc/passwd").returncode == 126
     assert manager.verb("exec", "app").returncode == 2
+    assert box.stop() == 0
+
+
+def test_a_command_beside_a_service_is_blamed_by_its_own_name(manager, tmp_path):
+    box = manager("""[services.plain]
+command = ["sleep", "1000"]
+
+[services.hooked]
+command = ["sleep", "1000"]
+pre_start = ["/not/there"]
+restart = "never"
+""")
+    where = f"{tmp_path}/services.toml:"
+    box.wait_for(f"hooked: failed: pre_start /not/there: {where}9: cannot execute /not/there: No such file or directory; is it in the image?\n")
+    for command, code, why in (
+        ("/not/there", 127, "No such file or directory; is it in the image?"),
+        ("/etc/passwd", 126, "Permission denied"),
+    ):
+        done = manager.verb("exec", "plain", "--", command)
+        assert (done.returncode, done.stderr) == (code, f"pyinit: {where}6: cannot execute {command}: {why}\n")
     assert box.stop() == 0
 
 
