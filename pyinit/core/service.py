@@ -295,10 +295,13 @@ class Service(Ending):
         spec = self.spec
         verdict = restart.next_start(self.history, spec.restart_delay, spec.start_limit, now, self.random)
         limit = f"start limit of {spec.start_limit.count} within {spec.start_limit.within_s:g} s"
-        if verdict.limited and spec.start_limit.then != "retry" and spec.kind != "task":
+        if verdict.limited and spec.start_limit.then != "retry":
             self.why = Why.START_LIMIT
             self.cause = f"{limit}: {self.cause}"
-            self._enter(State.FAILED, self.cause)
+            if spec.kind == "task":  # its next time is a new beginning
+                self._set_task(self.cause)
+            else:
+                self._enter(State.FAILED, self.cause)
             return
         self.history = restart.retried(self.history)
         if verdict.delay_s <= 0:

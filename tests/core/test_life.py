@@ -15,6 +15,7 @@ from pyinit.model import (
     RestartDelay,
     Schedule,
     ServiceSpec,
+    StartLimit,
     StopStep,
 )
 
@@ -196,6 +197,17 @@ def test_a_task_that_fails_may_be_tried_again_before_its_time():
     world.execed("app")
     world.exits("app", 1)
     assert "spawn app" in world.cleaned("app")
+
+
+def test_a_task_that_meets_its_start_limit_waits_for_its_next_time():
+    world = running(task(start_limit=StartLimit(2, 60.0, "fail"))._replace(restart="on-failure"))
+    for _ in range(2):
+        world.due("app")
+        world.execed("app")
+        world.down("app", 1)
+        world.execed("app")
+        assert world.down("app", 1)[-2:] == ["schedule app", "app is waiting: start limit of 2 within 60 s: exit code 1"]
+        assert world.supervisor.view("app").failed
 
 
 def test_a_stopped_task_is_not_due():
