@@ -70,6 +70,12 @@ class Service(Ending):
         out, self._out = self._out, []
         return out
 
+    def note_enabled(self, *, enabled: bool) -> None:
+        """Of what it is, and of what it will be."""
+        self.spec = self.spec._replace(enabled=enabled)
+        if self.next_spec is not None:
+            self.next_spec = self.next_spec._replace(enabled=enabled)
+
     def _is_stale(self, event: Input) -> bool:
         if event.kind in _TIMERS:
             return _TIMERS[event.kind] not in self.armed

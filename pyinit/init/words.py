@@ -109,14 +109,14 @@ class Words:
             self._init.tell(e.TimeoutExtended(name, message.extend_usec / 1_000_000))
         if message.watchdog_usec is not None:
             said.watchdog_s = message.watchdog_usec / 1_000_000
-        if message.watchdog == "trigger":
+        if message.ready and self._init.supervisor.spec(name).ready.kind == "notify":
+            self._init.tell(e.BecameReady(name, pid))
+        if message.watchdog == "trigger":  # behind READY: a process whose exec is not reported yet can't be unwell
             self._init.tell(e.BecameUnhealthy(name, pid, "watchdog: triggered by the service", watchdog=True))
         elif message.watchdog == "alive" or message.watchdog_usec is not None:
             self._feed(name)
         said.reloading = message.reloading or (said.reloading and not message.ready)
         said.stopping = said.stopping or message.stopping
-        if message.ready and self._init.supervisor.spec(name).ready.kind == "notify":
-            self._init.tell(e.BecameReady(name, pid))
         self._init.server.changed(name)
 
     def _take_mainpid(self, name: str, pid: int) -> None:

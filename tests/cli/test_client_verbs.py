@@ -106,7 +106,7 @@ def test_a_change_is_asked_for_and_says_nothing_but_on_a_terminal(init, capsys, 
 def test_progress_on_a_terminal(init, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     progress = [{"progress": {"name": "app", "state": state, "reason": why}} for state, why in (("waiting", "waits for db"), ("ready", ""))]
-    init(*progress, {"ok": True})
+    init(*progress, progress[-1], {"ok": True})  # which is no news
     assert services.run(["start", "app"]) == 0
     assert capsys.readouterr() == ("", "app: waiting: waits for db\napp: ready\n")
 

@@ -4,6 +4,7 @@ import pytest
 from world import World
 
 from pyinit.core import events as e
+from pyinit.core.difference import Difference
 from pyinit.core.graph import CoreError, CycleError
 from pyinit.model import (
     Health,
@@ -274,6 +275,19 @@ def test_a_reload_touches_only_what_differs():
     world.exits("d")
     assert world.cleaned("d") == ["cancel d cleanup", "d is stopped: no longer in the config", "forget d"]
     assert world.supervisor.names == ("a", "b", "c", "e")
+
+
+def test_a_reload_starts_what_it_enables_and_stops_nothing_for_being_disabled():
+    world = running(app(enabled=False), app("other"))
+    found, words = world.reload(app(), app("other", enabled=False))
+    assert (found.changed, words) == (("app", "other"), ["app is waiting", "spawn app", "arm app ready 30", "app is starting"])
+    assert world.states() == {"app": "starting", "other": "ready"}
+
+
+def test_what_was_enabled_by_verb_is_no_difference():
+    world = running(app(enabled=False))
+    world.supervisor.enable("app", enabled=True)
+    assert world.reload(app()) == (Difference(), [])  # nor is it started again, if it was stopped since
 
 
 def test_a_reload_without_a_difference_does_nothing():

@@ -323,6 +323,7 @@ enabled = false
     assert manager.verb("enable", "other").returncode == 0
     assert manager.verb("hup", "other").returncode == 0
     box.wait_for("other: got hup")
+    assert manager.verb("reload").stdout == "nothing differs\n"
     events = [json.loads(line) for line in manager.verb("events", "-n", "100", "--json").stdout.splitlines()]
     assert [(one["name"], one["state"]) for one in events] == [
         ("app", "waiting"), ("app", "starting"), ("app", "ready"), ("other", "waiting"), ("other", "starting"), ("other", "running"),
