@@ -9,7 +9,7 @@ from pyinit.errors import EXIT_OK
 _USAGE = """\
 usage: pyinit events [-c NAME | --socket PATH] [-f] [-n EVENTS] [--json] [SERVICE...]
 
-Print the last 10 (or EVENTS) states that services entered; -f goes on with each new one.
+Print the last 10 (or EVENTS) states that these services, or all, entered; -f goes on with each new one.
 """
 _MOST = 1000
 

@@ -52,7 +52,7 @@ def run(words: list[str]) -> int:
     try:
         for answer in call(chosen.socket(), request, chosen.timeout_s()):
             progress = answer.get("progress")
-            if progress:
+            if progress and seen.get(progress["name"]) != progress:
                 seen[progress["name"]] = progress
                 if sys.stderr.isatty():
                     print(f"{progress['name']}: {_how(progress)}", file=sys.stderr)

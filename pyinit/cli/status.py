@@ -70,6 +70,15 @@ def table(services: list[dict[str, Any]], *, colour: bool = False, width: int | 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     uptime = options.duration(one["uptime_s"]) if one["uptime_s"] is not None else "-"
-    cells = (one["name"], one["state"], str(one["pid"] or "-"), uptime, str(one["restarts"]), one["reason"])
+    cells = (one["name"], one["state"], str(one["pid"] or "-"), uptime, str(one["restarts"]), _why(one))
     # A reason may hold what a container's config or image says: it shall not steer the terminal.
     return tuple("".join(sign if sign.isprintable() else "?" for sign in cell) for cell in cells)
+
+
+def _why(one: dict[str, Any]) -> str:
+    """The reason, and what the service says of itself by sd_notify(3)."""
+    said = one.get("notify", {})
+    words = [one["reason"], *(word for word in ("reloading", "stopping") if said.get(word)), one.get("status", "")]
+    if said.get("errno"):
+        words.append(f"errno {said['errno']} ({os.strerror(said['errno'])})")
+    return "; ".join(word for word in words if word)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pyinit.config.processes import LOGGER
 from pyinit.core import graph
 from pyinit.errors import hint
-from pyinit.model import NOWHERE, Config, Container, Mount, Origin, ServiceSpec
+from pyinit.model import NOWHERE, Config, Container, Mount, Origin, ServiceSpec, SocketSpec
 
 _SQUASHFS_MAGIC = b"hsqs"
 _SUPERBLOCK_BYTES = 96
@@ -46,6 +46,7 @@ def services(config: Config, place: Places) -> list[Problem]:
                 elif other == spec.name:
                     found.append(Problem(at, f"services.{spec.name}.{key}: a service can't wait for itself; take it out"))
     found += _loggers(config, names)
+    found += _addresses(config)
     main = config.init.main
     if main and main not in names:
         found.append(Problem(place("", "main", main), f"init.main: there is no service {main}{_near(main, names)}"))
@@ -75,6 +76,25 @@ def _loggers(config: Config, names: list[str]) -> list[Problem]:
         elif other.process.stdin != "logs" or other.process.tty:
             text = f"{key}: {name} reads these lines from its standard input, and has a stdin or tty of its own; take that out"
             found.append(Problem(at, text))
+    return found
+
+
+def _addresses(config: Config) -> list[Problem]:
+    """Two that would listen on one address. A service that is not enabled may stand in for another."""
+    found = []
+    first: dict[tuple[str, str, int, str], tuple[str, SocketSpec]] = {}
+    for spec in config.services:
+        for one in spec.sockets if spec.enabled else ():
+            if one.type == "inherited":
+                continue
+            kind = "" if one.path else one.type
+            other, there = first.setdefault((kind, one.host, one.port, one.path), (spec.name, one))
+            if there is one or (one.reuseport and there.reuseport):
+                continue
+            where = one.path or (f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}")
+            advice = "another path" if one.path else "another address, or reuseport = true for both"
+            text = f"services.{spec.name}.sockets: {where} is {other}'s already ({there.origin}): expected {advice}"
+            found.append(Problem(one.origin, text + ("; ${INSTANCE} may stand in it" if spec.template or "@" in spec.name else "")))
     return found
 
 

@@ -172,6 +172,8 @@ def _check_kind(table: Table, spec: ServiceSpec) -> None:
         table.fault("watchdog", "expected a time above 0")
     if table.has("reload_signal") and table.has("reload_command"):
         table.fault("reload_signal", "expected one of reload_signal and reload_command, found both")
+    if spec.kind == "task" and spec.start_limit.then == "exit":
+        table.fault("start_limit", 'a task that fails runs again at its next time: expected then = "retry" or "fail", found "exit"')
     if spec.kind == "task" and spec.critical:
         table.fault("critical", "a task that fails runs again at its next time; take this out")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyinit.control.places import short
+from pyinit.control.wire import VERSION
 from pyinit.errors import EXIT_FAILED, EXIT_NOT_RUNNING, ControlError
 from pyinit.linux.fds import receive
 
@@ -33,7 +34,7 @@ class Connection:
         self._fds: list[int] = []
         self._sock = _connect(path)
         try:
-            line = json.dumps(request).encode() + b"\n"
+            line = json.dumps({**request, "version": VERSION}).encode() + b"\n"
             sent = socket.send_fds(self._sock, [line], list(fds)) if fds else 0
             self._sock.sendall(line[sent:])
         except (BrokenPipeError, ConnectionResetError):

@@ -17,6 +17,7 @@ from pyinit.control.listener import bind, stranger
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
 from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault, no_such_service
+from pyinit.linux.fds import receive
 
 if TYPE_CHECKING:
     from pyinit.control.wire import Request
@@ -47,7 +48,8 @@ class _Client:
         self.asked = False
         self.fds: list[int] = []  # that came with its request
         self.job: Job | None = None
-        self.follows = False  # every event is for it
+        self.follows = False  # events are for it
+        self.only: frozenset[str] = frozenset()  # of these services; of all without any
         self.pending: set[str] = set()  # services whose reload it waits for
 
 
@@ -80,7 +82,7 @@ class Server:
         """For those who watch, and the last ones for those who come later."""
         self._events.append(event)
         for client in list(self._clients.values()):
-            if client.follows:
+            if client.follows and (not client.only or event["name"] in client.only):
                 self._send(client, {"event": event})
 
     def close(self) -> None:
@@ -132,14 +134,15 @@ class Server:
         from pyinit.control import wire  # json, 9 ms: at the first request, not at the start
 
         try:
-            data, fds, _, _ = socket.recv_fds(client.sock, wire.MOST_REQUEST_BYTES, _MOST_FDS)
+            data, fds = receive(client.sock, wire.MOST_REQUEST_BYTES, _MOST_FDS)
         except BlockingIOError:
             return
         except OSError:
             data, fds = b"", []
-        for fd in fds:
-            os.set_inheritable(fd, False)  # noqa: FBT003 - no keywords there
-        client.fds += fds
+        room = 0 if client.asked else _MOST_FDS - len(client.fds)
+        client.fds += fds[:room]
+        for fd in fds[room:]:  # a request has three at most, in however many pieces it comes
+            os.close(fd)
         if not data:
             self._drop(client)
             return
@@ -164,6 +167,8 @@ class Server:
         except wire.BadRequestError as error:
             self._refuse(client, f"no request that is understood here: {error}", EXIT_USAGE)
             return
+        if request.verb != "exec":
+            self._close_fds(client)
         self._attempt(client, lambda: self._obey(client, request, line))
 
     def _attempt(self, client: _Client, act: Callable[[], None]) -> None:
@@ -181,7 +186,8 @@ class Server:
         self._send(client, {"error": text, "exit_code": exit_code}, last=True)
 
     def _obey(self, client: _Client, request: "Request", line: bytes) -> None:
-        unknown = tuple(name for name in request.names if name not in self._host.names())
+        known = set(self._host.names())  # a request may hold thousands
+        unknown = tuple(name for name in request.names if name not in known)
         if unknown and request.verb in _MAKES:
             self._host.make(unknown, lambda answer: self._made(client, request, answer))
         elif unknown:
@@ -196,12 +202,7 @@ class Server:
             self._send(client, {"ok": True})
             self._host.shutdown(request.exit_code)
         elif request.verb == "events":
-            self._send(client, {"ok": True})
-            for event in list(self._events)[len(self._events) - min(request.lines, len(self._events)) :]:
-                self._send(client, {"event": event})
-            client.follows = request.follow
-            if not request.follow:
-                self._end(client)
+            self._show_events(client, request)
         elif request.verb == "ps":
             names = request.names or self._host.names()
             self._send(client, {"ok": True, "services": [self._host.processes(name) for name in names]}, last=True)
@@ -217,6 +218,16 @@ class Server:
             self._send(client, {"ok": True}, last=True)
         else:
             self._change(client, request)
+
+    def _show_events(self, client: _Client, request: "Request") -> None:
+        client.only = frozenset(request.names)
+        found = [event for event in self._events if not client.only or event["name"] in client.only]
+        self._send(client, {"ok": True})
+        for event in found[len(found) - min(request.lines, len(found)) :]:
+            self._send(client, {"event": event})
+        client.follows = request.follow
+        if not request.follow:
+            self._end(client)
 
     def _made(self, client: _Client, request: "Request", answer: dict[str, object]) -> None:
         if "error" in answer:
@@ -278,6 +289,8 @@ class Server:
         client.closing = True
         if self._is_here(client):
             self._flush(client)
+        if self._is_here(client):  # it has not taken all of it yet
+            client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
 
     def _tell(self, client: _Client, name: str) -> None:
         view = self._host.view(name)
@@ -287,7 +300,9 @@ class Server:
             return
         has_run = client.waits.pop(name) or client.verb != "wait"
         failed_run = view.state is State.SCHEDULED and view.failed and has_run  # and none of an earlier time
-        if client.verb != "stop" and (failed_run or view.state in (State.FAILED, State.STOPPED)):
+        if client.verb == "stop" and view.state not in _ENDS["stop"]:
+            self._refuse(client, f"{name}: {view.state.word}: it was started again before it was down", EXIT_FAILED)
+        elif client.verb != "stop" and (failed_run or view.state in (State.FAILED, State.STOPPED)):
             word = State.FAILED.word if failed_run else view.state.word
             self._refuse(client, f"{name}: {word}{': ' + view.reason if view.reason else ''}", EXIT_FAILED)
         elif not client.waits:
@@ -296,7 +311,7 @@ class Server:
     @staticmethod
     def _is_done(client: _Client, view: ServiceView) -> bool:
         if client.verb == "stop":
-            return view.state in _ENDS["stop"]
+            return view.state in _ENDS["stop"] or view.target == "up"
         if view.state in (State.FAILED, State.STOPPED):
             return view.state is State.FAILED or view.target == "down"
         if view.state not in _ENDS["start"]:
@@ -309,14 +324,14 @@ class Server:
 
         if client.closing or not self._is_here(client):
             return
-        client.closing = last
-        client.output += wire.encode(message)
-        if len(client.output) > _MOST_OUTPUT_BYTES:
+        if len(client.output) > _MOST_OUTPUT_BYTES:  # of what it did not take before: one answer may be longer
             self._drop(client)
+            return
+        client.output += wire.encode(message)
+        if last:
+            self._end(client)
         else:
             self._flush(client)
-        if last and self._is_here(client):  # it has not taken all of it yet
-            client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
 
     def _flush(self, client: _Client) -> None:
         try:

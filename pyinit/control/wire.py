@@ -11,7 +11,7 @@ A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where nam
     enable | disable                           -> as start and stop, and kept over restarts of pyinit
     signal, "signal": number                   -> {"ok": true}
     events, "lines": n, "follow": bool         -> {"ok": true}, then {"event": {"t", "name", "state", "reason", "pid"}}*,
-                                                  of all services
+                                                  of these services, or of all
     exec, "names": [one], "argv": [...], with three fds (SCM_RIGHTS): standard input, output and error of the command
                                                -> {"ok": true, "code": n} at its end; meanwhile lines {"signal": n} go to it
     ps                                         -> {"ok": true, "services": [{"name", "state", "processes": [...]}]}

@@ -70,6 +70,12 @@ class Service(Ending):
         out, self._out = self._out, []
         return out
 
+    def note_enabled(self, *, enabled: bool) -> None:
+        """Of what it is, and of what it will be."""
+        self.spec = self.spec._replace(enabled=enabled)
+        if self.next_spec is not None:
+            self.next_spec = self.next_spec._replace(enabled=enabled)
+
     def _is_stale(self, event: Input) -> bool:
         if event.kind in _TIMERS:
             return _TIMERS[event.kind] not in self.armed
@@ -295,10 +301,13 @@ class Service(Ending):
         spec = self.spec
         verdict = restart.next_start(self.history, spec.restart_delay, spec.start_limit, now, self.random)
         limit = f"start limit of {spec.start_limit.count} within {spec.start_limit.within_s:g} s"
-        if verdict.limited and spec.start_limit.then != "retry" and spec.kind != "task":
+        if verdict.limited and spec.start_limit.then != "retry":
             self.why = Why.START_LIMIT
             self.cause = f"{limit}: {self.cause}"
-            self._enter(State.FAILED, self.cause)
+            if spec.kind == "task":  # its next time is a new beginning
+                self._set_task(self.cause)
+            else:
+                self._enter(State.FAILED, self.cause)
             return
         self.history = restart.retried(self.history)
         if verdict.delay_s <= 0:

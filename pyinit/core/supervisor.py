@@ -132,6 +132,10 @@ class Supervisor:
 
     # Reload
 
+    def enable(self, name: str, *, enabled: bool) -> None:
+        """The user's word, which wins over the config: no difference to what a reload brings, which has heard it, too."""
+        self._find(name).note_enabled(enabled=enabled)
+
     def forget(self, name: str) -> None:
         """What Forget named is known no longer; its carrier says when, for there may be something to tell of it yet."""
         self._find(name)
@@ -147,13 +151,14 @@ class Supervisor:
         self.names = (*self.names, *(spec.name for spec in specs))
 
     def reload(self, specs: tuple[ServiceSpec, ...], init: InitSpec, now: float) -> tuple[Difference, list[a.Action]]:
-        """Make the services those of `specs`, touching only what differs; what is new is started if it is enabled.
+        """Make the services those of `specs`, touching only what differs; what is new, or newly enabled, is started.
 
         Raises what the constructor does, and changes nothing then.
         """
         leaving = [name for name in self.names if name not in {spec.name for spec in specs}]
         new = Supervisor(specs, init, random=self._random)
         here = {name: s.next_spec or s.spec for name, s in self._services.items() if name not in self._leaving}
+        enabled = {spec.name: spec.enabled for spec in specs}
         found = compare(here, tuple(self._as_main(spec) for spec in specs))
         self._init = init
         for name in (*leaving, *self._leaving):
@@ -174,7 +179,8 @@ class Supervisor:
         for name in found.restarted:
             if self._services[name].state not in IDLE:
                 self._request_restart(self._services[name], now)
-        self._raise([name for name in found.added if self._services[name].spec.enabled], now)
+        fresh = [name for name in (*found.restarted, *found.changed) if not here[name].enabled]
+        self._raise([name for name in (*found.added, *fresh) if enabled[name]], now)
         return found, self._settle(now)
 
     def _parting(self, name: str) -> ServiceSpec:

@@ -11,7 +11,7 @@ from pyinit.core import actions as a
 from pyinit.core import events as e
 from pyinit.errors import fault
 from pyinit.init.children import explain
-from pyinit.init.jobs import Ended, Job, Jobs
+from pyinit.init.jobs import Ended, Job, Jobs, no_process
 from pyinit.init.privileges import RefusedError
 from pyinit.init.probe import Answered
 from pyinit.model import ServiceSpec
@@ -33,10 +33,13 @@ class Beside:
         """A command with the service's user, environment and cgroup; 0 s: no limit."""
         spec = self._init.supervisor.spec(name)
 
-        def why(error: Exception | tuple[str, int]) -> str:
+        def why(error: Exception | tuple[str, int]) -> Ended:
             if isinstance(error, tuple):
-                return explain(spec, argv[0], *error)
-            return str(failure(spec, error).message) if isinstance(error, OSError | RefusedError) else fault(error)
+                return no_process(*error, explain(spec, argv[0], *error))
+            if not isinstance(error, OSError | RefusedError):
+                return no_process("fork", 0, fault(error))
+            fact = failure(spec, error, argv[0])
+            return no_process(fact.stage, fact.errno, fact.message)
 
         return self.jobs.run(lambda: self._init.children.beside(spec, argv, variables or {}, stdio), timeout_s, why, done)
 
@@ -79,10 +82,10 @@ class Beside:
             job.cancel()
 
 
-def failure(spec: ServiceSpec, error: OSError | RefusedError) -> e.ExecFailed:
-    """What kept a process from being there at all."""
+def failure(spec: ServiceSpec, error: OSError | RefusedError, command: str) -> e.ExecFailed:
+    """What kept a process, the service's own or one beside it, from being there at all."""
     if isinstance(error, RefusedError):
         return e.ExecFailed(spec.name, 0, error.stage, error.number, str(error))
     stage = "exec" if error.filename else "fork"
     number = error.errno or 0
-    return e.ExecFailed(spec.name, 0, stage, number, explain(spec, spec.command[0], stage, number))
+    return e.ExecFailed(spec.name, 0, stage, number, explain(spec, command, stage, number))

@@ -255,7 +255,7 @@ def explain(spec: ServiceSpec, command: str, stage: str, number: int) -> str:
     if stage == "exec":
         what = f"cannot execute {command}: {os.strerror(number)}"
         hint = "; is it in the image?" if number == errno.ENOENT else ""
-        return f"{spec.command_origin}: {what}{hint}"
+        return f"{spec.command_origin if command == spec.command[0] else spec.origin}: {what}{hint}"
     origins = dict(spec.process.origins)
     key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities"}.get(stage, "")
     return f"{origins.get(key, spec.origin)}: {stage} failed before exec: {os.strerror(number)}"

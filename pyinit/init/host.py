@@ -129,10 +129,12 @@ class Host:
 
     def enable(self, name: str) -> None:
         self._init.overrides.set(name, enabled=True)
+        self._init.supervisor.enable(name, enabled=True)
         self.start(name)
 
     def disable(self, name: str) -> None:
         self._init.overrides.set(name, enabled=False)
+        self._init.supervisor.enable(name, enabled=False)
         self.stop(name)
 
     def reload(self, done: Callable[[dict[str, object]], None]) -> None:

@@ -5,11 +5,13 @@ loop; a job that is cancelled or late is killed with its session, and its end is
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pyinit.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SYSTEM
 from pyinit.init import spawn
 from pyinit.init.loop import Deadline, Loop
 from pyinit.model import signal_name
@@ -31,6 +33,15 @@ class Ended(NamedTuple):
         if self.signal:
             return f"killed by {signal_name(self.signal)}"
         return f"exit code {self.code}" if self.code else ""
+
+
+Explain = Callable[[Exception | tuple[str, int]], Ended]
+
+
+def no_process(stage: str, number: int, text: str) -> Ended:
+    """With the code that a shell would have: 127 for a command that is not there, 126 for one that can't be executed."""
+    code = EXIT_SYSTEM if stage != "exec" else EXIT_NOT_FOUND if number == errno.ENOENT else EXIT_NOT_EXECUTABLE
+    return Ended(code, 0, text)
 
 
 class Job:
@@ -70,16 +81,16 @@ class Jobs:
         self._jobs: dict[int, Job] = {}
 
     def run(
-        self, child: Callable[[], spawn.Child], timeout_s: float, explain: Callable[[Exception | tuple[str, int]], str],
+        self, child: Callable[[], spawn.Child], timeout_s: float, explain: Explain,
         done: Callable[[Ended], None],
     ) -> Job:  # fmt: skip
-        """`child()` may raise OSError or a PyinitError; `explain` makes a text of that, or of (stage, errno). 0 s: no limit."""
+        """`child()` may raise OSError or a PyinitError; `explain` says how that, or (stage, errno), ends the job. 0 s: no limit."""
         job = Job(done)
         try:
             spawned = spawn.spawn(child())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the end of this job only
-            text = explain(error)
-            self._loop.call_soon(lambda: job.end(Ended(127, 0, text)))
+            how = explain(error)
+            self._loop.call_soon(lambda: job.end(how))
             return job
         job.pid = spawned.pid
         self._jobs[spawned.pid] = job
@@ -110,11 +121,11 @@ class Jobs:
         job.signal(_KILL)
         job.end(Ended(-1, _KILL, f"not done after {timeout_s:g} s"))
 
-    def _status(self, job: Job, spawned: spawn.Spawned, explain: Callable[[Exception | tuple[str, int]], str]) -> None:
+    def _status(self, job: Job, spawned: spawn.Spawned, explain: Explain) -> None:
         data = os.read(spawned.status_fd, 64)
         self._loop.remove_reader(spawned.status_fd)
         os.close(spawned.status_fd)
         if data:
             self._jobs.pop(spawned.pid, None)
             job.pid = 0
-            job.end(Ended(127, 0, explain(spawn.read_failure(data))))
+            job.end(explain(spawn.read_failure(data)))

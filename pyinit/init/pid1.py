@@ -264,7 +264,7 @@ class Init:
                 self.children.release(spec, child)
         except (OSError, RefusedError) as error:
             self.readiness.discard(spec, notify)
-            failed = failure(spec, error)
+            failed = failure(spec, error, spec.command[0])
             self.loop.call_soon(lambda: self.tell(failed))
             return
         self._started(spec, spawned, notify)

@@ -117,5 +117,5 @@ class Schedules:
         self._arm()
 
     def _run(self, name: str, task: _Task) -> None:
-        task.started_s = time.monotonic()
+        task.started_s, task.deadline = time.monotonic(), None
         self._due(name)

@@ -5,6 +5,7 @@ what is kept for it is bounded; a process is taken for the main one only if it i
 """
 
 import contextlib
+import fcntl
 import os
 import stat
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from pyinit.core import events as e
 from pyinit.init.loop import Deadline
 from pyinit.init.notify import Notify
+from pyinit.linux import process
 from pyinit.model import ServiceSpec
 from pyinit.protocol.notify import Message
 
@@ -28,7 +30,7 @@ class _Said:
         self.errno = 0
         self.reloading = False
         self.stopping = False
-        self.watchdog_s = 0.0
+        self.watchdog_s: float | None = None  # None: as the config has it
         self.deadline: Deadline | None = None
 
 
@@ -73,7 +75,7 @@ class Words:
     def changed(self, name: str, state: str) -> None:
         """The service entered a state: a watchdog runs while it is ready, and what it said goes with its process."""
         if state == "ready":
-            self._said.setdefault(name, _Said()).watchdog_s = self._init.supervisor.spec(name).watchdog_s
+            self._said.setdefault(name, _Said())
             self._feed(name)
         elif state in ("stopped", "failed", "done", "waiting", "backoff"):
             self._silence(name)
@@ -107,14 +109,14 @@ class Words:
             self._init.tell(e.TimeoutExtended(name, message.extend_usec / 1_000_000))
         if message.watchdog_usec is not None:
             said.watchdog_s = message.watchdog_usec / 1_000_000
-        if message.watchdog == "trigger":
+        if message.ready and self._init.supervisor.spec(name).ready.kind == "notify":
+            self._init.tell(e.BecameReady(name, pid))
+        if message.watchdog == "trigger":  # behind READY: a process whose exec is not reported yet can't be unwell
             self._init.tell(e.BecameUnhealthy(name, pid, "watchdog: triggered by the service", watchdog=True))
         elif message.watchdog == "alive" or message.watchdog_usec is not None:
             self._feed(name)
         said.reloading = message.reloading or (said.reloading and not message.ready)
         said.stopping = said.stopping or message.stopping
-        if message.ready and self._init.supervisor.spec(name).ready.kind == "notify":
-            self._init.tell(e.BecameReady(name, pid))
         self._init.server.changed(name)
 
     def _take_mainpid(self, name: str, pid: int) -> None:
@@ -148,12 +150,13 @@ class Words:
     def _feed(self, name: str) -> None:
         said = self._said[name]
         self._stop_watchdog(name)
-        if said.watchdog_s and self._init.supervisor.view(name).ready:
-            said.deadline = self._init.loop.call_at(time.monotonic() + said.watchdog_s, lambda: self._bite(name))
+        limit_s = self._init.supervisor.spec(name).watchdog_s if said.watchdog_s is None else said.watchdog_s
+        if limit_s and self._init.supervisor.view(name).ready:
+            said.deadline = self._init.loop.call_at(time.monotonic() + limit_s, lambda: self._bite(name, limit_s))
 
-    def _bite(self, name: str) -> None:
+    def _bite(self, name: str, limit_s: float) -> None:
         pid = self._init.current.get(name, 0)
-        text = f"watchdog: no sign of life for {self._said[name].watchdog_s:g} s"
+        text = f"watchdog: no sign of life for {limit_s:g} s"
         self._init.tell(e.BecameUnhealthy(name, pid, text, watchdog=True))
 
     def _stop_watchdog(self, name: str) -> None:
@@ -209,6 +212,13 @@ def _parent(pid: int) -> int:
 
 
 def _same(one: int, other: int) -> bool:
-    """Whether two descriptors are of one file. Those without a type (eventfd, epoll) share one inode, and say nothing."""
-    first, second = os.fstat(one), os.fstat(other)
-    return bool(stat.S_IFMT(first.st_mode)) and os.path.samestat(first, second)
+    """Whether two descriptors are of one open file; the two ends of a pipe, say, are two, although of one inode.
+
+    Where kcmp(2) is not to be had: those without a type (eventfd, epoll) share one inode, and say nothing.
+    """
+    try:
+        return process.is_same_file(one, other)
+    except OSError:
+        first, second = os.fstat(one), os.fstat(other)
+        modes = [fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE for fd in (one, other)]
+        return bool(stat.S_IFMT(first.st_mode)) and os.path.samestat(first, second) and modes[0] == modes[1]

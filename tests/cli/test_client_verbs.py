@@ -32,7 +32,8 @@ def init(tmp_path, monkeypatch):
     def serve(answer, folder, requests, open_for_s):
         client, _ = sock.accept()
         with client, contextlib.suppress(BrokenPipeError):
-            requests.append(json.loads(client.recv(1 << 16)))
+            request = json.loads(client.recv(1 << 16))
+            requests.append(request if request.pop("version", None) == 1 else ("expected version 1", request))
             if folder is not None:
                 fd = os.open(folder, os.O_RDONLY)
                 answer = answer[socket.send_fds(client, [answer], [fd]) :]
@@ -105,7 +106,7 @@ def test_a_change_is_asked_for_and_says_nothing_but_on_a_terminal(init, capsys, 
 def test_progress_on_a_terminal(init, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     progress = [{"progress": {"name": "app", "state": state, "reason": why}} for state, why in (("waiting", "waits for db"), ("ready", ""))]
-    init(*progress, {"ok": True})
+    init(*progress, progress[-1], {"ok": True})  # which is no news
     assert services.run(["start", "app"]) == 0
     assert capsys.readouterr() == ("", "app: waiting: waits for db\napp: ready\n")
 

@@ -192,6 +192,9 @@ OF_LIFE = {
     "schedule = '0 0 30 2 *'": 'schedule: "0 0 30 2 *" never comes: no such month has that day',
     "interval = '5m'\nhealth = { path = '/x' }": "health: belongs to a service, and this is a task; take it out",
     "interval = '5m'\nkind = 'service'": "interval: belongs to a task, and this is a service; take it out",
+    "interval = '5m'\nstart_limit = { then = 'exit' }": (
+        'start_limit: a task that fails runs again at its next time: expected then = "retry" or "fail", found "exit"'
+    ),
     "interval = '5m'\ncritical = true": "critical: a task that fails runs again at its next time; take this out",
     "interval = '5m'\nrestart = 'always'": 'restart: a task that is done is not started again: expected "on-failure" or "never", found "always"',
     "timeout = '5m'": "timeout: a service may run for ever; this belongs to a oneshot or a task (ready and health have their own)",
@@ -598,3 +601,32 @@ def test_a_thousand_services_load_in_a_moment():
     start = time.monotonic()
     assert len(load("services.toml", {}).services) == 1000
     assert time.monotonic() - start < 2.0
+
+
+def test_an_address_is_of_one_service():
+    sockets = '[services.app]\ncommand = "x"\nsockets = [{{ name = "a", listen = "{}" }}]\n{}'
+
+    def sharing(more: str, listen: str = "127.0.0.1:80") -> list[str]:
+        return problems(sockets.format(listen, more))
+
+    other = '[services.other]\ncommand = "x"\nsockets = [\n{{ name = "b", listen = "{}"{} }}]\n'
+    assert sharing(other.format("127.0.0.1:80", ", reuseport = true")) == [
+        "services.toml:7: services.other.sockets: 127.0.0.1:80 is app's already (services.toml:3): expected another address, or reuseport = true for both"
+    ]
+    assert sharing(other.format("[::1]:80", ""), "[::1]:80") == [
+        "services.toml:7: services.other.sockets: [::1]:80 is app's already (services.toml:3): expected another address, or reuseport = true for both"
+    ]
+    assert sharing(other.format("/run/s", ', type = "unix-datagram"'), "/run/s") == [
+        "services.toml:7: services.other.sockets: /run/s is app's already (services.toml:3): expected another path"
+    ]
+    assert sharing("instances = 2\n") == [
+        "services.toml:3: services.app@2.sockets: 127.0.0.1:80 is app@1's already (services.toml:3): expected another address, "
+        "or reuseport = true for both; ${INSTANCE} may stand in it"
+    ]
+    for more, listen in (
+        ("instances = 2\n", "127.0.0.1:808${INSTANCE}"),
+        (other.format("127.0.0.1:80", ', type = "udp"'), "127.0.0.1:80"),
+        (other.format("127.0.0.1:80", "") + "enabled = false\n", "127.0.0.1:80"),  # one stands in for the other
+    ):
+        Path("services.toml").write_text(sockets.format(listen, more))
+        assert len(load("services.toml", {}).services) == 2

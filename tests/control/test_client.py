@@ -58,7 +58,7 @@ def peer(tmp_path):
 def test_progress_then_the_end(peer):
     one = peer(b'{"progress":{"name":"app"}}\n{"ok":true,"n":1}\n')
     assert list(call(one.path, {"verb": "start"})) == [{"progress": {"name": "app"}}, {"ok": True, "n": 1}]
-    assert [json.loads(line) for line in one.requests] == [{"verb": "start"}]
+    assert [json.loads(line) for line in one.requests] == [{"verb": "start", "version": 1}]
 
 
 def test_an_error_that_is_answered_keeps_its_exit_code(peer):

@@ -1,9 +1,12 @@
 """The control socket: the real loop, real sockets, an init that is a table, and clients of every kind."""
 
+import fcntl
 import json
 import os
 import resource
 import socket
+import sys
+import termios
 import time
 
 import pytest
@@ -46,6 +49,7 @@ class Host:
 
     def stop(self, name):
         self.asked.append(("stop", name))
+        self.views[name] = self.views[name]._replace(target="down")
         self.on_ask(name)
 
     def restart(self, name):
@@ -67,6 +71,7 @@ class Host:
 
     def disable(self, name):
         self.asked.append(("disable", name))
+        self.views[name] = self.views[name]._replace(target="down")
         self.on_ask(name)
 
     def exec(self, name, argv, stdio, done):
@@ -219,6 +224,17 @@ def test_a_stop_is_answered_when_it_is_down(bench):
     assert bench.answers(client)[-1] == {"ok": True}
 
 
+def test_a_stop_that_another_start_overtakes_is_not_waited_for_in_vain(bench):
+    bench.become("app", State.READY, 5)
+    client = bench.ask({"verb": "stop", "names": ["app"]})
+    assert bench.answers(client, 1) == [{"progress": {"name": "app", "state": "ready", "reason": ""}}]
+    bench.become("app", State.WAITING)
+    assert bench.answers(client) == [
+        {"progress": {"name": "app", "state": "waiting", "reason": ""}},
+        {"error": "app: waiting: it was started again before it was down", "exit_code": 1},
+    ]
+
+
 def test_no_wait_is_answered_at_once(bench):
     assert bench.answers(bench.ask({"verb": "stop", "names": ["app"], "wait": False})) == [{"ok": True}]
     assert bench.host.asked == [("stop", "app")]
@@ -363,6 +379,42 @@ def test_an_answer_that_is_never_read_has_its_time(bench, monkeypatch):
     bench.turn(lambda: not bench.server._clients)
 
 
+def test_events_that_are_never_read_have_their_time(bench, monkeypatch):
+    monkeypatch.setattr("pyinit.control.server._PATIENCE_S", 0.02)
+    for _ in range(100):
+        bench.server.happened({"name": "x" * 8192})
+    bench.ask({"verb": "events", "lines": 100})
+    bench.turn(lambda: bool(bench.server._clients))
+    bench.turn(lambda: not bench.server._clients)
+
+
+def test_an_answer_may_be_longer_than_what_a_client_may_leave_unread(bench):
+    """Of thousands of services, or of their processes: who reads it gets it whole."""
+    bench.host.status = lambda: {"init": {}, "services": ["x" * 3_000_000]}
+    [answer] = bench.answers(bench.ask({"verb": "status"}))
+    assert len(answer["services"][0]) == 3_000_000
+
+
+def test_events_of_some_services_are_the_last_of_those(bench):
+    for name in ("app", "db", "db", "app", "db"):
+        bench.server.happened({"name": name})
+    assert bench.answers(bench.ask({"verb": "events", "lines": 2, "names": ["app"]})) == [{"ok": True}, *[{"event": {"name": "app"}}] * 2]
+    client = bench.ask({"verb": "events", "follow": True, "names": ["app"]})
+    assert bench.answers(client, 1) == [{"ok": True}]
+    bench.server.happened({"name": "db"})
+    bench.server.happened({"name": "app"})
+    assert bench.answers(client, 1) == [{"event": {"name": "app"}}]
+
+
+def test_thousands_of_names_that_no_service_bears_cost_little(bench):
+    bench.host.views = {f"service-{number}": bench.host.views["app"] for number in range(10_000)}
+    client = bench.ask({"verb": "stop", "names": [f"{number:x}" for number in range(7000)]})
+    began_s = time.process_time()
+    [answer] = bench.answers(client)
+    assert answer["exit_code"] == 1
+    assert time.process_time() - began_s < 0.5  # a look through all services for each would take twice that
+
+
 def test_a_name_said_twice_is_asked_for_once(bench):
     bench.answers(bench.ask({"verb": "restart", "names": ["app", "db", "app"], "wait": False}))
     assert bench.host.asked == [("restart", "app"), ("restart", "db")]
@@ -399,7 +451,7 @@ def test_a_path_longer_than_an_address(tmp_path):
     sock.listen()
     with Connection(path, {"verb": "status"}):
         client, _ = sock.accept()
-        assert client.recv(100) == b'{"verb": "status"}\n'
+        assert client.recv(100) == b'{"verb": "status", "version": 1}\n'
         client.close()
     sock.close()
 
@@ -534,3 +586,38 @@ def test_another_version_of_the_protocol_is_refused(bench):
     assert bench.answers(bench.ask({"verb": "status", "version": 2})) == [
         {"error": 'no request that is understood here: expected "version": 1; this is another pyinit than its client', "exit_code": 2}
     ]
+
+
+def own_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that the other side has not taken yet."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize("request_", [b'{"verb":"wait","names":["app"]}\n', b'{"verb":"events","follow":true}\n', b'{"verb":"logs"}\n'])
+def test_descriptors_that_no_verb_asked_for_are_closed_at_once(bench, request_):
+    bench.become("app", State.WAITING)
+    client = bench.connect()
+    bench.turn(lambda: len(bench.server._clients) == 1)
+    before = own_fds()
+    socket.send_fds(client, [request_], [0, 1, 2])
+    bench.turn(lambda: not unread(client))
+    assert own_fds() - before == set()
+
+
+def test_a_flood_of_descriptors_keeps_no_more_than_a_request_may_have(bench):
+    """Each piece of one request, and what follows it, may bring three."""
+    client = bench.connect()
+    bench.turn(lambda: len(bench.server._clients) == 1)
+    before = own_fds()
+    for _ in range(50):
+        socket.send_fds(client, [b" "], [0, 1, 2])
+    socket.send_fds(client, [b'{"verb":"exec","names":["app"],"argv":["x"]}\n'], [0, 1, 2])
+    bench.turn(lambda: bench.host.asked == [("exec", "app", ("x",), 3)])
+    for _ in range(50):
+        socket.send_fds(client, [b" "], [0, 1, 2])
+    bench.turn(lambda: not unread(client))
+    assert own_fds() - before == set()

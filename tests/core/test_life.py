@@ -4,6 +4,7 @@ import pytest
 from world import World
 
 from pyinit.core import events as e
+from pyinit.core.difference import Difference
 from pyinit.core.graph import CoreError, CycleError
 from pyinit.model import (
     Health,
@@ -15,6 +16,7 @@ from pyinit.model import (
     RestartDelay,
     Schedule,
     ServiceSpec,
+    StartLimit,
     StopStep,
 )
 
@@ -198,6 +200,17 @@ def test_a_task_that_fails_may_be_tried_again_before_its_time():
     assert "spawn app" in world.cleaned("app")
 
 
+def test_a_task_that_meets_its_start_limit_waits_for_its_next_time():
+    world = running(task(start_limit=StartLimit(2, 60.0, "fail"))._replace(restart="on-failure"))
+    for _ in range(2):
+        world.due("app")
+        world.execed("app")
+        world.down("app", 1)
+        world.execed("app")
+        assert world.down("app", 1)[-2:] == ["schedule app", "app is waiting: start limit of 2 within 60 s: exit code 1"]
+        assert world.supervisor.view("app").failed
+
+
 def test_a_stopped_task_is_not_due():
     world = World(task())
     world.start()
@@ -262,6 +275,19 @@ def test_a_reload_touches_only_what_differs():
     world.exits("d")
     assert world.cleaned("d") == ["cancel d cleanup", "d is stopped: no longer in the config", "forget d"]
     assert world.supervisor.names == ("a", "b", "c", "e")
+
+
+def test_a_reload_starts_what_it_enables_and_stops_nothing_for_being_disabled():
+    world = running(app(enabled=False), app("other"))
+    found, words = world.reload(app(), app("other", enabled=False))
+    assert (found.changed, words) == (("app", "other"), ["app is waiting", "spawn app", "arm app ready 30", "app is starting"])
+    assert world.states() == {"app": "starting", "other": "ready"}
+
+
+def test_what_was_enabled_by_verb_is_no_difference():
+    world = running(app(enabled=False))
+    world.supervisor.enable("app", enabled=True)
+    assert world.reload(app()) == (Difference(), [])  # nor is it started again, if it was stopped since
 
 
 def test_a_reload_without_a_difference_does_nothing():

@@ -33,6 +33,14 @@ def test_an_interval_counts_from_the_start_of_the_last_run(turns, schedules):
     assert 0.15 <= time.monotonic() - begin < 1.0
 
 
+def test_what_runs_now_has_no_next_time_yet(turns, schedules):
+    schedules.set("a", Schedule(interval_s=60.0))
+    assert turns.run() == ["a"]
+    assert schedules.next_run("a") == ""
+    schedules.set("a", Schedule(interval_s=60.0))
+    assert schedules.next_run("a") == "next run in 60 s"
+
+
 def test_unset_is_not_due(turns, schedules):
     schedules.set("a", Schedule(interval_s=0.01))
     schedules.unset("a")

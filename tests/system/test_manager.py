@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 import sys
 
@@ -322,6 +323,7 @@ enabled = false
     assert manager.verb("enable", "other").returncode == 0
     assert manager.verb("hup", "other").returncode == 0
     box.wait_for("other: got hup")
+    assert manager.verb("reload").stdout == "nothing differs\n"
     events = [json.loads(line) for line in manager.verb("events", "-n", "100", "--json").stdout.splitlines()]
     assert [(one["name"], one["state"]) for one in events] == [
         ("app", "waiting"), ("app", "starting"), ("app", "ready"), ("other", "waiting"), ("other", "starting"), ("other", "running"),
@@ -399,7 +401,28 @@ rlimits = { nofile = 77 }
     missing = manager.verb("exec", "app", "--", "/not/there")
     assert missing.returncode == 127
     assert missing.stderr.endswith("cannot execute /not/there: No such file or directory; is it in the image?\n")
+    assert manager.verb("exec", "app", "--", "/etc/passwd").returncode == 126
     assert manager.verb("exec", "app").returncode == 2
+    assert box.stop() == 0
+
+
+def test_a_command_beside_a_service_is_blamed_by_its_own_name(manager, tmp_path):
+    box = manager("""[services.plain]
+command = ["sleep", "1000"]
+
+[services.hooked]
+command = ["sleep", "1000"]
+pre_start = ["/not/there"]
+restart = "never"
+""")
+    where = f"{tmp_path}/services.toml:"
+    box.wait_for(f"hooked: failed: pre_start /not/there: {where}9: cannot execute /not/there: No such file or directory; is it in the image?\n")
+    for command, code, why in (
+        ("/not/there", 127, "No such file or directory; is it in the image?"),
+        ("/etc/passwd", 126, "Permission denied"),
+    ):
+        done = manager.verb("exec", "plain", "--", command)
+        assert (done.returncode, done.stderr) == (code, f"pyinit: {where}6: cannot execute {command}: {why}\n")
     assert box.stop() == 0
 
 
@@ -461,4 +484,66 @@ pre_start = ["touch", "{tmp_path}/never"]
     box.wait_for("bad: failed: pre_start touch: ")
     assert f"{tmp_path}/none is not there" in box.output
     assert not (tmp_path / "never").exists()
+    assert box.stop() == 0
+
+
+def test_sd_notify_in_full(manager, tmp_path):
+    """Said from here, on the service's own socket."""
+    box = manager("""
+[services.app]
+command = ["sleep", "1000"]
+ready = { notify = true }
+fd_store = 8
+restart_delay = { first = "100ms" }
+""")
+    place = tmp_path / "state/notify/app"
+    wait_until(lambda: (tmp_path / "s").exists() and manager.status("app")["pid"], "its process")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(str(place))
+
+        def say(text: str, *fds: int) -> None:
+            """What was said is handled once the barrier's descriptor has been closed."""
+            socket.send_fds(sock, [text.encode()], list(fds))
+            read_end, write_end = os.pipe()
+            socket.send_fds(sock, [b"BARRIER=1"], [write_end])
+            os.close(write_end)
+            assert select.select([read_end], [], [], 10)[0]
+            assert os.read(read_end, 1) == b""
+            os.close(read_end)
+
+        say("STATUS=loading\nREADY=1\nWATCHDOG_USEC=700000000")
+        app = manager.status("app")
+        assert (app["state"], app["status"]) == ("ready", "loading")
+        say("RELOADING=1\nMONOTONIC_USEC=1\nSTATUS=reading")
+        assert manager.status("app")["notify"]["reloading"]
+        assert manager.verb("status", "app").stdout.splitlines()[1].endswith("0         reloading; reading")
+        say("READY=1\nSTATUS=serving\nERRNO=5")
+        app = manager.status("app")
+        assert (app["state"], app["notify"]["reloading"], app["notify"]["errno"]) == ("ready", False, 5)
+        assert manager.verb("status", "app").stdout.splitlines()[1].endswith("0         serving; errno 5 (Input/output error)")
+        read_end, write_end = os.pipe()
+        say("FDSTORE=1\nFDNAME=out", read_end, write_end)  # two files, although of one inode
+        say("FDSTORE=1\nFDNAME=twice", os.dup(read_end))
+        assert manager.status("app")["notify"]["stored_fds"] == 2
+        say("nothing is asked for them", read_end)
+        say("FDSTOREREMOVE=1\nFDNAME=other")
+        assert manager.status("app")["notify"]["stored_fds"] == 2
+        say("FDSTOREREMOVE=1\nFDNAME=out")
+        assert manager.status("app")["notify"]["stored_fds"] == 0
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            say("FDSTORE=1\nFDNAME=polled", theirs.fileno())
+            say("FDSTORE=1\nFDNAME=kept\nFDPOLL=0", read_end)
+            assert manager.status("app")["notify"]["stored_fds"] == 2
+        os.close(write_end)
+        wait_until(lambda: manager.status("app")["notify"]["stored_fds"] == 1, "a hangup")
+        say("STOPPING=1")
+        assert manager.status("app")["notify"]["stopping"]
+        say("WATCHDOG_USEC=100000")  # the service's own, not the config's
+        box.wait_for("app: starting: restart after: watchdog: no sign of life for 0.1 s")
+        say("WATCHDOG_USEC=50000\nREADY=1")  # before it is ready, too
+        box.wait_for("app: starting: restart after: watchdog: no sign of life for 0.05 s")
+        say("READY=1\nWATCHDOG=trigger")
+        box.wait_for("app: starting: restart after: watchdog: triggered by the service")
+    os.close(read_end)
     assert box.stop() == 0
