@@ -9,7 +9,7 @@ import mmap
 import os
 import struct
 
-NONE, WRITE, ECHO, REWIND = 0, 1, 2, 3
+NONE, WRITE, ECHO, REWIND, SHOW = 0, 1, 2, 3, 4
 _FIELDS = (
     "known", "file_pos", "line_pos", "mid_line", "suppressed", "lost_bytes", "lost_errno",
     "intent", "raw_end", "dev", "ino", "size", "out_from", "stamp_ns", "allow",
@@ -29,6 +29,7 @@ class Record:
     mid_line  0: the file ends at a line's end, 1: within a line of ours, 2: within one of an earlier life
     WRITE     the spool's bytes up to `raw_end`, rendered with `stamp_ns` and `allow` lines, go from byte `out_from` on
               into the file `dev`, `ino`, which had `size` bytes before; `ino` 0: nothing of that has been written
+    SHOW      that is done, and those who follow have it; they wait for standard output
     ECHO      they are in the file, and the same lines go into the box of standard output
     REWIND    what follows `file_pos` is copied to the spool's front; `raw_end` bytes are there
     """

@@ -42,6 +42,7 @@ class LogFile:
         self._dev = self._ino = self.size = 0
         self._born_ns = 0
         self.is_mid_line = False
+        self.found_bytes = 0  # of what was put last: there already, by a predecessor
 
     def look(self) -> None:
         """Open it, if it can be, for `is_mid_line`."""
@@ -65,12 +66,13 @@ class LogFile:
 
         That is less than all if the disk refuses, and `trouble` says why.
         """
-        at = record.out_from
+        at = self.found_bytes = record.out_from
         if self.trouble and time.monotonic() < self._retry_at_s:
             return at
         try:
             self._open()
             at += self._done_before(record, len(data) - at)
+            self.found_bytes = at
             view = memoryview(data)
             while at < len(data):
                 end = self._fitting_end(data, at)

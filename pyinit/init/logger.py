@@ -37,7 +37,8 @@ class Keep(NamedTuple):
 
 
 class Logger:
-    def __init__(self, sources: list[Source], log_dir: str, control: socket.socket, keep: Keep) -> None:
+    def __init__(self, sources: list[Source], log_dir: str, control: socket.socket, keep: Keep, watches: dict[str, str]) -> None:
+        """`watches`: by service, the pattern of a line that is waited for."""
         self._control = control
         self._epoll = select.epoll()
         self._news: list[str] = []  # for standard error
@@ -46,6 +47,8 @@ class Logger:
         journal = Journal(keep.journal_fd)
         sinks = Sinks(self._outlets, self._seen, self._publish, painter([source.name for source in sources]))
         self._streams = {s.fd: Stream(s, log_dir, journal, sinks, self._compressor.add) for s in sources}
+        for stream in self._streams.values():
+            stream.expect(watches.get(stream.source.name, ""))
         self._stalled: set[int] = set()  # pipes that wait until something has gone out
         self._suppressing: dict[int, float] = {}  # when it is time to say how many lines were suppressed
         self._clients = Clients([*self._streams.values()], log_dir, self._epoll, self._obey)
@@ -282,8 +285,8 @@ def painter(names: list[str]) -> Callable[[str], bytes]:
     return prefixes.__getitem__
 
 
-def run(sources: list[Source], log_dir: str, control: socket.socket, keep: Keep) -> None:
+def run(sources: list[Source], log_dir: str, control: socket.socket, keep: Keep, watches: dict[str, str] | None = None) -> None:
     """The whole life of the logger's process, which is a fork of PID 1 with all signals blocked."""
     process.set_name("pyinit-logger")
     process.keep_heap(_HEAP_BYTES)
-    Logger(sources, log_dir, control, keep).run()
+    Logger(sources, log_dir, control, keep, watches or {}).run()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyinit.init import render
-from pyinit.init.journal import ECHO, EVERY_LINE, NONE, REWIND, WRITE, Journal
+from pyinit.init.journal import ECHO, EVERY_LINE, NONE, REWIND, SHOW, WRITE, Journal
 from pyinit.init.logfile import LogFile
 from pyinit.init.outlet import Outlet
 from pyinit.init.spool import CHUNK, MOST, Spool
@@ -73,6 +73,8 @@ class Stream:
             self._rewind()
         elif self._record.intent == ECHO and self._outlet is not None:
             self._outlet.hold()
+        elif self._record.intent == SHOW and self.file is not None and not self._record.ino and not self._record.lost_bytes:
+            self._record.intent = WRITE  # another config: it has a file now
 
     def _choose_outlet(self) -> Outlet | None:
         spec = self.source.spec
@@ -220,8 +222,9 @@ class Stream:
             record.mid_line = 0 if text.data.endswith(b"\n") or not text.data else 1
         elif text.data:
             self._count(text.data, self.file.put(record, text.data, self._save), self.file.trouble)
-        if self.source.name and text.data:
-            self._sinks.publish(self.source, text.data, self.mark())
+        fresh = text.data[self.file.found_bytes :] if self.file is not None else text.data
+        if self.source.name and fresh:  # who follows by now has read the file as it was found
+            self._sinks.publish(self.source, fresh, self.mark())
 
     def _count(self, data: bytes, there: int, trouble: int) -> None:
         """What the file ends with by now, and what of the service's bytes is missing in it."""
@@ -273,6 +276,9 @@ class Stream:
         if not is_again and not outlet.is_free:
             if self.file is None or not (self.is_full or self.hurries):
                 self.waits_for = outlet
+                if self._record.intent == WRITE:
+                    self._record.intent = SHOW
+                    self._save()
                 return False
             self.waits_for = None
             self.unshown_lines += lines.count(b"\n")  # it is in its file: a terminal that stands still stops no service

@@ -36,9 +36,15 @@ class World:
         self.shown = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.seen: list[str] = []
         self.published = b""
+        self.last: Logger | None = None
 
     def logger(self) -> "Logger":
-        return Logger(self)
+        """The one before is dead."""
+        if self.last is not None:
+            self.last.close()
+            self.last = None
+        self.last = Logger(self)
+        return self.last
 
     def log(self, stream: str = "stdout") -> bytes:
         folder = self.folder / "app"
@@ -52,6 +58,8 @@ class World:
             return b""
 
     def close(self) -> None:
+        if self.last is not None:
+            self.last.close()
         for fd in (self.journal_fd, *self.pipe, self.spool_fd, *self.boxes, *self.shown):
             if fd >= 0:
                 os.close(fd)
@@ -67,6 +75,11 @@ class Logger:
 
     def publish(self, source: Source, data: bytes, mark: tuple[int, int]) -> None:
         self.world.published += data
+
+    def close(self) -> None:
+        self.stream.close()
+        if self.outlet._fd != self.world.shown[1]:
+            os.close(self.outlet._fd)
 
     def work(self) -> None:
         """All that can be done now."""
@@ -112,6 +125,19 @@ SPECS = {
     "split": {"timestamp": "none", "max_line_bytes": 16, "echo": True},
     "json on stdout": {"to": "stdout", "format": "json"},
 }
+
+
+def fill(terminal: int) -> None:
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(terminal, b"z" * 4096)
+
+
+def stand_still(world: World) -> None:
+    """The terminal is full, and so is the box."""
+    fill(world.shown[1])
+    os.write(world.pipe[1], b"zero\n")
+    world.logger().work()
 
 
 def mortal(monkeypatch, step: int):
@@ -269,9 +295,7 @@ def test_what_a_full_disk_refuses_is_counted_and_said_once_it_takes_something(ma
 def test_a_terminal_that_stands_still_keeps_its_service_s_lines_and_then_its_file_goes_on_alone(make):
     world = make(timestamp="none", echo=True)
     logger = world.logger()
-    with pytest.raises(BlockingIOError):
-        while True:
-            os.write(world.shown[1], b"z" * 4096)
+    fill(world.shown[1])
     line = b"a line of some length that nobody reads\n"
     for _ in range(40):
         os.write(world.pipe[1], line * 1000)
@@ -288,6 +312,53 @@ def test_a_terminal_that_stands_still_keeps_its_service_s_lines_and_then_its_fil
     unshown = int(told.split()[2])
     assert told == b"app: pyinit: %d lines are in its log only\n" % unshown
     assert [one for one in lines if one != told] == [b"app: " + line] * (40_000 - unshown)
+
+
+@pytest.mark.parametrize("to", ["file", "stdout"])
+def test_what_waits_for_a_terminal_is_said_once_to_those_who_follow_over_another_logger(make, to):
+    world = make(to=to, timestamp="none", echo=to == "file")
+    stand_still(world)
+    os.write(world.pipe[1], b"one\ntwo\n")
+    for _ in range(3):
+        logger = world.logger()
+        logger.work()
+        assert logger.stream.waits_for is not None
+        assert world.published == b"zero\none\ntwo\n"
+    shown = world.terminal()
+    logger.work()
+    os.write(world.pipe[1], b"three\n")
+    logger.work()
+    assert world.published == b"zero\none\ntwo\nthree\n"
+    assert world.log() == (world.published if to == "file" else b"")
+    assert (shown + world.terminal()).strip(b"z") == b"app: zero\napp: one\napp: two\napp: three\n"
+
+
+def test_what_waits_for_a_terminal_goes_to_the_file_that_the_next_config_wants(make):
+    world = make(to="stdout", timestamp="none")
+    stand_still(world)
+    os.write(world.pipe[1], b"one\n")
+    world.logger().work()
+    world.spec = LogSpec(timestamp="none")
+    world.logger().work()
+    assert world.log() == b"one\n"
+
+
+def test_those_who_follow_a_killed_logger_s_successor_hear_what_is_not_in_the_file_yet(make, monkeypatch):
+    world = make(timestamp="none", max_size_bytes=20)
+    os.write(world.pipe[1], b"in the file\nin the next one\n")
+    rename = os.rename
+
+    def die(*names: str) -> None:
+        rename(*names)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", die)
+        with pytest.raises(Killed):
+            world.logger().work()
+    world.logger().work()
+    assert world.published == b"in the next one\n"
+    assert world.log() == b"in the file\nin the next one\n"
 
 
 def test_a_waited_for_line_is_seen_once_and_by_a_successor_if_need_be(make):

@@ -12,8 +12,8 @@ import time
 import pytest
 from test_logger import Answer
 
+from pyinit.init import logkeeper, reaper
 from pyinit.init import output as module
-from pyinit.init import reaper
 from pyinit.init.loop import Loop
 from pyinit.init.output import Output
 from pyinit.linux.fds import receive
@@ -45,7 +45,9 @@ class Bench:
         pid = self.output.pid
         pidfd = os.pidfd_open(pid)
         os.kill(pid, signal.SIGKILL)
-        assert select.select([pidfd], [], [], DEADLINE_S)[0]
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        assert poll.poll(DEADLINE_S * 1000)
         os.close(pidfd)
         return pid
 
@@ -143,7 +145,7 @@ def test_another_s_exit_is_not_the_logger_s(bench):
 
 
 def test_a_logger_that_keeps_dying_gets_a_pause(bench, monkeypatch):
-    monkeypatch.setattr(module, "_PAUSE_S", 0.05)
+    monkeypatch.setattr(logkeeper, "_PAUSE_S", 0.05)
     output = bench.start(app=RAW)
     for _ in range(6):
         assert output.pid
@@ -153,6 +155,86 @@ def test_a_logger_that_keeps_dying_gets_a_pause(bench, monkeypatch):
     bench.loop.call_at(time.monotonic() + 0.1, bench.loop.stop)
     bench.loop.run()
     assert output.pid
+
+
+def test_a_service_that_comes_in_the_pause_gets_its_log(bench, monkeypatch):
+    monkeypatch.setattr(logkeeper, "_PAUSE_S", 0.02)
+    output = bench.start(app=RAW)
+    for _ in range(6):
+        bench.kill_logger()
+        bench.reap()
+    bench.specs["new"] = ServiceSpec("new", ("true",), log=RAW)
+    output.configure(tuple(bench.specs.values()))
+    bench.write("new", b"here\n")
+    turn(bench)
+    output.close(DEADLINE_S)
+    assert bench.log("new") == b"here\n"
+
+
+@pytest.mark.parametrize("to", ["one that does not listen yet", "one that begins"])
+def test_more_lines_are_waited_for_than_a_socket_has_room_for(bench, to):
+    names = [f"s{number}" for number in range(300)]
+    output = bench.start(**dict.fromkeys(names, RAW))
+    found = []
+
+    def see(name: str) -> None:
+        found.append(name)
+        if len(found) == len(names):
+            bench.loop.stop()
+
+    os.kill(output.pid, signal.SIGSTOP)
+    for name in names:
+        output.watch(name, "^up$", lambda name=name: see(name))
+    if to == "one that begins":
+        bench.kill_logger()
+        bench.reap()
+    else:
+        os.kill(output.pid, signal.SIGCONT)
+
+    def speak() -> None:
+        if output._keeper._orders:
+            bench.loop.call_at(time.monotonic() + 0.001, speak)
+            return
+        for name in names:
+            bench.write(name, b"up\n")
+
+    speak()
+    bench.loop.call_at(time.monotonic() + DEADLINE_S, bench.loop.stop)
+    bench.loop.run()
+    assert sorted(found) == sorted(names)
+
+
+def test_the_close_while_a_logger_makes_way_leaves_nothing_unread(bench):
+    output = bench.start(app=RAW)
+    os.kill(output.pid, signal.SIGSTOP)
+    os.waitpid(output.pid, os.WUNTRACED)
+    bench.write("app", b"one\n")
+    bench.specs["new"] = ServiceSpec("new", ("true",), log=RAW)
+    output.configure(tuple(bench.specs.values()))
+    bench.write("new", b"two\n")
+    os.kill(output.pid, signal.SIGCONT)
+    output.close(DEADLINE_S)
+    assert (bench.log("app"), bench.log("new")) == (b"one\n", b"two\n")
+
+
+def state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(") ")[2][0]
+
+
+def test_a_logger_with_much_to_tell_is_listened_to_at_the_close(bench):
+    output = bench.start(**{f"s{number}": RAW for number in range(300)})
+    os.kill(output.pid, signal.SIGSTOP)
+    for pipe in output._pipes.values():
+        pipe.close_write()
+    pid = output.pid
+    os.kill(pid, signal.SIGCONT)
+    limit = time.monotonic() + DEADLINE_S
+    while len(os.listdir(f"/proc/{pid}/fd")) > 450 or state(pid) != "S":  # it waits for room, in the midst of its turn
+        assert time.monotonic() < limit
+    before = time.monotonic()
+    output.close(DEADLINE_S)
+    assert time.monotonic() - before < DEADLINE_S / 2
 
 
 def test_a_logger_that_died_before_the_close_is_made_up_for(bench):
@@ -312,22 +394,22 @@ def test_a_service_that_others_log_to_reads_their_pipe_and_sees_its_end(bench):
 )
 def test_a_client_without_a_logger_is_told(bench, log, error):
     output = bench.start(app=log)
-    pid, output.pid = output.pid, 0
+    pid, output._keeper.pid = output.pid, 0
     ours, theirs = socket.socketpair()
     output.logs(b"{}", theirs.detach())
     assert json.loads(ours.recv(4096)) == {"error": error, "exit_code": 1}
     ours.close()
-    output.pid = pid
+    output._keeper.pid = pid
 
 
 def test_a_process_that_cannot_be_had_is_tried_for_again(bench, monkeypatch, capfd):
-    monkeypatch.setattr(module, "_PAUSE_S", 0.02)
+    monkeypatch.setattr(logkeeper, "_PAUSE_S", 0.02)
 
     def refuse(flags):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.process, "clone", refuse)
+        patch.setattr(logkeeper.process, "clone", refuse)
         output = bench.start(app=RAW)
         assert output.pid == 0
     bench.loop.call_at(time.monotonic() + 0.05, bench.loop.stop)
