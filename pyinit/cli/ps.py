@@ -13,6 +13,7 @@ usage: pyinit ps [-c NAME | --socket PATH] [--json] [SERVICE...]
 Show the processes of the services: a tree of each, with memory and CPU time. The pids are those inside the container.
 """
 _MEBI = 1 << 20
+_DEEPEST = 40  # a tree that is deeper goes straight down
 
 
 def run(arguments: list[str]) -> int:
@@ -38,14 +39,15 @@ def _lines(one: dict[str, Any]) -> list[str]:
     cpu = sum(process["cpu_s"] for process in processes.values())
     lines = [f"{one['name']:<20} {'-' if not processes else '':>7} {memory:>8.1f}M {cpu:>7.2f}s  {one['state']}"]
 
-    def add(pid: int, depth: int) -> None:
+    children: dict[int, list[int]] = {}  # by parent; of 0 those whose parent is none of the service's
+    for pid, process in sorted(processes.items(), reverse=True):
+        children.setdefault(process["parent"] if process["parent"] in processes else 0, []).append(pid)
+    todo = [(pid, 0) for pid in children.get(0, [])]
+    while todo:  # no recursion: a chain of processes may be longer than Python's stack
+        pid, depth = todo.pop()
         process = processes[pid]
-        mark = "  " * depth
+        mark = "  " * min(depth, _DEEPEST)
         row = f"{'':<20} {pid:>7} {process['memory_bytes'] / _MEBI:>8.1f}M {process['cpu_s']:>7.2f}s  {mark}{process['command']}"
         lines.append(row)
-        for child in sorted(other for other, its in processes.items() if its["parent"] == pid):
-            add(child, depth + 1)
-
-    for pid in sorted(pid for pid, process in processes.items() if process["parent"] not in processes):
-        add(pid, 0)
+        todo += [(child, depth + 1) for child in children.get(pid, [])]
     return lines

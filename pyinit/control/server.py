@@ -45,6 +45,7 @@ class _Client:
         self.deadline: Deadline | None = None
         self.verb = ""
         self.waits: dict[str, bool] = {}  # name -> whether it has left the state that it was asked to reach
+        self.told: dict[str, dict[str, str]] = {}  # the last progress of each
         self.asked = False
         self.fds: list[int] = []  # that came with its request
         self.job: Job | None = None
@@ -295,7 +296,9 @@ class Server:
     def _tell(self, client: _Client, name: str) -> None:
         view = self._host.view(name)
         progress = {"name": name, "state": view.state.word, "reason": view.reason}
-        self._send(client, {"progress": progress})
+        if client.told.get(name) != progress:  # a service may say something of itself many times a second
+            client.told[name] = progress
+            self._send(client, {"progress": progress})
         if not self._is_done(client, view):
             return
         has_run = client.waits.pop(name) or client.verb != "wait"

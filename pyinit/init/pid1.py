@@ -106,6 +106,8 @@ class Init:
         process.close_from(3)  # what a runtime or a shell left open goes to no service
         self.make_room_for_fds()
         process.block_signals(HANDLED)
+        for number in HANDLED:  # nohup, or a shell's &, has us ignore some, and a service would inherit that
+            process.reset_signal(number)
         signal_fd = process.signalfd(HANDLED)
         self.loop.add_reader(signal_fd, lambda: self._signals(process.read_signals(signal_fd)))
         if self.endpoints.channel_fd >= 0:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pyinit.cli import events, logs, services, shutdown, status
+from pyinit.cli import events, logs, ps, services, shutdown, status
 from pyinit.cli import list as list_verb
 from pyinit.control import places
 from pyinit.errors import ControlError, UsageError
@@ -149,6 +149,28 @@ def test_events_ask_for_the_names_that_are_meant(init, capsys):
     assert events.run(["app"]) == 0
     assert asked == [{"verb": "events", "lines": 10, "follow": False, "names": ["app"]}]
     assert capsys.readouterr().out == "T app ready\n"
+
+
+def test_ps_shows_a_tree_of_any_depth(init, capsys):
+    def process(pid, parent):
+        return {"pid": pid, "parent": parent, "memory_bytes": 1 << 20, "cpu_s": 0.5, "command": f"c{pid}"}
+
+    init({"ok": True, "services": [{"name": "app", "state": "ready", "processes": [process(9, 1), process(7, 1), process(8, 7), process(10, 7)]}]})
+    assert ps.run([]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "app                               4.0M    2.00s  ready",
+        "                           7      1.0M    0.50s  c7",
+        "                           8      1.0M    0.50s    c8",
+        "                          10      1.0M    0.50s    c10",
+        "                           9      1.0M    0.50s  c9",
+    ]
+
+
+def test_ps_of_a_chain_that_is_longer_than_our_stack(init, capsys):
+    chain = [{"pid": pid, "parent": pid - 1, "memory_bytes": 0, "cpu_s": 0.0, "command": "x"} for pid in range(2, 1100)]
+    init({"ok": True, "services": [{"name": "app", "state": "ready", "processes": chain}]})
+    assert ps.run([]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(chain)
 
 
 LOG = {

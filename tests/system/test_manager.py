@@ -547,3 +547,15 @@ restart_delay = { first = "100ms" }
         box.wait_for("app: starting: restart after: watchdog: triggered by the service")
     os.close(read_end)
     assert box.stop() == 0
+
+
+def test_services_have_default_signals_however_pyinit_was_started(bench, tmp_path):
+    """By nohup, a script's &, or a parent that does not wait: what is ignored stays so over an exec."""
+    head = f'[init]\nstate_dir = "{tmp_path}/state"\nlog_dir = "{tmp_path}/log"\ncontrol_socket = "{tmp_path}/s"\nexit = "when-all-exited"\n'
+    show = 'command = ["sh", "-c", "grep SigIgn /proc/self/status"]\nrestart = "never"\nlog = { to = "stdout" }\n'
+    ignoring = ("sh", "-c", 'trap "" HUP INT QUIT CHLD; exec "$@"', "sh", sys.executable, "-m", "pyinit")
+    box = bench.start(f'{head}[services.plain]\n{show}[services.full]\n{show}umask = "0077"\n', command=ignoring)
+    assert box.wait() == 0
+    for name in ("plain", "full"):
+        [mask] = [line.split()[-1] for line in box.output.splitlines() if line.startswith(f"{name}: SigIgn")]
+        assert int(mask, 16) & ~(3 << 31) == 0  # 32 and 33 are the C library's own
