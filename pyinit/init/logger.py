@@ -6,9 +6,12 @@ socket), after reading what is there; nothing that a disk, a terminal or a clien
 killed at any moment it leaves all to its successor: what was said is in the pipes and the spools, which are PID 1's.
 """
 
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 import time
 from typing import NamedTuple
 
@@ -21,6 +24,7 @@ from pyinit.init.outlet import Outlet
 from pyinit.linux import process
 
 _MOST_MESSAGES = 256  # of syslog, a turn
+_STANDSTILL_MS = 200  # at the end: a terminal that takes nothing for so long
 _HEAP_BYTES = 4 << 20  # a few chunks: what was read, what is written
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
@@ -129,24 +133,24 @@ class Logger:
 
     # Streams
 
-    def _pump(self, stream: Stream) -> bool:
-        """One chunk of one pipe, so that a loud service does not starve the others; False if there was none."""
+    def _pump(self, stream: Stream) -> int:
+        """One chunk of one pipe, so that a loud service does not starve the others; how many bytes it had."""
         fd = stream.source.fd
         if stream.is_full:
             if fd not in self._stalled:
                 self._stalled.add(fd)
                 self._epoll.unregister(fd)
-            return False
+            return 0
         try:
             count = stream.spool.fill(fd)
         except BlockingIOError:
-            return False
+            return 0
         if not count:
             stream.has_ended = True
             self._epoll.unregister(fd)
             self._stalled.discard(fd)
         self._advance(stream)
-        return bool(count)
+        return count
 
     def _advance(self, stream: Stream) -> None:
         """As many steps as can be done now."""
@@ -212,32 +216,40 @@ class Logger:
         return max(0.0, min(self._suppressing.values()) - time.monotonic())
 
     def _read_to_the_end(self) -> None:
-        """What is in the pipes now, then an end, whoever holds them still; the terminal gets the time that PID 1 gives us."""
+        """What is in the pipes now, then an end, whoever holds or fills them still; the terminal gets the time that PID 1 gives us."""
         self._ending = True
         self._collect()
-        for stream in list(self._streams.values()):
-            while stream.source.fd in self._streams and (self._pump(stream) or self._wait_for_terminal(stream)):
-                pass
+        left = {fd: _bytes_in(fd) for fd in self._streams}
+        while self._streams:
+            moved = sum([self._drain(stream, left) for stream in list(self._streams.values())])
+            self._after_a_turn()
+            if not moved and self._streams and not self._wait_for_outlets():
+                for stream in self._streams.values():
+                    stream.hurries = True
+        while self._news or not all(outlet.is_free for outlet in self._outlets.values()):
+            self._after_a_turn()
+            self._wait_for_outlets()
+
+    def _drain(self, stream: Stream, left: dict[int, int]) -> bool:
+        """One chunk of one pipe; False if it has to wait."""
+        fd = stream.source.fd
+        count = self._pump(stream) if left[fd] > 0 and not stream.has_ended else 0
+        left[fd] -= count
+        if not count and not stream.is_full:
             stream.has_ended = True
-            while stream.source.fd in self._streams:
-                self._advance(stream)
-                self._wait_for_terminal(stream)
-        self._after_a_turn()
-        while not all(outlet.is_free for outlet in self._outlets.values()):
-            self._wait_for_outlets()
+        if fd in self._streams:
+            self._advance(stream)
+        return count > 0 or fd not in self._streams
 
-    def _wait_for_terminal(self, stream: Stream) -> bool:
-        """False if the stream does not wait for it."""
-        if stream.waits_for is None:
-            return False
-        while not stream.waits_for.is_free:
-            self._wait_for_outlets()
-        self._advance(stream)
-        return True
-
-    def _wait_for_outlets(self) -> None:
-        select.select([], [outlet.wait_fd for outlet in self._outlets.values() if not outlet.is_free and outlet.wait_fd >= 0], [])
+    def _wait_for_outlets(self) -> bool:
+        """Until one takes something; False if none does for a while."""
+        poll = select.poll()
+        for outlet in self._outlets.values():
+            if not outlet.is_free and outlet.wait_fd >= 0:
+                poll.register(outlet.wait_fd, select.POLLOUT)
+        ready = poll.poll(_STANDSTILL_MS)
         self._send()
+        return bool(ready)
 
     # Syslog
 
@@ -282,6 +294,10 @@ class _painter:  # noqa: N801 - a function with a memory
 
     def __call__(self, name: str) -> bytes:
         return self._prefixes[name]
+
+
+def _bytes_in(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def run(sources: list[Source], log_dir: str, control: socket.socket, keep: Keep, watches: dict[str, str] | None = None) -> None:

@@ -57,6 +57,7 @@ class Stream:
         self.pattern: re.Pattern[bytes] | None = None  # of the line that PID 1 waits for
         self.waits_for: Outlet | None = None
         self.has_ended = False  # nothing more will come
+        self.hurries = False  # what has a file does not wait for a terminal any more
         self.unshown_lines = 0
         self._journal = journal
         self._sinks = sinks
@@ -273,7 +274,7 @@ class Stream:
     def _may_show(self, outlet: Outlet, lines: bytes, text: render.Rendered) -> bool:
         is_again = self._record.intent == ECHO
         if not is_again and not outlet.is_free:
-            if self.source.spec.to == "stdout" or not self.source.name or not self.is_full:
+            if self.source.spec.to == "stdout" or not self.source.name or not (self.is_full or self.hurries):
                 self.waits_for = outlet
                 if self._record.intent == WRITE:
                     self._record.intent = SHOW

@@ -89,7 +89,9 @@ class Bench:
 
     def wait(self) -> int:
         pidfd = os.pidfd_open(self.pid)
-        ended = select.select([pidfd], [], [], DEADLINE_S)[0]
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        ended = poll.poll(DEADLINE_S * 1000)
         os.close(pidfd)
         assert ended, "the logger does not end"
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -225,6 +227,7 @@ def test_nothing_is_lost_from_a_writer_that_is_killed(bench):
     count_read, count_write = os.pipe()
     writer = os.fork()
     if writer == 0:
+        bench.control.close()
         out = bench.pipes["app"][1]
         for number in range(10_000_000):
             os.write(out, b"%09d of a line that is kept\n" % number)
@@ -288,6 +291,41 @@ def test_the_end_of_pid_1_is_the_logger_s_after_it_has_read_all(bench):
     bench.control.close()
     assert bench.wait() == 0  # although the pipe is open still
     assert bench.log("app") == b"the last\n"
+
+
+def test_at_the_end_nobody_waits_for_one_that_speaks_on(bench):
+    bench.start(loud=FILE, app=FILE)
+    writer = os.fork()
+    if writer == 0:
+        bench.control.close()
+        while True:
+            os.write(bench.pipes["loud"][1], b"y\n" * 2000)
+    bench.until("loud", b"y\n")
+    bench.write("app", b"the last\n")
+    bench.control.close()
+    try:
+        assert bench.wait() == 0
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+    assert bench.log("app") == b"the last\n"
+
+
+def test_at_the_end_a_terminal_that_stands_still_costs_no_file_a_line(bench):
+    os.mkfifo(bench.folder / "stdout")
+    read_end = os.open(bench.folder / "stdout", os.O_RDONLY | os.O_NONBLOCK)
+    bench.start(loud=FILE._replace(echo=True), app=FILE)
+    for number in range(20):
+        bench.write("loud", b"%d" % number * 5_000 + b"\n")  # more than the terminal takes
+    os.kill(bench.pid, signal.SIGSTOP)
+    bench.write("loud", b"the last\n")
+    bench.write("app", b"the last\n")
+    bench.control.close()
+    os.kill(bench.pid, signal.SIGCONT)
+    bench.until("app", b"the last\n")
+    bench.until("loud", b"the last\n")
+    os.close(read_end)
+    assert bench.wait() == 0
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_the_bytes_flow(bench):
