@@ -280,6 +280,7 @@ class Stream:
                     self._record.intent = SHOW
                     self._save()
                 return False
+            self.waits_for = None
             self.unshown_lines += lines.count(b"\n")  # it is in its file: a terminal that stands still stops no service
             return True
         self.waits_for = None
