@@ -25,6 +25,7 @@ from pyinit.linux import process
 
 _MOST_MESSAGES = 256  # of syslog, a turn
 _STANDSTILL_MS = 200  # at the end: a terminal that takes nothing for so long
+_MOST_NEWS = 1000
 _HEAP_BYTES = 4 << 20  # a few chunks: what was read, what is written
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
@@ -170,6 +171,8 @@ class Logger:
 
     def _end(self, stream: Stream) -> None:
         """Nothing of it is left here: PID 1 may forget it."""
+        if stream.lost_bytes:
+            self._say(f"log of {stream.source.name}: {stream.lost_bytes} bytes were lost at its end")
         stream.close()
         del self._streams[stream.source.fd]
         self._suppressing.pop(stream.source.fd, None)
@@ -277,8 +280,9 @@ class Logger:
         return them[0] if them else None
 
     def _say(self, text: str) -> None:
-        """On standard error, when it is free."""
-        self._news.append(f"pyinit: {text}\n")
+        """On standard error, when it is free; one that takes nothing for long loses the rest."""
+        if len(self._news) < _MOST_NEWS:
+            self._news.append(f"pyinit: {text}\n")
 
 
 class _painter:  # noqa: N801 - a function with a memory

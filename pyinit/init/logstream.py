@@ -99,6 +99,11 @@ class Stream:
     def suppressed(self) -> int:
         return self._record.suppressed
 
+    @property
+    def lost_bytes(self) -> int:
+        """What the disk refused, and the log does not say yet."""
+        return self._record.lost_bytes
+
     def expect(self, pattern: str) -> None:
         """A line that matches is told to PID 1, once; "": no more."""
         import re  # for those only who wait for a line
