@@ -144,6 +144,23 @@ def test_a_copy_that_a_killed_logger_s_gzip_ends_is_its_own(tmp_path, monkeypatc
     assert other.read_bytes() == b"half a co"
 
 
+def test_a_file_that_was_taken_away_is_begun_anew(tmp_path):
+    log = log_in(tmp_path)
+    put(log, b"one\n")
+    (tmp_path / "current").rename(tmp_path / "mine")
+    put(log, b"two\n")
+    assert [(tmp_path / name).read_bytes() for name in ("mine", "current")] == [b"one\n", b"two\n"]
+
+
+def test_two_lives_of_one_service_rotate_one_log(tmp_path):
+    logs = log_in(tmp_path, 20), log_in(tmp_path, 20)
+    lines = [b"line %d\n" % n for n in range(20)]
+    for n, line in enumerate(lines):
+        put(logs[n % 3 == 0], line)
+    assert b"".join(files(tmp_path)) == b"".join(lines)
+    assert max(map(len, files(tmp_path))) <= 20
+
+
 def test_separate_errors_have_files_of_their_own(tmp_path):
     out, err = log_in(tmp_path, 10), LogFile(str(tmp_path), LogSpec(max_size_bytes=10), "stderr")
     for n in range(3):
