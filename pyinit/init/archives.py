@@ -11,6 +11,7 @@ import select
 import time
 from collections.abc import Callable
 
+from pyinit.init import render
 from pyinit.linux import process
 from pyinit.model import LogSpec
 
@@ -37,6 +38,13 @@ def archive_name(us: int, stream: str) -> str:
     return text + _ERR if stream == "stderr" else text
 
 
+def archive_time(name: str) -> int:
+    """Its rotation in microseconds since 1970; 0 if it has no such name."""
+    t = name[1:]
+    text = f"{t[:4]}-{t[4:6]}-{t[6:11]}:{t[11:13]}:{t[13:22]}Z".encode()
+    return (render.read_stamp(text) or 0) // 1000
+
+
 def archives(folder: str | int, stream: str = "stdout") -> list[str]:
     """Names, oldest first, each once: the compressed one counts only where the other has gone. OSError."""
     found = {}
@@ -60,6 +68,8 @@ class Archives:
     def add(self, current_bytes: int) -> None:
         """`current` becomes an archive; before it the oldest go, so that there are never too many. OSError."""
         old = archives(self.folder, self._stream)
+        if old and not self._last_us:
+            self._last_us = archive_time(old[-1])
         many = max(0, len(old) - self._spec.keep + 1)
         if self._spec.total_size_bytes:
             room = self._spec.total_size_bytes - current_bytes - self._spec.max_size_bytes  # the new archive, the new file
@@ -119,7 +129,7 @@ class Compressor:
         """What an earlier logger left: half a copy is removed, and what has none gets it."""
         with contextlib.suppress(OSError):
             for name in os.listdir(folder):
-                if name.startswith(_MARK) and name.endswith(_PART):
+                if name.startswith(_MARK) and name.endswith(_PART) and (_ERR + GZIP in name) == (stream == "stderr"):
                     os.unlink(f"{folder}/{name}")
             for name in archives(folder, stream):
                 if not name.endswith(GZIP):
@@ -164,6 +174,7 @@ def _child(path: str) -> None:
     code = 1
     try:
         process.set_name("pyinit-gzip")
+        process.prctl(process.PR_SET_PDEATHSIG, 9)  # the next logger begins with the same archive
         process.close_all_but({0, 1, 2})
         os.nice(_LOWEST)
         compress(path)
@@ -178,7 +189,7 @@ def compress(path: str) -> None:
     """`path` becomes `path.gz`, with its mode and time, whole or not at all. OSError."""
     import zlib  # in a process of its own; loaded before the pivot where a config asks for it (launcher)
 
-    part = path + GZIP + _PART
+    part = f"{path}{GZIP}.{os.getpid()}{_PART}"  # one that a killed logger left is never taken for ours
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     seen = os.fstat(source)
     target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, seen.st_mode & 0o777)

@@ -22,7 +22,7 @@ from pyinit.linux.fds import receive
 _MOST_QUEUED = 1 << 20
 _MOST_REQUEST = 1 << 16
 _MOST_CLIENTS = 64
-HANDED_OVER = b"client\0"
+HANDED_OVER = b"client"
 RENEW = b"renew"
 _READABLE = ("file", "syslog")
 
@@ -87,8 +87,8 @@ class Clients:
             raise EOFError
         if data == RENEW:
             self.must_make_way = True
-        elif data.startswith(HANDED_OVER) and len(fds) == 2:
-            self._take_over(data[len(HANDED_OVER) :], *fds)
+        elif data == HANDED_OVER and len(fds) == 2:
+            self._take_over(*fds)
         elif fds:
             for fd in fds[1:]:
                 os.close(fd)
@@ -145,21 +145,21 @@ class Clients:
         for client in list(self._clients.values()):
             rest = os.memfd_create("pyinit-log-client", os.MFD_CLOEXEC)
             with open(rest, "wb") as file:
+                file.write(json.dumps(sorted(client.names)).encode() + b"\n")  # they may be 10,000: too many for a message
                 while piece := client.next_piece():
                     file.write(piece)
                     client.sending = memoryview(b"")
                 file.flush()
-                state = json.dumps(sorted(client.names)).encode()
-                socket.send_fds(control, [HANDED_OVER + state], [client.sock.fileno(), rest])
+                socket.send_fds(control, [HANDED_OVER], [client.sock.fileno(), rest])
             self._drop(client)
 
-    def _take_over(self, state: bytes, fd: int, rest: int) -> None:
+    def _take_over(self, fd: int, rest: int) -> None:
         import json  # see _answer
 
         sock = socket.socket(fileno=fd)
         with open(rest, "rb") as file:
-            data = os.pread(rest, os.fstat(file.fileno()).st_size, 0)
-        self._add(_Client(sock, json.loads(state)), data)
+            names, _, data = os.pread(rest, os.fstat(file.fileno()).st_size, 0).partition(b"\n")
+        self._add(_Client(sock, json.loads(names)), data)
 
     def _add(self, client: _Client, data: bytes) -> None:
         client.sock.setblocking(False)  # noqa: FBT003 - no keywords there

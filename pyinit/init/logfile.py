@@ -113,8 +113,9 @@ class LogFile:
         self.close()
 
     def _open(self) -> None:
-        if self._fd >= 0:
+        if self._fd >= 0 and self._is_in_place():
             return
+        self.close()
         os.makedirs(self.folder, _FOLDER_MODE, exist_ok=True)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(self._path, flags, _MODE)
@@ -128,6 +129,15 @@ class LogFile:
             now = time.time_ns()  # the wall clock, which is what people mean by a file's age
             first = render.read_stamp(os.pread(fd, _FIRST_LINE, 0)) if self.size else now
             self._born_ns = first if first is not None else seen.st_mtime_ns
+
+    def _is_in_place(self) -> bool:
+        """It may have been taken away, or rotated by the stream of a service's earlier life that somebody holds still."""
+        try:
+            seen = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        self.size = seen.st_size
+        return (seen.st_dev, seen.st_ino) == (self._dev, self._ino)
 
     def _fitting_end(self, data: bytes, start: int) -> int:
         """How far into `data` this file should go: to a line's end; `start` itself if a new file must come first."""

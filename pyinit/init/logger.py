@@ -6,9 +6,12 @@ socket), after reading what is there; nothing that a disk, a terminal or a clien
 killed at any moment it leaves all to its successor: what was said is in the pipes and the spools, which are PID 1's.
 """
 
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,6 +25,8 @@ from pyinit.init.outlet import Outlet
 from pyinit.linux import process
 
 _MOST_MESSAGES = 256  # of syslog, a turn
+_STANDSTILL_MS = 200  # at the end: a terminal that takes nothing for so long
+_MOST_NEWS = 1000
 _HEAP_BYTES = 4 << 20  # a few chunks: what was read, what is written
 _TERMINAL_S = 0.4  # of the second that PID 1 gives us
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
@@ -130,8 +135,8 @@ class Logger:
 
     # Streams
 
-    def _pump(self, stream: Stream) -> bool:
-        """One chunk of one pipe, so that a loud service does not starve the others; False if there was none."""
+    def _pump(self, stream: Stream) -> int:
+        """One chunk of one pipe, so that a loud service does not starve the others; how many bytes it had."""
         fd = stream.source.fd
         if stream.has_ended:
             return False
@@ -139,17 +144,17 @@ class Logger:
             if fd not in self._stalled:
                 self._stalled.add(fd)
                 self._epoll.unregister(fd)
-            return False
+            return 0
         try:
             count = stream.spool.fill(fd)
         except BlockingIOError:
-            return False
+            return 0
         if not count:
             stream.has_ended = True
             self._epoll.unregister(fd)
             self._stalled.discard(fd)
         self._advance(stream)
-        return bool(count)
+        return count
 
     def _advance(self, stream: Stream) -> None:
         """As many steps as can be done now."""
@@ -169,6 +174,8 @@ class Logger:
 
     def _end(self, stream: Stream) -> None:
         """Nothing of it is left here: PID 1 may forget it."""
+        if stream.lost_bytes:
+            self._say(f"log of {stream.source.name}: {stream.lost_bytes} bytes were lost at its end")
         stream.close()
         del self._streams[stream.source.fd]
         self._suppressing.pop(stream.source.fd, None)
@@ -215,34 +222,40 @@ class Logger:
         return max(0.0, min(self._suppressing.values()) - time.monotonic())
 
     def _read_to_the_end(self) -> None:
-        """What is in the pipes now, then an end, whoever holds them still. A terminal that stands still has its time, then
-        the files get what is theirs without it; what has no file waits for as long as PID 1 lets us.
-        """
+        """What is in the pipes now, then an end, whoever holds or fills them still; the terminal gets the time that PID 1 gives us."""
         self._ending = True
         self._collect()
-        hurry_at_s = time.monotonic() + _TERMINAL_S
+        left = {fd: _bytes_in(fd) for fd in self._streams}
         while self._streams:
-            for stream in list(self._streams.values()):
-                while stream.source.fd in self._streams and self._pump(stream):
-                    pass
-                if stream.waits_for is None and stream.source.fd in self._streams:
-                    stream.has_ended = True
-                    self._advance(stream)
-            if self._streams:
-                self._wait_for_outlets(hurry_at_s)
-            for stream in list(self._streams.values()):
-                stream.hurries = time.monotonic() >= hurry_at_s
-                self._advance(stream)
-        self._after_a_turn()
-        while not all(outlet.is_free for outlet in self._outlets.values()):
-            self._wait_for_outlets(0.0)
+            moved = sum([self._drain(stream, left) for stream in list(self._streams.values())])
+            self._after_a_turn()
+            if not moved and self._streams and not self._wait_for_outlets():
+                for stream in self._streams.values():
+                    stream.hurries = True
+        while self._news or not all(outlet.is_free for outlet in self._outlets.values()):
+            self._after_a_turn()
+            self._wait_for_outlets()
 
-    def _wait_for_outlets(self, until_s: float) -> None:
-        """At least one takes something, or the time is over if it is to come yet."""
-        left_s = until_s - time.monotonic()
-        busy = [outlet.wait_fd for outlet in self._outlets.values() if not outlet.is_free and outlet.wait_fd >= 0]
-        select.select([], busy, [], left_s if left_s > 0 else None)
+    def _drain(self, stream: Stream, left: dict[int, int]) -> bool:
+        """One chunk of one pipe; False if it has to wait."""
+        fd = stream.source.fd
+        count = self._pump(stream) if left[fd] > 0 and not stream.has_ended else 0
+        left[fd] -= count
+        if not count and not stream.is_full:
+            stream.has_ended = True
+        if fd in self._streams:
+            self._advance(stream)
+        return count > 0 or fd not in self._streams
+
+    def _wait_for_outlets(self) -> bool:
+        """Until one takes something; False if none does for a while."""
+        poll = select.poll()
+        for outlet in self._outlets.values():
+            if not outlet.is_free and outlet.wait_fd >= 0:
+                poll.register(outlet.wait_fd, select.POLLOUT)
+        ready = poll.poll(_STANDSTILL_MS)
         self._send()
+        return bool(ready)
 
     # Syslog
 
@@ -270,8 +283,9 @@ class Logger:
         return them[0] if them else None
 
     def _say(self, text: str) -> None:
-        """On standard error, when it is free."""
-        self._news.append(f"pyinit: {text}\n")
+        """On standard error, when it is free; one that takes nothing for long loses the rest."""
+        if len(self._news) < _MOST_NEWS:
+            self._news.append(f"pyinit: {text}\n")
 
 
 def painter(names: list[str]) -> Callable[[str], bytes]:
@@ -283,6 +297,10 @@ def painter(names: list[str]) -> Callable[[str], bytes]:
         text = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{name:<{width}} |\x1b[0m " if colour else f"{name}: "
         prefixes[name] = text.encode()
     return prefixes.__getitem__
+
+
+def _bytes_in(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def run(sources: list[Source], log_dir: str, control: socket.socket, keep: Keep, watches: dict[str, str] | None = None) -> None:

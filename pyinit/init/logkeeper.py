@@ -206,7 +206,7 @@ class LogKeeper:
             if not data:  # it is gone; the reaper tells
                 break
             word, _, rest = data.partition(b"\0")
-            if data.startswith(HANDED_OVER):
+            if data == HANDED_OVER:
                 self._handed.append((data, fds))
             elif self._closing:
                 continue

@@ -57,7 +57,7 @@ class Stream:
         self.pattern: re.Pattern[bytes] | None = None  # of the line that PID 1 waits for
         self.waits_for: Outlet | None = None
         self.has_ended = False  # nothing more will come
-        self.hurries = False  # its file does not wait for a terminal any more
+        self.hurries = False  # what has a file does not wait for a terminal any more
         self.unshown_lines = 0
         self._journal = journal
         self._sinks = sinks
@@ -98,6 +98,11 @@ class Stream:
     @property
     def suppressed(self) -> int:
         return self._record.suppressed
+
+    @property
+    def lost_bytes(self) -> int:
+        """What the disk refused, and the log does not say yet."""
+        return self._record.lost_bytes
 
     def expect(self, pattern: str) -> None:
         """A line that matches is told to PID 1, once; "": no more."""

@@ -14,6 +14,7 @@ from pyinit.init import render
 from pyinit.init.archives import GZIP, archive_name, archives, current_name
 
 _BLOCK = 1 << 18
+_PACKED_BLOCK = 1 << 12  # gzip makes a thousandth of what is all the same
 _WBITS = 31  # gzip's own header
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -56,15 +57,14 @@ class Past:
         self._stream = stream
         self._pieces: list[_Piece] = []
         self._folder = -1
-        if not ino:
-            return
         try:
             self._folder = os.open(service, _FLAGS | os.O_DIRECTORY, dir_fd=log_dir)
             self._pieces = self._find(ino, size)
             if after is not None and after[0]:
                 self._skip(*after)
-        except OSError:  # it was there a moment ago: someone took it away
-            self._pieces, self.is_whole = [], False
+        except OSError:
+            self.close()
+            self.is_whole = not ino  # it was there a moment ago: someone took it away
 
     def _skip(self, ino: int, size: int) -> None:
         """All before that has been seen."""
@@ -98,11 +98,15 @@ class Past:
     def _find(self, ino: int, size: int) -> list[_Piece]:
         """What is newer than that file is not past."""
         current = current_name(self._stream)
-        fd = os.open(current, _FLAGS, dir_fd=self._folder)
+        try:
+            fd = os.open(current, _FLAGS, dir_fd=self._folder)
+        except FileNotFoundError:  # taken away, or in the midst of a rotation
+            fd = -1
         names = archives(self._folder, self._stream)
-        if os.fstat(fd).st_ino == ino:
-            return [*(_Piece(name, -1) for name in names), _Piece(current, fd, 0, size)]
-        os.close(fd)
+        if fd >= 0:
+            if os.fstat(fd).st_ino == ino:
+                return [*(_Piece(name, -1) for name in names), _Piece(current, fd, 0, size)]
+            os.close(fd)
         for number, name in reversed(list(enumerate(names))):
             if os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_ino == ino:
                 fd = os.open(name, _FLAGS, dir_fd=self._folder)
@@ -183,8 +187,9 @@ def _blocks(piece: _Piece) -> Iterator[bytes]:
         import zlib  # only for those who have such archives
 
         at, unpack, seen = 0, zlib.decompressobj(wbits=_WBITS), piece.start
+    most = _BLOCK if unpack is None else _PACKED_BLOCK
     while True:
-        data = os.pread(piece.fd, _BLOCK if piece.end < 0 else min(_BLOCK, piece.end - at), at)
+        data = os.pread(piece.fd, most if piece.end < 0 else min(most, piece.end - at), at)
         if not data:
             return
         at += len(data)

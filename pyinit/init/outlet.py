@@ -2,14 +2,15 @@
 
 Owns the box: a memfd of PID 1's that holds one piece of text until the terminal, pipe or file has taken it. Must not
 know whose lines they are. Laws: sendfile(2) hands bytes over and moves the box's shared offset in one system call, so
-that a successor goes on behind what was taken; nobody waits for a reader; what has no reader any more is dropped.
+that a successor goes on behind what was taken; nobody waits for a reader; what is refused (no reader any more, a full
+disk, a limit) is dropped, counted, and the count said with the next piece that is taken.
 """
 
 import errno
 import os
+import select
 import stat
 
-_GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ENOSPC, errno.ENXIO)
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _SURE = 4096  # PIPE_BUF: a pipe that is writable takes as much without waiting
 
@@ -26,7 +27,10 @@ class Outlet:
         self._box = box
         self._fd, self.wait_fd = _without_waiting(fd)
         self._most = 1 << 20 if self._fd != fd or self.wait_fd < 0 else _SURE
+        self._blocks = self._fd == fd and self.wait_fd >= 0
         self._sendfile = True
+        self._text_bytes = self._lost_bytes = self._lost_errno = 0
+        self._is_within_line = False
         self._is_held = False
         self._left = max(0, os.fstat(box).st_size - os.lseek(box, 0, os.SEEK_CUR))
         if not self._left:
@@ -43,7 +47,10 @@ class Outlet:
     def fill(self, text: bytes) -> None:
         """`text` is what comes next; only if it is free, or to say once more what a predecessor was about to say."""
         os.ftruncate(self._box, 0)
-        at = 0
+        at, self._text_bytes = 0, len(text)
+        if self._lost_bytes:
+            why = os.strerror(self._lost_errno).encode()
+            text = b"%spyinit: %d bytes were dropped here: %s\n%s" % (b"\n" * self._is_within_line, self._lost_bytes, why, text)
         while at < len(text):
             at += os.pwrite(self._box, text[at:] if at else text, at)
         self._left = at
@@ -59,16 +66,26 @@ class Outlet:
                 if not count:
                     break
                 self._left -= count
+            else:
+                self._lost_bytes = 0  # that has been said
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno not in _GONE:
-                raise
-            self._left = 0
+            self._drop(error.errno or errno.EIO)
         if not self._left:
             self._empty()
 
+    def _drop(self, why: int) -> None:
+        if self._left <= self._text_bytes:
+            self._lost_bytes = 0  # that has been said
+            self._is_within_line = self._left < self._text_bytes
+        self._lost_bytes += min(self._left, self._text_bytes)
+        self._lost_errno = why
+        self._left = 0
+
     def _send(self) -> int:
+        if self._blocks and not self._has_room():
+            raise BlockingIOError
         if self._sendfile:
             try:
                 return os.sendfile(self._fd, self._box, None, min(self._left, self._most))
@@ -80,6 +97,11 @@ class Outlet:
         count = os.write(self._fd, os.pread(self._box, min(self._left, self._most), at))
         os.lseek(self._box, count, os.SEEK_CUR)
         return count
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def _empty(self) -> None:
         """By truncation: a pipe may hold pages of it still, which must not be written over."""

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import select
 
 import pytest
 
@@ -113,6 +114,51 @@ def test_a_clock_that_is_set_back_does_not_mix_the_archives_up(tmp_path, monkeyp
     for n in range(8):
         put(log, b"line %d\n" % n)
     assert files(tmp_path) == [b"line %d\n" % n for n in range(8)]
+
+
+def test_the_archives_of_before_are_older_whatever_the_clock_says(tmp_path):
+    put(log_in(tmp_path, 10), b"line 0\n")
+    (tmp_path / "@21000101T000000.000000.gz").write_bytes(gzip.compress(b"of a clock that was wrong\n"))
+    log = log_in(tmp_path, 10)
+    for n in range(1, 4):
+        put(log, b"line %d\n" % n)
+    names = archives(str(tmp_path))
+    assert names == ["@21000101T000000.000000.gz", *(f"@21000101T000000.00000{n}" for n in range(1, 4))]
+    assert [archives_module.archive_time(name) for name in (names[0], "@x")] == [4_102_444_800_000_000, 0]
+
+
+def test_one_stream_s_takeover_leaves_the_other_s_copy_alone(tmp_path):
+    for name in ("@20200101T000000.000000.gz.7.part", "@20200101T000000.000000.err.gz.8.part"):
+        (tmp_path / name).write_bytes(b"half a co")
+    with select.epoll() as epoll:
+        archives_module.Compressor(epoll, print).take_over(str(tmp_path), "stderr")
+    assert os.listdir(tmp_path) == ["@20200101T000000.000000.gz.7.part"]
+
+
+def test_a_copy_that_a_killed_logger_s_gzip_ends_is_its_own(tmp_path, monkeypatch):
+    path, other = tmp_path / "@20200101T000000.000000", tmp_path / "@20200101T000000.000000.gz.1.part"
+    path.write_bytes(b"all of it\n")
+    other.write_bytes(b"half a co")
+    archives_module.compress(str(path))
+    assert gzip.decompress((tmp_path / f"{path.name}.gz").read_bytes()) == b"all of it\n"
+    assert other.read_bytes() == b"half a co"
+
+
+def test_a_file_that_was_taken_away_is_begun_anew(tmp_path):
+    log = log_in(tmp_path)
+    put(log, b"one\n")
+    (tmp_path / "current").rename(tmp_path / "mine")
+    put(log, b"two\n")
+    assert [(tmp_path / name).read_bytes() for name in ("mine", "current")] == [b"one\n", b"two\n"]
+
+
+def test_two_lives_of_one_service_rotate_one_log(tmp_path):
+    logs = log_in(tmp_path, 20), log_in(tmp_path, 20)
+    lines = [b"line %d\n" % n for n in range(20)]
+    for n, line in enumerate(lines):
+        put(logs[n % 3 == 0], line)
+    assert b"".join(files(tmp_path)) == b"".join(lines)
+    assert max(map(len, files(tmp_path))) <= 20
 
 
 def test_separate_errors_have_files_of_their_own(tmp_path):

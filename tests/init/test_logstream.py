@@ -333,6 +333,19 @@ def test_what_waits_for_a_terminal_is_said_once_to_those_who_follow_over_another
     assert (shown + world.terminal()).strip(b"z") == b"app: zero\napp: one\napp: two\napp: three\n"
 
 
+def test_who_hurries_waits_for_no_terminal_any_more(make):
+    world = make(timestamp="none", echo=True)
+    stand_still(world)
+    os.write(world.pipe[1], b"one\n")
+    logger = world.logger()
+    logger.work()
+    assert logger.stream.waits_for is not None
+    logger.stream.hurries = True
+    logger.work()
+    assert logger.stream.waits_for is None
+    assert world.log() == b"zero\none\n"
+
+
 def test_what_waits_for_a_terminal_goes_to_the_file_that_the_next_config_wants(make):
     world = make(to="stdout", timestamp="none")
     stand_still(world)

@@ -74,6 +74,17 @@ def test_a_line_that_is_not_finished_is_left_over(tmp_path):
         assert (reader.read(last), reader.past.rest) == (lines, b"hal")
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_the_archives_of_a_log_whose_current_file_was_taken_away(tmp_path, again):
+    log = log_in(tmp_path, 10)
+    for number in range(3):
+        put(log, b"line %d\n" % number)
+    (tmp_path / "app/current").unlink()
+    reader = Reader(tmp_path, log_in(tmp_path) if again else log)
+    assert reader.past.is_whole
+    assert reader.read() == [b"line 0", b"line 1"]
+
+
 def test_no_log_has_no_lines(tmp_path):
     assert Reader(tmp_path, log_in(tmp_path)).read(5) == []
 

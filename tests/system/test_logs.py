@@ -274,7 +274,7 @@ def test_what_is_said_by_syslog_is_told_apart_by_cgroup(bench):
     text = OF_THE_HOST
     for name, to in (("one", "syslog"), ("two", "syslog"), ("other", "null")):
         code = f"import syslog, time; syslog.openlog('tag', syslog.LOG_PID); syslog.syslog('from {name}'); print('{name} itself', flush=True); time.sleep(1000)"
-        text += f'[services.{name}]\ncommand = ["{sys.executable}", "-S", "-c", """{code}"""]\nlog = {{ to = "{to}" }}\n'
+        text += f'[services.{name}]\ncommand = ["{os.path.realpath(sys.executable)}", "-S", "-c", """{code}"""]\nlog = {{ to = "{to}" }}\n'
     box = bench.start(text)
     box.wait_for("other: ready")
     wait_until(lambda: verb("logs", "one", "two").stdout.count("\n") == 5, "five lines")
