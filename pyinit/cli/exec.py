@@ -14,7 +14,7 @@ usage: pyinit exec [-c NAME | --socket PATH] SERVICE -- COMMAND [ARGUMENT...]
 Run a command with the user, environment, cgroup and limits of a service, where the service runs; its exit code is ours,
 128 plus the number of a signal. It ends with us.
 """
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 def run(arguments: list[str]) -> int:

@@ -433,8 +433,11 @@ def test_exec_forwards_signals_and_its_command_ends_with_it(manager, tmp_path):
     box = manager('[services.app]\ncommand = ["sleep", "1000"]\n')
     box.wait_for("app: ready")
     words = [sys.executable, "-m", "pyinit", "exec", "--socket", f"{tmp_path}/s", "app", "--", "sh", "-c"]
-    with subprocess.Popen([*words, "trap 'echo got; exit 5' TERM; echo up; while :; do sleep 0.02; done"], stdout=subprocess.PIPE) as client:
+    traps = "trap 'echo wide' WINCH; trap 'echo got; exit 5' TERM; echo up; while :; do sleep 0.02; done"
+    with subprocess.Popen([*words, traps], stdout=subprocess.PIPE) as client:
         assert client.stdout.readline() == b"up\n"
+        client.send_signal(signal.SIGWINCH)  # a terminal that is another's tells its size to nobody but us
+        assert client.stdout.readline() == b"wide\n"
         client.send_signal(signal.SIGTERM)
         assert (client.stdout.read(), client.wait(20)) == (b"got\n", 5)
     with subprocess.Popen([*words, "echo $$; exec sleep 1000"], stdout=subprocess.PIPE) as client:
