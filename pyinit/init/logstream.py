@@ -169,7 +169,7 @@ class Stream:
         if not self._whole or not most:
             return min(most, CHUNK), EVERY_LINE
         longest = render.longest_line(self.source.spec)
-        data = self.spool.read(start, max(CHUNK, longest))
+        data = self.spool.read(start, CHUNK + longest)
         length = render.whole_lines(data, longest, at_end=self.has_ended and len(data) == most)
         if not length or not self.source.spec.rate:
             return length, EVERY_LINE

@@ -20,7 +20,7 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Line(NamedTuple):
-    """`ns`: its own stamp, or that of the last line that has one; 0 before the first. `text` is without newline."""
+    """`ns`: its own stamp, or that of the last line that has one, before the first its file's; `text` is without newline."""
 
     ns: int
     text: bytes
@@ -166,6 +166,7 @@ class Past:
             if opened is None:
                 continue
             skip = opened.skip
+            ns = ns or os.fstat(opened.fd).st_mtime_ns
             try:
                 for block in _blocks(opened):
                     *texts, rest = (rest + block).split(b"\n")

@@ -108,8 +108,8 @@ def whole_lines(data: bytes, longest: int, *, at_end: bool) -> int:
     if at_end:
         return len(data)
     end = data.rfind(b"\n") + 1
-    rest = len(data) - end
-    return end + rest - rest % longest if rest >= longest else end
+    # One that is just as long as it may be waits for its newline, which would be an empty line else.
+    return end + max(0, len(data) - end - 1) // longest * longest
 
 
 def lines(name: str, stream: str, spec: LogSpec, raw: bytes, *, ns: int, allow: int, suppressed: int) -> Rendered:

@@ -8,7 +8,7 @@ tells exactly what has left the pipe; nothing but `fill`, `put` and `rewind` mov
 import os
 
 CHUNK = 1 << 18
-MOST = 1 << 20  # behind this nothing more is taken in before something has gone out
+MOST = (1 << 20) + CHUNK  # behind this nothing more is taken in before something has gone out; the longest line is less
 _CALM = 1 << 14  # a stream that says less at a time keeps no more memory than this
 
 

@@ -125,6 +125,18 @@ def test_since_a_time_with_lines_that_have_no_stamp_of_their_own(tmp_path):
     assert Reader(tmp_path, log).read(-1, at) == [b"2026-11-24T10:00:01.500000Z late", b"  its trace"]
 
 
+def test_since_a_time_without_any_stamp_goes_by_the_files(tmp_path):
+    log = log_in(tmp_path, 20, 5)
+    put(log, b"a line of yesterday\n")
+    put(log, b"one of today\n")
+    [old] = archives(str(tmp_path / "app"))
+    at = 1_700_000_000
+    os.utime(tmp_path / "app" / old, (at, at))
+    os.rename(tmp_path / "app" / old, tmp_path / "app/@20231114T221320.000000")
+    assert Reader(tmp_path, log).read(-1, (at + 1) * 10**9) == [b"one of today"]
+    assert Reader(tmp_path, log).read(-1, (at - 1) * 10**9) == [b"a line of yesterday", b"one of today"]
+
+
 def test_nothing_is_followed_out_of_the_folder(tmp_path):
     log = log_in(tmp_path)
     put(log, b"mine\n")

@@ -54,6 +54,8 @@ def test_a_json_line_holds_any_bytes_and_gives_them_back():
         (b"one\ntwo", False, 4),
         (b"one\ntwo", True, 7),
         (b"two", False, 0),
+        (b"x" * 10, False, 0),
+        (b"x" * 20, False, 10),
         (b"x" * 25, False, 20),
         (b"a\n" + b"x" * 25, False, 22),
         (b"", True, 0),
