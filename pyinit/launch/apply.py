@@ -27,6 +27,7 @@ class Builder:
     def __init__(self, staging: str) -> None:
         self.staging = staging
         self.root_fd = -1
+        self._layers = 0
         self._file_targets: set[str] = set()  # a file is bound there, so the mount point must be one
 
     def run(self, operations: tuple[p.Inside, ...]) -> None:
@@ -79,6 +80,7 @@ class Builder:
             with open(operation.path, "rb", buffering=0) as file:
                 tree = squashfs(file.fileno(), operation.path)
         self._attach(tree, place)
+        self._layers = operation.position + 1
 
     @staticmethod
     def _attach(tree: int, place: str) -> None:
@@ -213,13 +215,32 @@ class Builder:
 
     def _image(self, source: str) -> int:
         if source.startswith("image:"):
-            fd = mount.open_in_root(self.root_fd, source.removeprefix("image:"), os.O_RDONLY | os.O_NONBLOCK)
+            fd = self._nested(source.removeprefix("image:"))
         else:
             fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return squashfs(fd, source)
         finally:
             os.close(fd)
+
+    def _nested(self, path: str) -> int:
+        """fd of a file of the root, by the layer that has it: that inode is the same for all containers of the image."""
+        fd = mount.open_in_root(self.root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
+        seen = os.fstat(fd)
+        real = canonical_target(self.root_fd, path)
+        for position in reversed(range(self._layers)):
+            place = os.open(f"{self.staging}/{position}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                below = mount.open_in_root(place, real, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            finally:
+                os.close(place)
+            if _looks_like(os.fstat(below), seen):  # else another layer hides it, or it was written to
+                os.close(fd)
+                return below
+            os.close(below)
+        return fd
 
     def _files(self, entry: Mount) -> None:
         for name, content, mode in entry.files:
@@ -289,13 +310,21 @@ class Builder:
 
 
 def squashfs(fd: int, label: str) -> int:
-    """A detached read-only mount of the squashfs behind `fd`; the loop device goes with the mount."""
+    """A detached read-only mount of the squashfs behind `fd`; the loop device goes with its last mount.
+
+    All mounts of one device are views of one superblock, so a file's pages are in memory once for all containers.
+    """
     device, path = loop.attach(fd, label)
     try:
         options = {"source": path, "ro": None}
         return mount.new_filesystem("squashfs", options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
     finally:
         os.close(device)
+
+
+def _looks_like(one: os.stat_result, other: os.stat_result) -> bool:
+    """The device is overlay's in one of them, and says nothing."""
+    return all(getattr(one, key) == getattr(other, key) for key in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"))
 
 
 def _is_file(entry: Mount) -> bool:

@@ -82,7 +82,7 @@ class Stage(NamedTuple):
 
 
 class AttachLayer(NamedTuple):
-    """One lower layer: a squashfs through a read-only, autoclear loop device, or a directory."""
+    """One lower layer: a squashfs through a read-only, autoclear loop device that all its containers share, or a directory."""
 
     position: int
     path: str
@@ -92,7 +92,7 @@ class AttachLayer(NamedTuple):
         return f"mount layer {self.position}, {self.path}, read-only"
 
     def undo(self) -> str:
-        return ""
+        return "the mount goes with PID 1, an image's loop device with its last mount"
 
 
 class MakeRoot(NamedTuple):

@@ -63,6 +63,7 @@ def test_what_stays_on_the_host_says_how_it_is_undone():
         "kill what is in the group, remove it",
         "kill PID 1: all else in its pid namespace goes with it",
         "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it",
+        "the mount goes with PID 1, an image's loop device with its last mount",
     ]
 
 
