@@ -284,17 +284,20 @@ class InitSpec(NamedTuple):
     forward_signals: tuple[tuple[int, str], ...] = ()  # (signal, service)
 
 
+IMAGES = ("squashfs", "erofs")
+
+
 class Layer(NamedTuple):
-    """One layer of the root, lowest first: an absolute path of a squashfs file or a directory."""
+    """One layer of the root, lowest first: an absolute path of a squashfs or EROFS file, or a directory."""
 
     path: str
     origin: Origin = NOWHERE
 
 
 class Mount(NamedTuple):
-    """One `[[container.mounts]]`: `type` is "squashfs", "tmpfs" or "bind"; `source` is absolute, "" for tmpfs.
+    """One `[[container.mounts]]`: `type` is "squashfs", "erofs", "tmpfs" or "bind"; `source` is absolute, "" for tmpfs.
 
-    A squashfs `source` that starts with "image:" is a file inside the root (a nested image).
+    An image's `source` that starts with "image:" is a file inside the root (a nested image).
     `files` are (path relative to the target, content, mode, owner uid, owner gid), written before any service starts.
     """
 

@@ -13,6 +13,7 @@ from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
     DEFAULT_READONLY_PATHS,
+    IMAGES,
     Container,
     InitSpec,
     Layer,
@@ -23,10 +24,11 @@ from pyinit.model import (
 )
 
 NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
-_MOUNT_TYPES = ("squashfs", "tmpfs", "bind")
-_TYPES_LATER = ("erofs", "overlay", "nfs", "nfs4", "9p", "cifs", "fuse.sshfs", "proc", "sysfs", "ext4")
+_MOUNT_TYPES = ("squashfs", "erofs", "tmpfs", "bind")
+_TYPES_LATER = ("overlay", "nfs", "nfs4", "9p", "cifs", "fuse.sshfs", "proc", "sysfs", "ext4")
 _MOUNT_KEYS = {  # beside type, target and read_only
     "squashfs": ("source",),
+    "erofs": ("source",),
     "tmpfs": ("size", "mode", "uid", "gid", "files"),
     "bind": ("source", "create", "mode", "uid", "gid"),
 }
@@ -141,14 +143,14 @@ def _writable(table: Table) -> str:
 def _mount(table: Table) -> Mount:
     kind = table.string("type")
     if kind in _TYPES_LATER:
-        table.fault("type", f'{show(kind)} is not supported yet: expected "squashfs", "tmpfs" or "bind"')
+        table.fault("type", f'{show(kind)} is not supported yet: expected "squashfs", "erofs", "tmpfs" or "bind"')
     elif kind not in _MOUNT_TYPES:
-        _missing_or_wrong(table, "type", '"squashfs", "tmpfs" or "bind"')
+        _missing_or_wrong(table, "type", '"squashfs", "erofs", "tmpfs" or "bind"')
     target = _target(table)
     source = table.string("source")
-    if kind in ("squashfs", "bind") and not source:
+    if kind in (*IMAGES, "bind") and not source:
         _missing_or_wrong(table, "source", "a path on the host")
-    elif source and not (kind == "squashfs" and source.startswith("image:")):
+    elif source and not (kind in IMAGES and source.startswith("image:")):
         source = _absolute(table, source)
     if kind in _MOUNT_KEYS:
         _check_keys(table, kind)
@@ -185,9 +187,13 @@ def _check_keys(table: Table, kind: str) -> None:
     own = _MOUNT_KEYS[kind]
     for key in table.data:
         if key not in own and any(key in keys for keys in _MOUNT_KEYS.values()):
-            table.fault(key, f"a {kind} has no such key; its keys are: type, target, read_only, {', '.join(own)}")
-    if kind == "squashfs" and not table.boolean("read_only", default=True):
-        table.fault("read_only", "a squashfs is always read-only; take it out")
+            table.fault(key, f"{_a(kind)} has no such key; its keys are: type, target, read_only, {', '.join(own)}")
+    if kind in IMAGES and not table.boolean("read_only", default=True):
+        table.fault("read_only", f"{_a(kind)} is always read-only; take it out")
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind == "erofs" else f"a {kind}"
 
 
 def _missing_or_wrong(table: Table, key: str, what: str) -> None:

@@ -10,11 +10,12 @@ import os
 import stat
 from typing import assert_never
 
+from pyinit.config import images
 from pyinit.errors import LaunchError
 from pyinit.launch import plan as p
 from pyinit.launch.resolve import canonical_target
 from pyinit.linux import caps, loop, mount, namespaces
-from pyinit.model import Mount
+from pyinit.model import IMAGES, Mount
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
@@ -78,7 +79,7 @@ class Builder:
             mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE)
         else:
             with open(operation.path, "rb", buffering=0) as file:
-                tree = squashfs(file.fileno(), operation.path)
+                tree = image(file.fileno(), operation.path)
         self._attach(tree, place)
         self._layers = operation.position + 1
 
@@ -202,7 +203,7 @@ class Builder:
             tree = mount.new_filesystem("tmpfs", dict(options), attributes=_SAFE)
             self._mount(tree, entry.target)
             self._files(entry)
-        elif entry.type == "squashfs":
+        elif entry.type in IMAGES:
             self._mount(self._image(entry.source), entry.target)
         else:
             tree, directory = _bind(entry)
@@ -219,7 +220,7 @@ class Builder:
         else:
             fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return squashfs(fd, source)
+            return image(fd, source)
         finally:
             os.close(fd)
 
@@ -309,17 +310,43 @@ class Builder:
             os.close(place)
 
 
-def squashfs(fd: int, label: str) -> int:
-    """A detached read-only mount of the squashfs behind `fd`; the loop device goes with its last mount.
+def image(fd: int, label: str) -> int:
+    """A detached read-only mount of the image behind `fd`; OSError that says what is wrong with it."""
+    head = os.pread(fd, images.HEAD_BYTES, 0)
+    try:
+        if images.kind(head) == images.EROFS:
+            return _erofs(fd, label)
+        return _by_loop("squashfs", fd, label)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EIO, errno.EUCLEAN, errno.EOPNOTSUPP):
+            raise
+        name = images.compressor(head)
+        or_else = f", or this kernel can't read {name}" if name else ""
+        raise OSError(error.errno, f"{error.strerror}; the image is damaged{or_else}: build or copy it again") from error
+
+
+def _by_loop(fstype: str, fd: int, label: str) -> int:
+    """Through a loop device, which goes with its last mount.
 
     All mounts of one device are views of one superblock, so a file's pages are in memory once for all containers.
     """
     device, path = loop.attach(fd, label)
     try:
         options = {"source": path, "ro": None}
-        return mount.new_filesystem("squashfs", options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
+        return mount.new_filesystem(fstype, options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
     finally:
         os.close(device)
+
+
+def _erofs(fd: int, label: str) -> int:
+    """Of the file itself; by a loop device if the kernel (before 6.12) or where the file lies (overlayfs) asks for one."""
+    options = {"source": f"/proc/self/fd/{fd}", "ro": None}
+    try:
+        return mount.new_filesystem("erofs", options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
+    except OSError as error:
+        if error.errno != errno.ENOTBLK:
+            raise
+    return _by_loop("erofs", fd, label)
 
 
 def _looks_like(one: os.stat_result, other: os.stat_result) -> bool:
@@ -350,8 +377,6 @@ def explain(operation: p.Operation, error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         missing = [name for name in ("SYS_ADMIN", "MKNOD", "NET_ADMIN") if not caps.has(name)]
         hint = f"; this process lacks CAP_{' CAP_'.join(missing)}: run it as root" if missing else ""
-    elif error.errno in (errno.EINVAL, errno.EIO) and "squashfs" in why:
-        hint = "; the file is no squashfs image that this kernel reads (truncated, or its compressor is missing): build it again"
     elif error.errno == errno.ENODEV:
         hint = "; this kernel lacks that file system"
     elif error.errno == errno.EROFS:

@@ -82,7 +82,7 @@ class Stage(NamedTuple):
 
 
 class AttachLayer(NamedTuple):
-    """One lower layer: a squashfs through a read-only, autoclear loop device that all its containers share, or a directory."""
+    """One lower layer: a squashfs through a read-only, autoclear loop device that all its containers share, an EROFS, or a directory."""
 
     position: int
     path: str

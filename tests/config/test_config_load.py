@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def squashfs(used=96, size=4096):
-    head = b"hsqs" + bytes(36) + struct.pack("<Q", used)
+    head = b"hsqs" + struct.pack("<IIIIHHHHHHQQ", 0, 0, 1 << 17, 0, 1, 17, 0, 0, 4, 0, 0, used)
     return head + bytes(size - len(head))
 
 

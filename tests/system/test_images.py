@@ -10,11 +10,11 @@ import signal
 import subprocess
 
 import pytest
-from conftest import make_busybox, squash, wait_until
+from conftest import erofs, make_busybox, squash, wait_until
 from test_container import config, said
 
 from pyinit.launch import apply
-from pyinit.linux import loop
+from pyinit.linux import loop, mount, namespaces
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -98,11 +98,11 @@ def test_a_nested_image_is_shared_too(bench, tmp_path):
     outer = squash(tree, tmp_path / "outer.squashfs")
     more = '[[container.mounts]]\ntype = "squashfs"\nsource = "image:/inner.squashfs"\ntarget = "/inner"\n'
     text = config(outer, "cat /inner/word; while :; do sleep 1; done", more)
-    before = len(list(pathlib.Path("/sys/block").glob("loop*/loop/backing_file")))
+    before = loop_count()
     boxes = [bench.start(named(text, number), name=f"{number}.toml") for number in range(3)]
     for box in boxes:
         box.wait_for("app: nested\n")
-    assert len(list(pathlib.Path("/sys/block").glob("loop*/loop/backing_file"))) == before + 2
+    assert loop_count() == before + 2
     assert [box.stop() for box in boxes] == [0, 0, 0]
 
 
@@ -151,14 +151,14 @@ def child(action) -> int:
         os._exit(code)
 
 
-def word_of(image: pathlib.Path) -> str:
+def word_of(image: pathlib.Path) -> bytes:
     """Mount it as a container does, read its word, let go."""
     with image.open("rb", buffering=0) as file:
-        tree = apply.squashfs(file.fileno(), str(image))
+        tree = apply.image(file.fileno(), str(image))
     try:
         fd = os.open("word", os.O_RDONLY, dir_fd=tree)
         try:
-            return os.read(fd, 100).decode()
+            return os.read(fd, 100)
         finally:
             os.close(fd)
     finally:
@@ -185,7 +185,7 @@ def test_devices_that_clear_themselves_all_the_time_are_never_the_wrong_ones(twi
         for _ in range(150):
             image = choose.choice(twins)
             found = word_of(image)
-            if found != image.stem:
+            if found != image.stem.encode():
                 raise AssertionError(f"{image} reads {found}")
 
     pids = [child(lambda seed=seed: work(seed)) for seed in range(6)]
@@ -208,7 +208,7 @@ def test_starts_that_are_killed_at_any_moment_leave_no_device(twins):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     wait_until(lambda: not loops_of(twins[0]), "the device clears itself", 5)
-    assert word_of(twins[0]) == "one"
+    assert word_of(twins[0]) == b"one"
 
 
 def test_a_device_of_somebody_elses_is_not_shared(twins):
@@ -224,3 +224,100 @@ def test_a_device_of_somebody_elses_is_not_shared(twins):
         assert path != f"/dev/loop{number}"
     finally:
         subprocess.run(["losetup", "-d", f"/dev/loop{number}"], check=True)
+
+
+EROFS_MOUNT = '[[container.mounts]]\ntype = "erofs"\nsource = "{}"\ntarget = "/app"\n'
+
+
+@pytest.mark.parametrize("options", [(), ("-zlz4hc",)])
+def test_an_erofs_is_a_root_and_a_mount_without_a_loop_device(bench, tmp_path, options):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/word").write_text("app\n")
+    base = erofs(make_busybox(tmp_path / "tree"), tmp_path / "base.erofs", *options)
+    app = erofs(tmp_path / "app", tmp_path / "app.erofs", *options)
+    before = loop_count()
+    text = "cat /app/word; touch /app/x 2>&1; echo up; while :; do sleep 1; done"
+    box = bench.start(config(base, text, EROFS_MOUNT.format(app)))
+    box.wait_for("app: up\n")
+    assert said(box) == ["app", "touch: /app/x: Read-only file system", "up"]
+    assert loop_count() == before
+    assert box.stop() == 0
+
+
+def test_an_erofs_in_a_squashfs_needs_no_loop_device_of_its_own(bench, tmp_path):
+    tree = make_busybox(tmp_path / "tree")
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/word").write_text("app\n")
+    erofs(tmp_path / "app", tree / "app.erofs")
+    before = loop_count()
+    box = bench.start(config(squash(tree, tmp_path / "base.squashfs"), "cat /app/word; while :; do sleep 1; done", EROFS_MOUNT.format("image:/app.erofs")))
+    box.wait_for("app: app\n")
+    assert loop_count() == before + 1
+    assert box.stop() == 0
+
+
+def loop_count() -> int:
+    return len(list(pathlib.Path("/sys/block").glob("loop*/loop/backing_file")))
+
+
+def test_an_erofs_that_only_a_block_device_can_give_has_a_loop_device(tmp_path):
+    """As a kernel before 6.12 asks for always, and any where the file lies on an overlay."""
+    for name in ("tree", "low", "up", "work", "over"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tree/word").write_text("word")
+    erofs(tmp_path / "tree", tmp_path / "low/word.erofs")
+
+    def work() -> None:
+        namespaces.unshare(namespaces.CLONE_FLAGS["mount"])
+        mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
+        options = f"lowerdir={tmp_path}/low,upperdir={tmp_path}/up,workdir={tmp_path}/work"
+        mount.mount("overlay", f"{tmp_path}/over", "overlay", 0, options)
+        assert word_of(tmp_path / "over/word.erofs") == b"word"
+
+    assert os.waitpid(child(work), 0)[1] == 0
+
+
+DAMAGED = "the image is damaged, or this kernel can't read {}: build or copy it again"
+
+
+@pytest.mark.parametrize("name", ["gzip", "lzo", "xz", "lz4", "zstd"])
+def test_an_image_of_another_compressor_than_it_says(bench, tmp_path, name):
+    """The superblock names one, the rest was made by another."""
+    image = tmp_path / "image.squashfs"
+    other = "xz" if name != "xz" else "gzip"
+    made = ["mksquashfs", make_busybox(tmp_path / "tree"), image, "-comp", other, "-quiet", "-no-progress"]
+    subprocess.run(made, check=True, capture_output=True)
+    good = image.read_bytes()
+    number = ("gzip", "lzma", "lzo", "xz", "lz4", "zstd").index(name) + 1
+    image.write_bytes(good[:20] + bytes([number]) + good[21:])
+    box = bench.start(config(image, "true"))
+    assert box.wait() == 111
+    at = f"pyinit: {bench.folder}/services.toml:4: mount layer 0, {image}, read-only: mount squashfs {image}: "
+    assert box.output.startswith(at)
+    assert box.output.endswith("; " + DAMAGED.format(name) + "\n")
+    assert box.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("make", [squash, erofs])
+def test_a_fuzzed_image_is_an_error_in_words_or_a_mount_and_leaves_no_device(tmp_path, make):
+    """Bits of the superblock and of the tables at the end, where the kernel looks first; cut images too."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/word").write_text("word")
+    good = make(tmp_path / "tree", tmp_path / "good").read_bytes()
+    first = 1024 if make is erofs else 0
+    places = [*range(first, first + 96), *range(min(len(good), 4096) - 200 if make is erofs else good.index(b"word"), len(good))]
+    image = tmp_path / "image"
+    told = set()
+    for seed in range(200):
+        choose = random.Random(seed)
+        content = bytearray(good)
+        for _ in range(choose.choice((1, 3, 20))):
+            content[choose.choice(places) % len(good)] ^= 1 << choose.randrange(8)
+        image.write_bytes(content[: choose.choice((len(good), len(good), choose.randrange(len(good))))])
+        try:
+            word_of(image)
+        except OSError as error:
+            told.add(error.strerror.partition("; ")[2])
+    assert loops_of(image) == []
+    assert told - {""} <= {DAMAGED.format(name) for name in ("gzip", "lzma", "lzo", "xz", "lz4", "zstd")} | {"the image is damaged: build or copy it again"}
+    assert told - {""}
