@@ -292,6 +292,7 @@ class Layer(NamedTuple):
 
     path: str
     origin: Origin = NOWHERE
+    sha256: str = ""  # the digest that it is pinned to, in lower case
 
 
 class Mount(NamedTuple):
@@ -313,6 +314,7 @@ class Mount(NamedTuple):
     files: tuple[tuple[str, str, int], ...] = ()
     origin: Origin = NOWHERE
     source_origin: Origin = NOWHERE
+    sha256: str = ""  # as a layer's
 
 
 class Network(NamedTuple):

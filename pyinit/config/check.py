@@ -90,6 +90,9 @@ def container(box: Container) -> list[Problem]:
     for layer in box.layers:
         if not os.path.isdir(layer.path):
             found += _image(layer.path, layer.origin, "container.layers", (images.SQUASHFS, images.EROFS))
+        elif layer.sha256:
+            text = f"container.layers: {layer.path} is a folder, which has no digest; pin an image, or take @sha256:... out"
+            found.append(Problem(layer.origin, text))
     for mount in box.mounts:
         found += _source(mount)
     return found

@@ -34,6 +34,8 @@ _MOUNT_KEYS = {  # beside type, target and read_only
 }
 _RESERVED = ("/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
 _LINK_BYTES = 15
+_DIGESTS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
+_SHA256_DIGITS = 64
 
 
 def init(table: Table | None) -> InitSpec:
@@ -120,10 +122,24 @@ def _layers(table: Table) -> tuple[Layer, ...]:
     if not paths:
         missing = 'layers: expected a list of squashfs files or folders, such as ["base.squashfs"], found none'
         table.document.problems.append((table.origin, f"container.{missing}"))
-    return tuple(
-        Layer(_absolute(table, path), table.document.origin((*table.path, "layers", number)))
-        for number, path in enumerate(paths)
-    )
+    found = []
+    for number, text in enumerate(paths):
+        path, sha256 = _pinned(table, "layers", text, number)
+        found.append(Layer(_absolute(table, path), table.document.origin((*table.path, "layers", number)), sha256))
+    return tuple(found)
+
+
+def _pinned(table: Table, key: str, text: str, *tail: int) -> tuple[str, str]:
+    """A path and the digest after it: `base.squashfs@sha256:...`."""
+    path, mark, word = text.rpartition("@")
+    name, colon, digest = word.partition(":")
+    if not mark or not colon or name not in _DIGESTS:
+        return text, ""
+    digest = digest.lower()
+    if name != "sha256" or len(digest) != _SHA256_DIGITS or set(digest) - set("0123456789abcdef"):
+        table.fault(key, f"expected @sha256: and its {_SHA256_DIGITS} hexadecimal digits, found {show(mark + word)}", *tail)
+        return path, ""
+    return path, digest
 
 
 def _absolute(table: Table, path: str) -> str:
@@ -147,7 +163,10 @@ def _mount(table: Table) -> Mount:
     elif kind not in _MOUNT_TYPES:
         _missing_or_wrong(table, "type", '"squashfs", "erofs", "tmpfs" or "bind"')
     target = _target(table)
-    source = table.string("source")
+    source, sha256 = _pinned(table, "source", table.string("source"))
+    if sha256 and (kind not in IMAGES or source.startswith("image:")):
+        what = "an image inside an image, which is pinned with that one" if kind in IMAGES else "no image"
+        table.fault("source", f"a digest pins an image on the host, and this is {what}; take @sha256:... out")
     if kind in (*IMAGES, "bind") and not source:
         _missing_or_wrong(table, "source", "a path on the host")
     elif source and not (kind in IMAGES and source.startswith("image:")):
@@ -167,6 +186,7 @@ def _mount(table: Table) -> Mount:
         files=_files(table.table("files")),
         origin=table.origin,
         source_origin=table.at("source"),
+        sha256=sha256,
     )
     table.close(("options",))
     return found

@@ -13,6 +13,7 @@ from typing import assert_never
 from pyinit.config import images
 from pyinit.errors import LaunchError
 from pyinit.launch import plan as p
+from pyinit.launch.digests import Identity, identity
 from pyinit.launch.resolve import canonical_target
 from pyinit.linux import caps, loop, mount, namespaces
 from pyinit.model import IMAGES, Mount
@@ -25,8 +26,10 @@ _SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 class Builder:
     """The state of one build: the staging folder (absolute) and, once mounted, the new root's fd."""
 
-    def __init__(self, staging: str) -> None:
+    def __init__(self, staging: str, verified: dict[str, Identity]) -> None:
+        """`verified`: what the pinned images, by their path, were when their digest was right."""
         self.staging = staging
+        self._verified = verified
         self.root_fd = -1
         self._layers = 0
         self._file_targets: set[str] = set()  # a file is bound there, so the mount point must be one
@@ -78,8 +81,7 @@ class Builder:
             tree = mount.open_tree(operation.path)
             mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE)
         else:
-            with open(operation.path, "rb", buffering=0) as file:
-                tree = image(file.fileno(), operation.path)
+            tree = self._image(operation.path)
         self._attach(tree, place)
         self._layers = operation.position + 1
 
@@ -220,6 +222,8 @@ class Builder:
         else:
             fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if source in self._verified and identity(fd) != self._verified[source]:
+                raise OSError(errno.ESTALE, f"{source} has changed since its digest was checked; start again")
             return image(fd, source)
         finally:
             os.close(fd)

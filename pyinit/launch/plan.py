@@ -18,6 +18,20 @@ _SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
 RO, NOSUID, NODEV, NOEXEC = "ro", "nosuid", "nodev", "noexec"
 
 
+class VerifyImage(NamedTuple):
+    """A pinned image is the one that is meant."""
+
+    path: str
+    sha256: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"check that {self.path} has the digest sha256:{self.sha256}"
+
+    def undo(self) -> str:
+        return ""
+
+
 class MakeCgroup(NamedTuple):
     """A group of the container's own in each hierarchy that a limit or the tracking needs."""
 
@@ -213,13 +227,14 @@ Inside = (
     Stage | AttachLayer | MakeRoot | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
     | LimitCapabilities
 )  # fmt: skip
-Operation = MakeCgroup | MakeNetwork | Isolate | Inside
+OnHost = VerifyImage | MakeCgroup | MakeNetwork | Isolate
+Operation = OnHost | Inside
 
 
 class Plan(NamedTuple):
     """`host`: done by the launcher before PID 1 goes on; `inside`: done by PID 1, in this order."""
 
-    host: tuple[MakeCgroup | MakeNetwork | Isolate, ...]
+    host: tuple[OnHost, ...]
     inside: tuple[Inside, ...]
 
     def operations(self) -> tuple[Operation, ...]:
@@ -230,7 +245,8 @@ def make(config: Config) -> Plan:
     """The plan of a config that has a `[container]`."""
     box = config.container
     assert box is not None
-    host: list[MakeCgroup | MakeNetwork | Isolate] = []
+    host: list[OnHost] = [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
+    host += [VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)) for mount in box.mounts if mount.sha256]
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
         host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services))

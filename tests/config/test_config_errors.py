@@ -462,6 +462,24 @@ def test_images_that_are_not_whole(folder):
     ]
 
 
+def test_digests_that_pin_nothing(folder):
+    (folder / "good").write_bytes(image())
+    (folder / "a@b:c").write_bytes(image())
+    digest = "0" * 64
+    layers = f'"good@sha256:{digest}",\n"good@sha256:12",\n"good@sha512:{digest}",\n"layer@sha256:{digest}",\n"a@b:c"'
+    rows = (("bind", f"layer@sha256:{digest}"), ("squashfs", f"image:/x@sha256:{digest}"))
+    mounts = "".join(f'[[container.mounts]]\ntype = "{kind}"\nsource = "{source}"\ntarget = "/{kind}"\n' for kind, source in rows)
+    wanted = "expected @sha256: and its 64 hexadecimal digits, found"
+    host = "container.mounts[{}].source: a digest pins an image on the host, and this is {}; take @sha256:... out"
+    assert problems(f"[container]\nlayers = [{layers}]\n{mounts}{SERVICE}") == [
+        f'services.toml:3: container.layers[2]: {wanted} "@sha256:12"',
+        f'services.toml:4: container.layers[3]: {wanted} "@sha512:{"0" * 48}..."',
+        f"services.toml:5: container.layers: {folder}/layer is a folder, which has no digest; pin an image, or take @sha256:... out",
+        f"services.toml:9: {host.format(1, 'no image')}",
+        f"services.toml:13: {host.format(2, 'an image inside an image, which is pinned with that one')}",
+    ]
+
+
 def test_a_pipe_in_an_images_place_does_not_hang_the_check(folder):
     os.mkfifo(folder / "pipe")
     assert problems(f'[container]\nlayers = ["pipe"]\n{SERVICE}') == [

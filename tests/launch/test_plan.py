@@ -57,6 +57,16 @@ def test_the_least_config_step_by_step():
     assert words() == DEFAULT
 
 
+def test_pinned_images_are_checked_before_anything_is_made():
+    layers = (Layer("/img/base.squashfs", at(3), "0" * 64), Layer("/img/app.squashfs", at(4)))
+    mounts = (Mount("squashfs", "/lib", "/img/lib.squashfs", origin=at(6), source_origin=at(7), sha256="1" * 64),)
+    assert words(layers=layers, mounts=mounts)[:3] == [
+        f"3 check that /img/base.squashfs has the digest sha256:{'0' * 64}",
+        f"7 check that /img/lib.squashfs has the digest sha256:{'1' * 64}",
+        "1 make cgroup pyinit-web",
+    ]
+
+
 def test_what_stays_on_the_host_says_how_it_is_undone():
     steps = plan.make(config(network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)))).operations()
     assert [step.undo() for step in steps if step.undo()] == [

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import pathlib
 import random
@@ -321,3 +322,33 @@ def test_a_fuzzed_image_is_an_error_in_words_or_a_mount_and_leaves_no_device(tmp
     assert loops_of(image) == []
     assert told - {""} <= {DAMAGED.format(name) for name in ("gzip", "lzma", "lzo", "xz", "lz4", "zstd")} | {"the image is damaged: build or copy it again"}
     assert told - {""}
+
+
+@pytest.fixture
+def no_digests_left():
+    """What was remembered by tests; it is meant to stay."""
+    cache = pathlib.Path("/run/pyinit/.digests")
+    before = cache.read_bytes() if cache.exists() else None
+    yield
+    if before is None:
+        cache.unlink(missing_ok=True)
+    else:
+        cache.write_bytes(before)
+
+
+@pytest.mark.usefixtures("no_digests_left")
+def test_a_pinned_image_is_the_one_that_is_meant(bench, busybox, tmp_path):
+    image = tmp_path / "base.squashfs"
+    image.write_bytes(busybox.read_bytes())
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    more = f'[[container.mounts]]\ntype = "squashfs"\nsource = "base.squashfs@sha256:{digest}"\ntarget = "/again"\n'
+    box = bench.start(config(f"base.squashfs@sha256:{digest.upper()}", "ls /again/etc", more))
+    assert box.wait() == 0
+    assert said(box) == ["group", "passwd"]
+    other = "0" + digest[1:] if digest[0] != "0" else "1" + digest[1:]
+    box = bench.start(config(f"base.squashfs@sha256:{other}", "echo never"))
+    assert box.wait() == 111
+    assert box.output == (
+        f"pyinit: {bench.folder}/services.toml:4: {image} is not the image that is pinned: expected sha256:{other}, "
+        f"found sha256:{digest}; copy the right one, or pin the one that is there\n"
+    )
