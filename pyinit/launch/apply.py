@@ -13,13 +13,17 @@ from typing import assert_never
 from pyinit.config import images
 from pyinit.errors import LaunchError
 from pyinit.launch import plan as p
+from pyinit.launch import release
 from pyinit.launch.digests import Identity, identity
 from pyinit.launch.resolve import canonical_target
 from pyinit.linux import caps, loop, mount, namespaces
-from pyinit.model import IMAGES, Mount
+from pyinit.model import IMAGES, Mount, Origin
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
+_EXTENSIONS, _EXTENSION = "/usr/lib/extension-release.d", "extension-release."
+_OS_RELEASES = ("/etc/os-release", "/usr/lib/os-release")
+_MOST_TEXT = 1 << 16
 _SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 
 
@@ -52,6 +56,8 @@ class Builder:
                 mount.mount("tmpfs", self.staging, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700")
             case p.AttachLayer():
                 self._layer(operation)
+            case p.CheckRelease():
+                self._release(operation)
             case p.MakeRoot():
                 self._root(operation)
             case p.MountKernel():
@@ -84,6 +90,14 @@ class Builder:
             tree = self._image(operation.path)
         self._attach(tree, place)
         self._layers = operation.position + 1
+
+    def _release(self, operation: p.CheckRelease) -> None:
+        layers = [os.open(f"{self.staging}/{n}", os.O_PATH | os.O_CLOEXEC) for n in range(operation.position + 1)]
+        try:
+            _check_release(layers[-1], layers[-2::-1], operation.path, operation.origin)
+        finally:
+            for fd in layers:
+                os.close(fd)
 
     @staticmethod
     def _attach(tree: int, place: str) -> None:
@@ -206,7 +220,9 @@ class Builder:
             self._mount(tree, entry.target)
             self._files(entry)
         elif entry.type in IMAGES:
-            self._mount(self._image(entry.source), entry.target)
+            tree = self._image(entry.source)
+            _check_release(tree, [self.root_fd], entry.source, entry.origin)
+            self._mount(tree, entry.target)
         else:
             tree, directory = _bind(entry)
             self._mount(tree, entry.target, directory=directory)
@@ -312,6 +328,36 @@ class Builder:
             os.close(tree)
         finally:
             os.close(place)
+
+
+def _check_release(tree: int, below: list[int], path: str, origin: Origin) -> None:
+    """LaunchError if the image `tree` names a base that the uppermost os-release of `below` is not."""
+    try:
+        place = mount.open_in_root(tree, _EXTENSIONS, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        texts = [_text(place, name) for name in sorted(os.listdir(place)) if name.startswith(_EXTENSION)]
+    finally:
+        os.close(place)
+    found = next((text for fd in below for name in _OS_RELEASES if (text := _text(fd, name)) is not None), None)
+    base = None if found is None else release.parse(found)
+    for text in texts:
+        why = release.mismatch(release.parse(text or ""), base, os.uname().machine)
+        if why:
+            raise LaunchError(f"{origin}: {path} {why}; build it for this base, or put it on the base that it is for")
+
+
+def _text(tree: int, path: str) -> str | None:
+    """A small regular file of an image, links followed inside it; None if there is none."""
+    try:
+        fd = mount.open_in_root(tree, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, _MOST_TEXT).decode("utf-8", "replace") if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    finally:
+        os.close(fd)
 
 
 def image(fd: int, label: str) -> int:

@@ -109,6 +109,20 @@ class AttachLayer(NamedTuple):
         return "the mount goes with PID 1, an image's loop device with its last mount"
 
 
+class CheckRelease(NamedTuple):
+    """What a layer's extension-release says of its base, if it has one, holds of the layers below it."""
+
+    position: int
+    path: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"check that layer {self.position}, {self.path}, is for the base below it, if it names one"
+
+    def undo(self) -> str:
+        return ""
+
+
 class MakeRoot(NamedTuple):
     """Overlay of generated layer (uppermost), then the images; with a RAM upper if `writable` is "tmpfs"."""
 
@@ -224,7 +238,7 @@ class LimitCapabilities(NamedTuple):
 
 
 Inside = (
-    Stage | AttachLayer | MakeRoot | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
+    Stage | AttachLayer | CheckRelease | MakeRoot | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
     | LimitCapabilities
 )  # fmt: skip
 OnHost = VerifyImage | MakeCgroup | MakeNetwork | Isolate
@@ -256,6 +270,7 @@ def make(config: Config) -> Plan:
     mounts = _with_defaults(config, box)
     inside: list[Inside] = [Stage(box.origin)]
     inside += [AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
+    inside += [CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
     inside.append(_root(box, mounts))
     inside += _kernel_mounts(box)
     inside += [MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]

@@ -65,6 +65,7 @@ def test_pinned_images_are_checked_before_anything_is_made():
         f"7 check that /img/lib.squashfs has the digest sha256:{'1' * 64}",
         "1 make cgroup pyinit-web",
     ]
+    assert "4 check that layer 1, /img/app.squashfs, is for the base below it, if it names one" in words(layers=layers)
 
 
 def test_what_stays_on_the_host_says_how_it_is_undone():

@@ -352,3 +352,51 @@ def test_a_pinned_image_is_the_one_that_is_meant(bench, busybox, tmp_path):
         f"pyinit: {bench.folder}/services.toml:4: {image} is not the image that is pinned: expected sha256:{other}, "
         f"found sha256:{digest}; copy the right one, or pin the one that is there\n"
     )
+
+
+def released(folder: pathlib.Path, name: str, text: str) -> pathlib.Path:
+    place = folder / "usr/lib/extension-release.d"
+    place.mkdir(parents=True)
+    (place / f"extension-release.{name}").write_text(text)
+    (folder / "word").write_text(f"{name}\n")
+    return squash(folder, folder.with_suffix(".squashfs"))
+
+
+@pytest.fixture
+def bookworm(tmp_path) -> pathlib.Path:
+    tree = make_busybox(tmp_path / "tree")
+    (tree / "usr/lib").mkdir(parents=True)
+    (tree / "usr/lib/os-release").write_text('ID=debian\nVERSION_ID="12"\n')
+    (tree / "etc/os-release").symlink_to("../usr/lib/os-release")
+    return squash(tree, tmp_path / "bookworm.squashfs")
+
+
+def test_an_application_on_the_base_that_it_names(bench, bookworm, tmp_path):
+    app = released(tmp_path / "app", "app", "ID=debian\nVERSION_ID=12\n")
+    more = f'[[container.mounts]]\ntype = "squashfs"\nsource = "{app}"\ntarget = "/app"\n'
+    box = bench.start(config(f'{bookworm}", "{app}', "cat /word /app/word", more))
+    assert box.wait() == 0
+    assert said(box) == ["app", "app"]
+
+
+def test_an_application_on_another_base_is_refused_in_one_line(bench, bookworm, tmp_path):
+    app = released(tmp_path / "app", "app", "ID=debian\nVERSION_ID=13\n")
+    text = f"{app} needs VERSION_ID=13, and the base has VERSION_ID=12; build it for this base, or put it on the base that it is for\n"
+    box = bench.start(config(f'{bookworm}", "{app}', "echo never"))
+    assert box.wait() == 111
+    assert box.output == f"pyinit: {bench.folder}/services.toml:4: {text}"
+    more = f'[[container.mounts]]\ntype = "squashfs"\nsource = "{app}"\ntarget = "/app"\n'
+    box = bench.start(config(bookworm, "echo never", more))
+    assert box.wait() == 111
+    assert box.output == f"pyinit: {bench.folder}/services.toml:5: {text}"
+
+
+def test_a_release_that_is_a_fifo_or_leads_out_is_not_read(bench, bookworm, tmp_path):
+    app = tmp_path / "app"
+    place = app / "usr/lib/extension-release.d"
+    place.mkdir(parents=True)
+    os.mkfifo(place / "extension-release.app")
+    image = squash(app, tmp_path / "app.squashfs")
+    box = bench.start(config(f'{bookworm}", "{image}', "echo never"))
+    assert box.wait() == 111
+    assert "app.squashfs does not say what it needs: its extension-release has no ID; " in box.output
