@@ -350,8 +350,18 @@ class Security(NamedTuple):
     readonly_paths: tuple[str, ...] = DEFAULT_READONLY_PATHS
 
 
+class Place(NamedTuple):
+    """A path of the container, and where it is asked for."""
+
+    path: str
+    origin: Origin = NOWHERE
+
+
 class Container(NamedTuple):
-    """The `[container]` table; `writable` is "none" or "tmpfs" (with `writable_size_bytes`)."""
+    """The `[container]` table; `writable` is "none", "tmpfs" (with its size and inodes) or an absolute folder of the host.
+
+    Changes go there; with `writable_paths` only those below them, and the rest of the root is read-only.
+    """
 
     name: str
     hostname: str
@@ -366,6 +376,9 @@ class Container(NamedTuple):
     orphan: bool = False  # the container outlives its monitor
     init: str = ""  # exec this program of the image instead of the fork
     origin: Origin = NOWHERE
+    writable_inodes: int = 0
+    writable_paths: tuple[Place, ...] = ()
+    writable_origin: Origin = NOWHERE
 
 
 class Config(NamedTuple):

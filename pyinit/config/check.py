@@ -95,12 +95,19 @@ def container(box: Container) -> list[Problem]:
             found.append(Problem(layer.origin, text))
     for mount in box.mounts:
         found += _source(mount)
+    if box.writable not in ("none", "tmpfs") and os.path.lexists(box.writable) and not os.path.isdir(box.writable):
+        found.append(Problem(box.writable_origin, f"container.writable: expected a folder, found something else: {box.writable}"))
     return found
 
 
 def targets(box: Container) -> list[Problem]:
-    """Two mounts on one place: the second would hide the first."""
+    """Two mounts on one place: the second would hide the first. A writable path on a mount or in it: it is not of the root."""
     found = []
+    for place in box.writable_paths:
+        for mount in box.mounts:
+            if place.path == mount.target or place.path.startswith(mount.target + "/"):
+                text = f"container.writable_paths: {place.path} is hidden by the mount of {mount.target} at {mount.origin}; take one out"
+                found.append(Problem(place.origin, text))
     first: dict[str, Mount] = {}
     for mount in box.mounts:
         there = first.setdefault(mount.target, mount).origin

@@ -9,6 +9,7 @@ import zlib
 from pyinit.config.decode import Table, show
 from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup
+from pyinit.errors import hint
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
@@ -19,6 +20,7 @@ from pyinit.model import (
     Layer,
     Mount,
     Network,
+    Place,
     Security,
     is_name,
 )
@@ -34,6 +36,9 @@ _MOUNT_KEYS = {  # beside type, target and read_only
 }
 _RESERVED = ("/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
 _LINK_BYTES = 15
+_NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
+_NOT_IN_OVERLAYS = frozenset(":,\\")  # they part the options of its mount
+_FEWEST_INODES = 16
 _DIGESTS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
 _SHA256_DIGITS = 64
 
@@ -78,12 +83,16 @@ def container(table: Table, path: str) -> Container:
         table.fault("hostname", f"expected up to 63 letters, digits, . or -, found {show(hostname)}")
     namespaces = _namespaces(table)
     network = _network(table.table("network"))
+    writable = _writable(table)
     found = Container(
         name=name,
         hostname=hostname,
         layers=_layers(table),
-        writable=_writable(table),
+        writable=writable,
         writable_size_bytes=table.size("writable_size"),
+        writable_inodes=table.integer("writable_inodes", 0, _FEWEST_INODES, 2**31 - 1),
+        writable_paths=_writable_paths(table, writable),
+        writable_origin=table.at("writable"),
         namespaces=namespaces,
         mounts=tuple(_mount(one) for one in table.tables("mounts")),
         cgroup=cgroup(table.table("cgroup"), ("io_max", "io_weight", "swap_max")),
@@ -149,11 +158,43 @@ def _absolute(table: Table, path: str) -> str:
 
 
 def _writable(table: Table) -> str:
-    value = table.raw("writable")
-    if isinstance(value, str) and "/" in value:
-        table.fault("writable", 'a kept folder is not supported yet: expected "none" or "tmpfs"')
-        return "none"
-    return table.choice("writable", "none", ("none", "tmpfs"))
+    """The word, or an absolute folder: that is told from a misspelt word by its slash."""
+    value = table.string("writable", "none", what='"none", "tmpfs" or a folder with a / in its path')
+    if "/" in value:
+        value = _absolute(table, value)
+    elif value not in ("none", "tmpfs"):
+        near = hint(value, ("none", "tmpfs"))
+        table.fault("writable", f'expected "none", "tmpfs" or a folder with a / in its path, found {show(value)}{near}')
+        return "tmpfs"  # what follows from it is no error of its own
+    for key in ("writable_size", "writable_inodes"):
+        if value != "tmpfs" and key in table.data:
+            table.fault(key, 'only writable = "tmpfs" has it; write that, or take it out')
+    return value
+
+
+def _writable_paths(table: Table, writable: str) -> tuple[Place, ...]:
+    """Folders of the root, none in another."""
+    found: list[Place] = []
+    for position, text in enumerate(table.strings("writable_paths")):
+        path = os.path.normpath(text).replace("//", "/")
+        over = next((one.path for one in found if _is_in(path, one.path) or _is_in(one.path, path)), "")
+        disk = next((one for one in _NOT_OF_THE_ROOT if _is_in(path, one)), "")
+        if not text.startswith("/") or path == "/" or ".." in text.split("/") or set(text) & _NOT_IN_OVERLAYS:
+            wanted = "expected an absolute path below the root, without .. : , and \\"
+            table.fault("writable_paths", f"{wanted}, found {show(text)}", position)
+        elif disk:
+            table.fault("writable_paths", f"{path} does not lie on the root: {disk} is mounted by itself; take it out", position)
+        elif over:
+            table.fault("writable_paths", f"{path} and {over} lie in one another; take one out", position)
+        else:
+            found.append(Place(path, table.document.origin((*table.path, "writable_paths", position))))
+    if writable == "none" and table.has("writable_paths"):
+        table.fault("writable_paths", 'expected writable = "tmpfs" or a folder beside it: where the changes go')
+    return tuple(found)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
 
 
 def _mount(table: Table) -> Mount:

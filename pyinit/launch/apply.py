@@ -21,6 +21,9 @@ from pyinit.model import IMAGES, Mount, Origin
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
+_UPPER = "changes"
+# What would tie a kept upper layer to the very images that it was made over (overlayfs.rst, "Changes to underlying filesystems").
+_FREE = ",index=off,metacopy=off,redirect_dir=nofollow,xino=off"
 _EXTENSIONS, _EXTENSION = "/usr/lib/extension-release.d", "extension-release."
 _OS_RELEASES = ("/etc/os-release", "/usr/lib/os-release")
 _MOST_TEXT = 1 << 16
@@ -60,6 +63,8 @@ class Builder:
                 self._release(operation)
             case p.MakeRoot():
                 self._root(operation)
+            case p.MakeWritable():
+                self._writable(operation)
             case p.MountKernel():
                 self._kernel(operation)
             case p.MakeDevices():
@@ -120,17 +125,60 @@ class Builder:
         finally:
             os.close(view)
         options, flags = f"lowerdir=generated:{lowers}", mount.MS_RDONLY
-        if operation.writable == "tmpfs":
-            size = f",size={operation.size_bytes}" if operation.size_bytes else ""
-            os.mkdir("ram")
-            mount.mount("tmpfs", "ram", "tmpfs", mount.MS_NODEV, f"mode=0755{size}")
-            os.mkdir("ram/upper", 0o755)
-            os.mkdir("ram/work", 0o755)
-            options, flags = options + ",upperdir=ram/upper,workdir=ram/work", 0
+        if operation.writable != "none":
+            self._upper(operation)
+        if operation.whole:
+            options, flags = options + f",upperdir={_UPPER}/upper,workdir={_UPPER}/work{_FREE}", 0
         os.mkdir("root")
         mount.mount("overlay", "root", "overlay", flags | mount.MS_NODEV, options)
         self.root_fd = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.chdir("/")
+
+    @staticmethod
+    def _upper(operation: p.MakeRoot) -> None:
+        """In the staging folder, by a name without `:` and `,`: a RAM disk, or the folder that the launcher has made."""
+        os.mkdir(_UPPER)
+        if operation.writable != "tmpfs":
+            Builder._attach(mount.open_tree(operation.writable, recursive=False), _UPPER)
+            return
+        size = f",size={operation.size_bytes}" if operation.size_bytes else ""
+        size += f",nr_inodes={operation.inodes}" if operation.inodes else ""
+        mount.mount("tmpfs", _UPPER, "tmpfs", mount.MS_NODEV, f"mode=0755{size}")
+        for name in p.UPPER_FOLDERS:
+            os.mkdir(f"{_UPPER}/{name}", 0o755)
+
+    def _writable(self, operation: p.MakeWritable) -> None:
+        """An overlay of the layers' folders themselves: one over the root's would be one too deep on some hosts."""
+        real = canonical_target(self.root_fd, operation.path)
+        if set(real) & set(":,\\"):
+            raise OSError(errno.EINVAL, f"{real}, which it is in the image, has a : , or \\ in its name; name another folder")
+        os.chdir(self.staging)
+        self._copy_directories(self.root_fd, real, f"{_UPPER}/upper")
+        os.makedirs(f"{_UPPER}/works{real}", 0o700, exist_ok=True)
+        lowers = ":".join(layer + real for layer in self._layers_with(real))
+        place = f"writable-{operation.position}"
+        os.mkdir(place)
+        options = f"lowerdir={lowers},upperdir={_UPPER}/upper{real},workdir={_UPPER}/works{real}{_FREE}"
+        mount.mount("overlay", place, "overlay", mount.MS_NODEV, options)
+        tree = mount.open_tree(place, recursive=False)
+        os.chdir("/")
+        self._mount(tree, operation.path)
+
+    def _layers_with(self, path: str) -> list[str]:
+        """Layers whose folder `path` shows in the root, uppermost first; OSError if it is none.
+
+        As overlayfs looks them up (kernel: Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
+        """
+        found = ["generated"]
+        for position in reversed(range(self._layers)):
+            kind = _kind(str(position), path)
+            if kind == "other" and len(found) == 1:
+                raise OSError(errno.ENOTDIR, f"{path} is no folder in the image; name a folder")
+            if kind in ("folder", "opaque"):
+                found.append(str(position))
+            if kind in ("other", "whiteout", "opaque"):
+                break
+        return found
 
     def _generate(self, view: int, operation: p.MakeRoot) -> None:
         """The uppermost read-only layer: mount points and the files every container has."""
@@ -151,21 +199,23 @@ class Builder:
                 file.write(content)
 
     @staticmethod
-    def _copy_directories(view: int, path: str) -> None:
-        """Make `path` in the generated layer; owners and modes as the image has them, for the top layer's win."""
+    def _copy_directories(view: int, path: str, into: str = "generated") -> None:
+        """Make `path` in the layer `into`; owners and modes as the image has them, for the top layer's win."""
         done = ""
         for name in path.strip("/").split("/") if path != "/" else ():
             done += "/" + name
             try:
-                os.mkdir("generated" + done, 0o755)
+                os.mkdir(into + done, 0o755)
             except FileExistsError:
+                if not stat.S_ISDIR(os.lstat(into + done).st_mode):  # of a kept upper layer: the container's link to anywhere
+                    raise OSError(errno.ENOTDIR, f"{done} is no folder any more in the upper layer; remove it there") from None
                 continue
             try:
                 seen = os.stat(done[1:], dir_fd=view, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            os.chown("generated" + done, seen.st_uid, seen.st_gid)
-            os.chmod("generated" + done, stat.S_IMODE(seen.st_mode))
+            os.chown(into + done, seen.st_uid, seen.st_gid)
+            os.chmod(into + done, stat.S_IMODE(seen.st_mode))
 
     def _place(self, target: str, *, directory: bool = True) -> int:
         """An O_PATH fd of `target` below the root; what is missing is made where the place is writable."""
@@ -328,6 +378,27 @@ class Builder:
             os.close(tree)
         finally:
             os.close(place)
+
+
+def _kind(layer: str, path: str) -> str:
+    """What a layer holds at `path`: "missing", "folder", "opaque" (what is below is hidden), "whiteout", "other"."""
+    found, place = "folder", layer
+    for name in path.strip("/").split("/"):
+        place += "/" + name
+        try:
+            seen = os.lstat(place)
+        except FileNotFoundError:
+            return "whiteout" if found == "opaque" else "missing"
+        if stat.S_ISCHR(seen.st_mode) and seen.st_rdev == 0:
+            return "whiteout"
+        if not stat.S_ISDIR(seen.st_mode):
+            return "other"
+        try:
+            if os.getxattr(place, "trusted.overlay.opaque", follow_symlinks=False) == b"y":
+                found = "opaque"
+        except OSError:  # it has none, or its file system has no such thing
+            continue
+    return found
 
 
 def _check_release(tree: int, below: list[int], path: str, origin: Origin) -> None:

@@ -79,6 +79,7 @@ class _Launch:
         self.steps = steps
         self.held = held
         self.import_path = import_path
+        self.folder_fds: list[int] = []
         self.verified: dict[str, digests.Identity] = {}
         self.groups: list[str] = []
         self.unified = ""
@@ -100,12 +101,16 @@ class _Launch:
         finally:
             if helper is not None:
                 helper.close()
+            for fd in self.folder_fds:
+                os.close(fd)
 
     def _run(self, helper: "_NetworkHelper | None") -> int:
         # 2. What stands on the host: journal first, then the thing.
         self.control_fd = server.bind(f"{self.held.directory}/{CONTROL_SOCKET}")
         for step in self.steps.host:
-            if isinstance(step, plan.MakeCgroup):
+            if isinstance(step, plan.TakeFolder):
+                self.folder_fds.append(self.held.take_folder(step.path, step.origin))
+            elif isinstance(step, plan.MakeCgroup):
                 self.groups, self.unified = cgroups.make(step, self.held.note)
         # 3. PID 1.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -265,7 +270,7 @@ class _Child:
     def _shut_the_host_out(self, group_fds: set[int]) -> None:
         """No word, no path and no open file of the host's from here on."""
         launch = self._launch
-        process.close_all_but({0, 1, 2, self._channel.fileno(), launch.held.lock_fd, launch.control_fd, *group_fds})
+        process.close_all_but({0, 1, 2, self._channel.fileno(), launch.held.lock_fd, launch.control_fd, *launch.folder_fds, *group_fds})
         os.environ.clear()
         sys.path[:] = self._launch.import_path
         sys.path_importer_cache.clear()

@@ -277,9 +277,11 @@ OF_CONTAINER = {
     'name = "-a"': 'name: expected up to 63 letters, digits, _ . or -, found "-a"',
     'hostname = "a_b"': 'hostname: expected up to 63 letters, digits, . or -, found "a_b"',
     'hostname = ""': 'hostname: expected up to 63 letters, digits, . or -, found ""',
-    'writable = "/srv/kept"': 'writable: a kept folder is not supported yet: expected "none" or "tmpfs"',
-    'writable = "ram"': 'writable: expected "none" or "tmpfs", found "ram"',
-    'writable_size = "1"': f'writable_size: {SIZES} "1"',
+    'writable = "ram"': 'writable: expected "none", "tmpfs" or a folder with a / in its path, found "ram"',
+    'writable = "tmpf"': 'writable: expected "none", "tmpfs" or a folder with a / in its path, found "tmpf"; did you mean tmpfs?',
+    "writable = true": 'writable: expected "none", "tmpfs" or a folder with a / in its path, found true',
+    'writable_size = "1M"': 'writable_size: only writable = "tmpfs" has it; write that, or take it out',
+    'writable_paths = ["/x"]': 'writable_paths: expected writable = "tmpfs" or a folder beside it: where the changes go',
     'namespaces = ["pid", "mount", "net", "user"]': 'namespaces[4]: "user" is not supported yet; take it out',
     'namespaces = ["time", "pid", "mount", "net"]': 'namespaces[1]: "time" is not supported yet; take it out',
     'namespaces = ["pid", "mnt", "mount", "net"]': (
@@ -321,6 +323,39 @@ OF_CONTAINER = {
 @pytest.mark.parametrize(("text", "message"), OF_CONTAINER.items())
 def test_a_key_of_container(text, message):
     assert problems(f"{BOX}{text}\n{SERVICE}") == [f"services.toml:3: container.{message}"]
+
+
+PATHS = "expected an absolute path below the root, without .. : , and \\, found"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("var", f'{PATHS} "var"'), ("/", f'{PATHS} "/"'), ("/a/../b", f'{PATHS} "/a/../b"'), ("/a:b", f'{PATHS} "/a:b"'),
+        ("/proc/x", "/proc/x does not lie on the root: /proc is mounted by itself; take it out"),
+        ("/var/lib/app", "/var/lib/app and /var/lib lie in one another; take one out"),
+        ("/var", "/var and /var/lib lie in one another; take one out"),
+        ("/tmp", "/tmp does not lie on the root: /tmp is mounted by itself; take it out"),
+    ],
+)  # fmt: skip
+def test_a_writable_path(path, message):
+    text = f'writable = "tmpfs"\nwritable_size = "1"\nwritable_inodes = 2\nwritable_paths = ["/var/lib", "{path}"]\n'
+    assert problems(f"{BOX}{text}{SERVICE}") == [
+        f'services.toml:4: container.writable_size: {SIZES} "1"',
+        "services.toml:5: container.writable_inodes: expected an integer from 16 to 2147483647, found 2",
+        f"services.toml:6: container.writable_paths[2]: {message}",
+    ]
+
+
+def test_a_writable_path_below_a_mount_and_a_folder_that_is_none(folder):
+    (folder / "state").write_text("")
+    mount = '[[container.mounts]]\ntype = "tmpfs"\ntarget = "/data"\n'
+    text = f'writable = "./state"\nwritable_paths = ["/data/x", "/database"]\nwritable_inodes = 99\n{mount}'
+    assert problems(f"{BOX}{text}{SERVICE}") == [
+        f"services.toml:3: container.writable: expected a folder, found something else: {folder}/state",
+        "services.toml:4: container.writable_paths: /data/x is hidden by the mount of /data at services.toml:6; take one out",
+        'services.toml:5: container.writable_inodes: only writable = "tmpfs" has it; write that, or take it out',
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pyinit.model import (
     Mount,
     Network,
     Origin,
+    Place,
     ServiceSpec,
 )
 
@@ -55,6 +56,25 @@ DEFAULT = [
 
 def test_the_least_config_step_by_step():
     assert words() == DEFAULT
+
+
+def test_changes_go_to_memory_to_a_folder_or_only_from_some_paths():
+    root = "1 mount the root: 1 image layer(s) under a generated one, "
+    own = "make /srv/state with its upper and work folders, lock it for this container"
+    kept = {"writable": "/srv/state", "writable_origin": at(5)}
+    paths = (Place("/var/lib/app", at(6)), Place("/srv", at(6)))
+    for changes, expected in (
+        ({"writable": "tmpfs"}, [f"{root}with a RAM upper layer"]),
+        ({"writable": "tmpfs", "writable_size_bytes": 1 << 20, "writable_inodes": 99}, [f"{root}with a RAM upper layer of 1M, 99 inodes"]),
+        (kept, [f"5 {own}", f"{root}with the upper layer /srv/state/upper"]),
+        (
+            {**kept, "writable_paths": paths},
+            [f"5 {own}", f"{root}read-only, the upper layer /srv/state/upper for its writable paths", "6 make /var/lib/app writable", "6 make /srv writable"],
+        ),
+    ):  # fmt: skip
+        assert [line for line in words(**changes) if line not in DEFAULT] == expected
+    steps = plan.make(config(**kept)).operations()
+    assert "the lock goes with the monitor and PID 1; the folder is kept" in [step.undo() for step in steps]
 
 
 def test_pinned_images_are_checked_before_anything_is_made():
