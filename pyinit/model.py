@@ -284,17 +284,21 @@ class InitSpec(NamedTuple):
     forward_signals: tuple[tuple[int, str], ...] = ()  # (signal, service)
 
 
+IMAGES = ("squashfs", "erofs")
+
+
 class Layer(NamedTuple):
-    """One layer of the root, lowest first: an absolute path of a squashfs file or a directory."""
+    """One layer of the root, lowest first: an absolute path of a squashfs or EROFS file, or a directory."""
 
     path: str
     origin: Origin = NOWHERE
+    sha256: str = ""  # the digest that it is pinned to, in lower case
 
 
 class Mount(NamedTuple):
-    """One `[[container.mounts]]`: `type` is "squashfs", "tmpfs" or "bind"; `source` is absolute, "" for tmpfs.
+    """One `[[container.mounts]]`: `type` is "squashfs", "erofs", "tmpfs" or "bind"; `source` is absolute, "" for tmpfs.
 
-    A squashfs `source` that starts with "image:" is a file inside the root (a nested image).
+    An image's `source` that starts with "image:" is a file inside the root (a nested image).
     `files` are (path relative to the target, content, mode, owner uid, owner gid), written before any service starts.
     """
 
@@ -310,6 +314,7 @@ class Mount(NamedTuple):
     files: tuple[tuple[str, str, int], ...] = ()
     origin: Origin = NOWHERE
     source_origin: Origin = NOWHERE
+    sha256: str = ""  # as a layer's
 
 
 class Network(NamedTuple):
@@ -345,8 +350,18 @@ class Security(NamedTuple):
     readonly_paths: tuple[str, ...] = DEFAULT_READONLY_PATHS
 
 
+class Place(NamedTuple):
+    """A path of the container, and where it is asked for."""
+
+    path: str
+    origin: Origin = NOWHERE
+
+
 class Container(NamedTuple):
-    """The `[container]` table; `writable` is "none" or "tmpfs" (with `writable_size_bytes`)."""
+    """The `[container]` table; `writable` is "none", "tmpfs" (with its size and inodes) or an absolute folder of the host.
+
+    Changes go there; with `writable_paths` only those below them, and the rest of the root is read-only.
+    """
 
     name: str
     hostname: str
@@ -361,6 +376,9 @@ class Container(NamedTuple):
     orphan: bool = False  # the container outlives its monitor
     init: str = ""  # exec this program of the image instead of the fork
     origin: Origin = NOWHERE
+    writable_inodes: int = 0
+    writable_paths: tuple[Place, ...] = ()
+    writable_origin: Origin = NOWHERE
 
 
 class Config(NamedTuple):

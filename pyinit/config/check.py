@@ -6,19 +6,16 @@ Owns the checks across tables and of the files on the host that a config names. 
 import errno
 import os
 import stat
-import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pyinit.config import images
 from pyinit.config.processes import LOGGER
 from pyinit.core import graph
 from pyinit.errors import hint
-from pyinit.model import NOWHERE, Config, Container, Mount, Origin, ServiceSpec, SocketSpec
+from pyinit.model import IMAGES, NOWHERE, Config, Container, Mount, Origin, ServiceSpec, SocketSpec
 
-_SQUASHFS_MAGIC = b"hsqs"
-_SUPERBLOCK_BYTES = 96
-_BYTES_USED_AT = 40
-
+_NAMES = {images.SQUASHFS: "squashfs", images.EROFS: "EROFS"}
 
 Places = Callable[[str, str, str], Origin]
 
@@ -112,15 +109,25 @@ def container(box: Container) -> list[Problem]:
     found: list[Problem] = []
     for layer in box.layers:
         if not os.path.isdir(layer.path):
-            found += _image(layer.path, layer.origin, "container.layers")
+            found += _image(layer.path, layer.origin, "container.layers", (images.SQUASHFS, images.EROFS))
+        elif layer.sha256:
+            text = f"container.layers: {layer.path} is a folder, which has no digest; pin an image, or take @sha256:... out"
+            found.append(Problem(layer.origin, text))
     for mount in box.mounts:
         found += _source(mount)
+    if box.writable not in ("none", "tmpfs") and os.path.lexists(box.writable) and not os.path.isdir(box.writable):
+        found.append(Problem(box.writable_origin, f"container.writable: expected a folder, found something else: {box.writable}"))
     return found
 
 
 def targets(box: Container) -> list[Problem]:
-    """Two mounts on one place: the second would hide the first."""
+    """Two mounts on one place: the second would hide the first. A writable path on a mount or in it: it is not of the root."""
     found = []
+    for place in box.writable_paths:
+        for mount in box.mounts:
+            if place.path == mount.target or place.path.startswith(mount.target + "/"):
+                text = f"container.writable_paths: {place.path} is hidden by the mount of {mount.target} at {mount.origin}; take one out"
+                found.append(Problem(place.origin, text))
     first: dict[str, Mount] = {}
     for mount in box.mounts:
         there = first.setdefault(mount.target, mount).origin
@@ -131,15 +138,17 @@ def targets(box: Container) -> list[Problem]:
 
 def _source(mount: Mount) -> list[Problem]:
     at = mount.source_origin if mount.source_origin is not NOWHERE else mount.origin
-    if mount.type == "squashfs" and mount.source and not mount.source.startswith("image:"):
-        return _image(mount.source, at, "container.mounts.source")
+    if mount.type in IMAGES and mount.source and not mount.source.startswith("image:"):
+        return _image(mount.source, at, "container.mounts.source", (mount.type,))
     if mount.type == "bind" and mount.source and not mount.create and not os.path.exists(mount.source):
         return [Problem(at, f"container.mounts.source: {mount.source} is not there; make it, or write create = true")]
     return []
 
 
-def _image(path: str, origin: Origin, key: str) -> list[Problem]:
-    """A squashfs says its size in its superblock (kernel: Documentation/filesystems/squashfs.rst)."""
+def _image(path: str, origin: Origin, key: str, kinds: tuple[str, ...]) -> list[Problem]:
+    """By its superblock."""
+    wanted = " or ".join(_NAMES[kind] for kind in kinds)
+    wanted = f"{'an' if wanted[0] == 'E' else 'a'} {wanted}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -148,18 +157,16 @@ def _image(path: str, origin: Origin, key: str) -> list[Problem]:
         return [Problem(origin, f"{key}: {path}: {error.strerror}")]
     try:
         if os.path.isdir(f"/proc/self/fd/{fd}"):
-            return [Problem(origin, f"{key}: expected a squashfs file, found a folder: {path}")]
-        head = os.read(fd, _SUPERBLOCK_BYTES)
+            return [Problem(origin, f"{key}: expected {wanted} file, found a folder: {path}")]
+        head = os.read(fd, images.HEAD_BYTES)
         status = os.fstat(fd)
     except OSError as error:
         return [Problem(origin, f"{key}: {path}: {error.strerror}")]
     finally:
         os.close(fd)
-    if not head.startswith(_SQUASHFS_MAGIC):
-        what = "an empty file" if not head else "something else"
-        return [Problem(origin, f"{key}: expected a squashfs image, found {what}: {path}")]
-    used = struct.unpack_from("<Q", head, _BYTES_USED_AT)[0] if len(head) == _SUPERBLOCK_BYTES else _SUPERBLOCK_BYTES
-    if stat.S_ISREG(status.st_mode) and used > status.st_size:  # a block device has no size here
-        text = f"the superblock says {used} bytes, the file has {status.st_size}; build or copy it again"
-        return [Problem(origin, f"{key}: {path} is truncated: {text}")]
-    return []
+    found = images.kind(head)
+    if found not in kinds:
+        what = f"an {_NAMES[found]} image" if found == images.EROFS else f"a {found} image" if found else "something else" if head else "an empty file"
+        return [Problem(origin, f"{key}: expected {wanted} image, found {what}: {path}")]
+    fault = images.fault(head, status.st_size if stat.S_ISREG(status.st_mode) else None)
+    return [Problem(origin, f"{key}: {path} {fault}")] if fault else []

@@ -9,29 +9,38 @@ import zlib
 from pyinit.config.decode import Table, show
 from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup
+from pyinit.errors import hint
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
     DEFAULT_READONLY_PATHS,
+    IMAGES,
     Container,
     InitSpec,
     Layer,
     Mount,
     Network,
+    Place,
     Security,
     is_name,
 )
 
 NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
-_MOUNT_TYPES = ("squashfs", "tmpfs", "bind")
-_TYPES_LATER = ("erofs", "overlay", "nfs", "nfs4", "9p", "cifs", "fuse.sshfs", "proc", "sysfs", "ext4")
+_MOUNT_TYPES = ("squashfs", "erofs", "tmpfs", "bind")
+_TYPES_LATER = ("overlay", "nfs", "nfs4", "9p", "cifs", "fuse.sshfs", "proc", "sysfs", "ext4")
 _MOUNT_KEYS = {  # beside type, target and read_only
     "squashfs": ("source",),
+    "erofs": ("source",),
     "tmpfs": ("size", "mode", "uid", "gid", "files"),
     "bind": ("source", "create", "mode", "uid", "gid"),
 }
 _RESERVED = ("/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
 _LINK_BYTES = 15
+_NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
+_NOT_IN_OVERLAYS = frozenset(":,\\")  # they part the options of its mount
+_FEWEST_INODES = 16
+_DIGESTS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
+_SHA256_DIGITS = 64
 
 
 def init(table: Table | None) -> InitSpec:
@@ -74,12 +83,16 @@ def container(table: Table, path: str) -> Container:
         table.fault("hostname", f"expected up to 63 letters, digits, . or -, found {show(hostname)}")
     namespaces = _namespaces(table)
     network = _network(table.table("network"))
+    writable = _writable(table)
     found = Container(
         name=name,
         hostname=hostname,
         layers=_layers(table),
-        writable=_writable(table),
+        writable=writable,
         writable_size_bytes=table.size("writable_size"),
+        writable_inodes=table.integer("writable_inodes", 0, _FEWEST_INODES, 2**31 - 1),
+        writable_paths=_writable_paths(table, writable),
+        writable_origin=table.at("writable"),
         namespaces=namespaces,
         mounts=tuple(_mount(one) for one in table.tables("mounts")),
         cgroup=cgroup(table.table("cgroup"), ("io_max", "io_weight", "swap_max")),
@@ -118,10 +131,24 @@ def _layers(table: Table) -> tuple[Layer, ...]:
     if not paths:
         missing = 'layers: expected a list of squashfs files or folders, such as ["base.squashfs"], found none'
         table.document.problems.append((table.origin, f"container.{missing}"))
-    return tuple(
-        Layer(_absolute(table, path), table.document.origin((*table.path, "layers", number)))
-        for number, path in enumerate(paths)
-    )
+    found = []
+    for number, text in enumerate(paths):
+        path, sha256 = _pinned(table, "layers", text, number)
+        found.append(Layer(_absolute(table, path), table.document.origin((*table.path, "layers", number)), sha256))
+    return tuple(found)
+
+
+def _pinned(table: Table, key: str, text: str, *tail: int) -> tuple[str, str]:
+    """A path and the digest after it: `base.squashfs@sha256:...`."""
+    path, mark, word = text.rpartition("@")
+    name, colon, digest = word.partition(":")
+    if not mark or not colon or name not in _DIGESTS:
+        return text, ""
+    digest = digest.lower()
+    if name != "sha256" or len(digest) != _SHA256_DIGITS or set(digest) - set("0123456789abcdef"):
+        table.fault(key, f"expected @sha256: and its {_SHA256_DIGITS} hexadecimal digits, found {show(mark + word)}", *tail)
+        return path, ""
+    return path, digest
 
 
 def _absolute(table: Table, path: str) -> str:
@@ -131,24 +158,59 @@ def _absolute(table: Table, path: str) -> str:
 
 
 def _writable(table: Table) -> str:
-    value = table.raw("writable")
-    if isinstance(value, str) and "/" in value:
-        table.fault("writable", 'a kept folder is not supported yet: expected "none" or "tmpfs"')
-        return "none"
-    return table.choice("writable", "none", ("none", "tmpfs"))
+    """The word, or an absolute folder: that is told from a misspelt word by its slash."""
+    value = table.string("writable", "none", what='"none", "tmpfs" or a folder with a / in its path')
+    if "/" in value:
+        value = _absolute(table, value)
+    elif value not in ("none", "tmpfs"):
+        near = hint(value, ("none", "tmpfs"))
+        table.fault("writable", f'expected "none", "tmpfs" or a folder with a / in its path, found {show(value)}{near}')
+        return "tmpfs"  # what follows from it is no error of its own
+    for key in ("writable_size", "writable_inodes"):
+        if value != "tmpfs" and key in table.data:
+            table.fault(key, 'only writable = "tmpfs" has it; write that, or take it out')
+    return value
+
+
+def _writable_paths(table: Table, writable: str) -> tuple[Place, ...]:
+    """Folders of the root, none in another."""
+    found: list[Place] = []
+    for position, text in enumerate(table.strings("writable_paths")):
+        path = os.path.normpath(text).replace("//", "/")
+        over = next((one.path for one in found if _is_in(path, one.path) or _is_in(one.path, path)), "")
+        disk = next((one for one in _NOT_OF_THE_ROOT if _is_in(path, one)), "")
+        if not text.startswith("/") or path == "/" or ".." in text.split("/") or set(text) & _NOT_IN_OVERLAYS:
+            wanted = "expected an absolute path below the root, without .. : , and \\"
+            table.fault("writable_paths", f"{wanted}, found {show(text)}", position)
+        elif disk:
+            table.fault("writable_paths", f"{path} does not lie on the root: {disk} is mounted by itself; take it out", position)
+        elif over:
+            table.fault("writable_paths", f"{path} and {over} lie in one another; take one out", position)
+        else:
+            found.append(Place(path, table.document.origin((*table.path, "writable_paths", position))))
+    if writable == "none" and table.has("writable_paths"):
+        table.fault("writable_paths", 'expected writable = "tmpfs" or a folder beside it: where the changes go')
+    return tuple(found)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
 
 
 def _mount(table: Table) -> Mount:
     kind = table.string("type")
     if kind in _TYPES_LATER:
-        table.fault("type", f'{show(kind)} is not supported yet: expected "squashfs", "tmpfs" or "bind"')
+        table.fault("type", f'{show(kind)} is not supported yet: expected "squashfs", "erofs", "tmpfs" or "bind"')
     elif kind not in _MOUNT_TYPES:
-        _missing_or_wrong(table, "type", '"squashfs", "tmpfs" or "bind"')
+        _missing_or_wrong(table, "type", '"squashfs", "erofs", "tmpfs" or "bind"')
     target = _target(table)
-    source = table.string("source")
-    if kind in ("squashfs", "bind") and not source:
+    source, sha256 = _pinned(table, "source", table.string("source"))
+    if sha256 and (kind not in IMAGES or source.startswith("image:")):
+        what = "an image inside an image, which is pinned with that one" if kind in IMAGES else "no image"
+        table.fault("source", f"a digest pins an image on the host, and this is {what}; take @sha256:... out")
+    if kind in (*IMAGES, "bind") and not source:
         _missing_or_wrong(table, "source", "a path on the host")
-    elif source and not (kind == "squashfs" and source.startswith("image:")):
+    elif source and not (kind in IMAGES and source.startswith("image:")):
         source = _absolute(table, source)
     if kind in _MOUNT_KEYS:
         _check_keys(table, kind)
@@ -165,6 +227,7 @@ def _mount(table: Table) -> Mount:
         files=_files(table.table("files")),
         origin=table.origin,
         source_origin=table.at("source"),
+        sha256=sha256,
     )
     table.close(("options",))
     return found
@@ -185,9 +248,13 @@ def _check_keys(table: Table, kind: str) -> None:
     own = _MOUNT_KEYS[kind]
     for key in table.data:
         if key not in own and any(key in keys for keys in _MOUNT_KEYS.values()):
-            table.fault(key, f"a {kind} has no such key; its keys are: type, target, read_only, {', '.join(own)}")
-    if kind == "squashfs" and not table.boolean("read_only", default=True):
-        table.fault("read_only", "a squashfs is always read-only; take it out")
+            table.fault(key, f"{_a(kind)} has no such key; its keys are: type, target, read_only, {', '.join(own)}")
+    if kind in IMAGES and not table.boolean("read_only", default=True):
+        table.fault("read_only", f"{_a(kind)} is always read-only; take it out")
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind == "erofs" else f"a {kind}"
 
 
 def _missing_or_wrong(table: Table, key: str, what: str) -> None:

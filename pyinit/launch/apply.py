@@ -10,23 +10,35 @@ import os
 import stat
 from typing import assert_never
 
+from pyinit.config import images
 from pyinit.errors import LaunchError
 from pyinit.launch import plan as p
+from pyinit.launch import release
+from pyinit.launch.digests import Identity, identity
 from pyinit.launch.resolve import canonical_target
 from pyinit.linux import caps, loop, mount, namespaces
-from pyinit.model import Mount
+from pyinit.model import IMAGES, Mount, Origin
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
+_UPPER = "changes"
+# What would tie a kept upper layer to the very images that it was made over (overlayfs.rst, "Changes to underlying filesystems").
+_FREE = ",index=off,metacopy=off,redirect_dir=nofollow,xino=off"
+_EXTENSIONS, _EXTENSION = "/usr/lib/extension-release.d", "extension-release."
+_OS_RELEASES = ("/etc/os-release", "/usr/lib/os-release")
+_MOST_TEXT = 1 << 16
 _SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 
 
 class Builder:
     """The state of one build: the staging folder (absolute) and, once mounted, the new root's fd."""
 
-    def __init__(self, staging: str) -> None:
+    def __init__(self, staging: str, verified: dict[str, Identity]) -> None:
+        """`verified`: what the pinned images, by their path, were when their digest was right."""
         self.staging = staging
+        self._verified = verified
         self.root_fd = -1
+        self._layers = 0
         self._file_targets: set[str] = set()  # a file is bound there, so the mount point must be one
 
     def run(self, operations: tuple[p.Inside, ...]) -> None:
@@ -47,8 +59,12 @@ class Builder:
                 mount.mount("tmpfs", self.staging, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700")
             case p.AttachLayer():
                 self._layer(operation)
+            case p.CheckRelease():
+                self._release(operation)
             case p.MakeRoot():
                 self._root(operation)
+            case p.MakeWritable():
+                self._writable(operation)
             case p.MountKernel():
                 self._kernel(operation)
             case p.MakeDevices():
@@ -76,9 +92,17 @@ class Builder:
             tree = mount.open_tree(operation.path)
             mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE)
         else:
-            with open(operation.path, "rb", buffering=0) as file:
-                tree = squashfs(file.fileno(), operation.path)
+            tree = self._image(operation.path)
         self._attach(tree, place)
+        self._layers = operation.position + 1
+
+    def _release(self, operation: p.CheckRelease) -> None:
+        layers = [os.open(f"{self.staging}/{n}", os.O_PATH | os.O_CLOEXEC) for n in range(operation.position + 1)]
+        try:
+            _check_release(layers[-1], layers[-2::-1], operation.path, operation.origin)
+        finally:
+            for fd in layers:
+                os.close(fd)
 
     @staticmethod
     def _attach(tree: int, place: str) -> None:
@@ -101,17 +125,60 @@ class Builder:
         finally:
             os.close(view)
         options, flags = f"lowerdir=generated:{lowers}", mount.MS_RDONLY
-        if operation.writable == "tmpfs":
-            size = f",size={operation.size_bytes}" if operation.size_bytes else ""
-            os.mkdir("ram")
-            mount.mount("tmpfs", "ram", "tmpfs", mount.MS_NODEV, f"mode=0755{size}")
-            os.mkdir("ram/upper", 0o755)
-            os.mkdir("ram/work", 0o755)
-            options, flags = options + ",upperdir=ram/upper,workdir=ram/work", 0
+        if operation.writable != "none":
+            self._upper(operation)
+        if operation.whole:
+            options, flags = options + f",upperdir={_UPPER}/upper,workdir={_UPPER}/work{_FREE}", 0
         os.mkdir("root")
         mount.mount("overlay", "root", "overlay", flags | mount.MS_NODEV, options)
         self.root_fd = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.chdir("/")
+
+    @staticmethod
+    def _upper(operation: p.MakeRoot) -> None:
+        """In the staging folder, by a name without `:` and `,`: a RAM disk, or the folder that the launcher has made."""
+        os.mkdir(_UPPER)
+        if operation.writable != "tmpfs":
+            Builder._attach(mount.open_tree(operation.writable, recursive=False), _UPPER)
+            return
+        size = f",size={operation.size_bytes}" if operation.size_bytes else ""
+        size += f",nr_inodes={operation.inodes}" if operation.inodes else ""
+        mount.mount("tmpfs", _UPPER, "tmpfs", mount.MS_NODEV, f"mode=0755{size}")
+        for name in p.UPPER_FOLDERS:
+            os.mkdir(f"{_UPPER}/{name}", 0o755)
+
+    def _writable(self, operation: p.MakeWritable) -> None:
+        """An overlay of the layers' folders themselves: one over the root's would be one too deep on some hosts."""
+        real = canonical_target(self.root_fd, operation.path)
+        if set(real) & set(":,\\"):
+            raise OSError(errno.EINVAL, f"{real}, which it is in the image, has a : , or \\ in its name; name another folder")
+        os.chdir(self.staging)
+        self._copy_directories(self.root_fd, real, f"{_UPPER}/upper")
+        os.makedirs(f"{_UPPER}/works{real}", 0o700, exist_ok=True)
+        lowers = ":".join(layer + real for layer in self._layers_with(real))
+        place = f"writable-{operation.position}"
+        os.mkdir(place)
+        options = f"lowerdir={lowers},upperdir={_UPPER}/upper{real},workdir={_UPPER}/works{real}{_FREE}"
+        mount.mount("overlay", place, "overlay", mount.MS_NODEV, options)
+        tree = mount.open_tree(place, recursive=False)
+        os.chdir("/")
+        self._mount(tree, operation.path)
+
+    def _layers_with(self, path: str) -> list[str]:
+        """Layers whose folder `path` shows in the root, uppermost first; OSError if it is none.
+
+        As overlayfs looks them up (kernel: Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
+        """
+        found = ["generated"]
+        for position in reversed(range(self._layers)):
+            kind = _kind(str(position), path)
+            if kind == "other" and len(found) == 1:
+                raise OSError(errno.ENOTDIR, f"{path} is no folder in the image; name a folder")
+            if kind in ("folder", "opaque"):
+                found.append(str(position))
+            if kind in ("other", "whiteout", "opaque"):
+                break
+        return found
 
     def _generate(self, view: int, operation: p.MakeRoot) -> None:
         """The uppermost read-only layer: mount points and the files every container has."""
@@ -132,21 +199,23 @@ class Builder:
                 file.write(content)
 
     @staticmethod
-    def _copy_directories(view: int, path: str) -> None:
-        """Make `path` in the generated layer; owners and modes as the image has them, for the top layer's win."""
+    def _copy_directories(view: int, path: str, into: str = "generated") -> None:
+        """Make `path` in the layer `into`; owners and modes as the image has them, for the top layer's win."""
         done = ""
         for name in path.strip("/").split("/") if path != "/" else ():
             done += "/" + name
             try:
-                os.mkdir("generated" + done, 0o755)
+                os.mkdir(into + done, 0o755)
             except FileExistsError:
+                if not stat.S_ISDIR(os.lstat(into + done).st_mode):  # of a kept upper layer: the container's link to anywhere
+                    raise OSError(errno.ENOTDIR, f"{done} is no folder any more in the upper layer; remove it there") from None
                 continue
             try:
                 seen = os.stat(done[1:], dir_fd=view, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            os.chown("generated" + done, seen.st_uid, seen.st_gid)
-            os.chmod("generated" + done, stat.S_IMODE(seen.st_mode))
+            os.chown(into + done, seen.st_uid, seen.st_gid)
+            os.chmod(into + done, stat.S_IMODE(seen.st_mode))
 
     def _place(self, target: str, *, directory: bool = True) -> int:
         """An O_PATH fd of `target` below the root; what is missing is made where the place is writable."""
@@ -200,8 +269,10 @@ class Builder:
             tree = mount.new_filesystem("tmpfs", dict(options), attributes=_SAFE)
             self._mount(tree, entry.target)
             self._files(entry)
-        elif entry.type == "squashfs":
-            self._mount(self._image(entry.source), entry.target)
+        elif entry.type in IMAGES:
+            tree = self._image(entry.source)
+            _check_release(tree, [self.root_fd], entry.source, entry.origin)
+            self._mount(tree, entry.target)
         else:
             tree, directory = _bind(entry)
             self._mount(tree, entry.target, directory=directory)
@@ -213,13 +284,34 @@ class Builder:
 
     def _image(self, source: str) -> int:
         if source.startswith("image:"):
-            fd = mount.open_in_root(self.root_fd, source.removeprefix("image:"), os.O_RDONLY | os.O_NONBLOCK)
+            fd = self._nested(source.removeprefix("image:"))
         else:
             fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return squashfs(fd, source)
+            if source in self._verified and identity(fd) != self._verified[source]:
+                raise OSError(errno.ESTALE, f"{source} has changed since its digest was checked; start again")
+            return image(fd, source)
         finally:
             os.close(fd)
+
+    def _nested(self, path: str) -> int:
+        """fd of a file of the root, by the layer that has it: that inode is the same for all containers of the image."""
+        fd = mount.open_in_root(self.root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
+        seen = os.fstat(fd)
+        real = canonical_target(self.root_fd, path)
+        for position in reversed(range(self._layers)):
+            place = os.open(f"{self.staging}/{position}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                below = mount.open_in_root(place, real, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            finally:
+                os.close(place)
+            if _looks_like(os.fstat(below), seen):  # else another layer hides it, or it was written to
+                os.close(fd)
+                return below
+            os.close(below)
+        return fd
 
     def _files(self, entry: Mount) -> None:
         for name, content, mode in entry.files:
@@ -288,14 +380,99 @@ class Builder:
             os.close(place)
 
 
-def squashfs(fd: int, label: str) -> int:
-    """A detached read-only mount of the squashfs behind `fd`; the loop device goes with the mount."""
+def _kind(layer: str, path: str) -> str:
+    """What a layer holds at `path`: "missing", "folder", "opaque" (what is below is hidden), "whiteout", "other"."""
+    found, place = "folder", layer
+    for name in path.strip("/").split("/"):
+        place += "/" + name
+        try:
+            seen = os.lstat(place)
+        except FileNotFoundError:
+            return "whiteout" if found == "opaque" else "missing"
+        if stat.S_ISCHR(seen.st_mode) and seen.st_rdev == 0:
+            return "whiteout"
+        if not stat.S_ISDIR(seen.st_mode):
+            return "other"
+        try:
+            if os.getxattr(place, "trusted.overlay.opaque", follow_symlinks=False) == b"y":
+                found = "opaque"
+        except OSError:  # it has none, or its file system has no such thing
+            continue
+    return found
+
+
+def _check_release(tree: int, below: list[int], path: str, origin: Origin) -> None:
+    """LaunchError if the image `tree` names a base that the uppermost os-release of `below` is not."""
+    try:
+        place = mount.open_in_root(tree, _EXTENSIONS, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        texts = [_text(place, name) for name in sorted(os.listdir(place)) if name.startswith(_EXTENSION)]
+    finally:
+        os.close(place)
+    found = next((text for fd in below for name in _OS_RELEASES if (text := _text(fd, name)) is not None), None)
+    base = None if found is None else release.parse(found)
+    for text in texts:
+        why = release.mismatch(release.parse(text or ""), base, os.uname().machine)
+        if why:
+            raise LaunchError(f"{origin}: {path} {why}; build it for this base, or put it on the base that it is for")
+
+
+def _text(tree: int, path: str) -> str | None:
+    """A small regular file of an image, links followed inside it; None if there is none."""
+    try:
+        fd = mount.open_in_root(tree, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, _MOST_TEXT).decode("utf-8", "replace") if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    finally:
+        os.close(fd)
+
+
+def image(fd: int, label: str) -> int:
+    """A detached read-only mount of the image behind `fd`; OSError that says what is wrong with it."""
+    head = os.pread(fd, images.HEAD_BYTES, 0)
+    try:
+        if images.kind(head) == images.EROFS:
+            return _erofs(fd, label)
+        return _by_loop("squashfs", fd, label)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EIO, errno.EUCLEAN, errno.EOPNOTSUPP):
+            raise
+        name = images.compressor(head)
+        or_else = f", or this kernel can't read {name}" if name else ""
+        raise OSError(error.errno, f"{error.strerror}; the image is damaged{or_else}: build or copy it again") from error
+
+
+def _by_loop(fstype: str, fd: int, label: str) -> int:
+    """Through a loop device, which goes with its last mount.
+
+    All mounts of one device are views of one superblock, so a file's pages are in memory once for all containers.
+    """
     device, path = loop.attach(fd, label)
     try:
         options = {"source": path, "ro": None}
-        return mount.new_filesystem("squashfs", options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
+        return mount.new_filesystem(fstype, options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
     finally:
         os.close(device)
+
+
+def _erofs(fd: int, label: str) -> int:
+    """Of the file itself; by a loop device if the kernel (before 6.12) or where the file lies (overlayfs) asks for one."""
+    options = {"source": f"/proc/self/fd/{fd}", "ro": None}
+    try:
+        return mount.new_filesystem("erofs", options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
+    except OSError as error:
+        if error.errno != errno.ENOTBLK:
+            raise
+    return _by_loop("erofs", fd, label)
+
+
+def _looks_like(one: os.stat_result, other: os.stat_result) -> bool:
+    """The device is overlay's in one of them, and says nothing."""
+    return all(getattr(one, key) == getattr(other, key) for key in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"))
 
 
 def _is_file(entry: Mount) -> bool:
@@ -321,8 +498,6 @@ def explain(operation: p.Operation, error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         missing = [name for name in ("SYS_ADMIN", "MKNOD", "NET_ADMIN") if not caps.has(name)]
         hint = f"; this process lacks CAP_{' CAP_'.join(missing)}: run it as root" if missing else ""
-    elif error.errno in (errno.EINVAL, errno.EIO) and "squashfs" in why:
-        hint = "; the file is no squashfs image that this kernel reads (truncated, or its compressor is missing): build it again"
     elif error.errno == errno.ENODEV:
         hint = "; this kernel lacks that file system"
     elif error.errno == errno.EROFS:

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pyinit.control import places
 from pyinit.errors import LaunchError
 from pyinit.launch import cgroups, network
+from pyinit.launch.plan import UPPER_FOLDERS
 from pyinit.linux import namespaces
 from pyinit.model import Origin
 
+_ENDING_S = 1.0  # between the closing of one fd of a process that ends and of the next
 CONTROL_SOCKET = "control.sock"
 _FILES = (CONTROL_SOCKET, "pid", "journal", "monitor", "lock")  # the locks go last
 
@@ -90,12 +92,43 @@ class Claim:
             os.close(base)
 
 
+    def take_folder(self, path: str, origin: Origin) -> int:
+        """An fd that holds `path`, made with what an upper layer needs, as ours; LaunchError if another container has it.
+
+        Of a file in it, not of the folder: PID 1 has it for as long as it lives.
+        """
+        try:
+            for folder in (path, *(f"{path}/{name}" for name in UPPER_FOLDERS)):
+                if not os.path.isdir(folder):
+                    os.makedirs(folder, 0o755 if folder.endswith("/upper") else 0o700, exist_ok=True)
+            fd = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LaunchError(f"{origin}: container.writable: {path}: {error.strerror}; make it a folder of a writable file system") from error
+        place = os.path.realpath(path)
+        deadline = time.monotonic() + _ENDING_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holders = [one.name for one in places.running() if ("folder", place) in _entries(one.directory)]
+                if holders or time.monotonic() > deadline:
+                    break
+                select.select([], [], [], 0.005)  # nobody runs that has it: a PID 1 is ending, its name's lock is closed already
+                continue
+            self.note("folder", place)
+            return fd
+        os.close(fd)
+        who = f"container {holders[0]}" if holders else "another program"
+        raise LaunchError(f"{origin}: container.writable: {path} is in use by {who}; give this one a folder of its own")
+
+
 def _remove_bridge(name: str) -> None:
     network.remove_unused_bridge(name, places.runtime_dir())
 
 
 _UNDO: dict[str, Callable[[str], None]] = {
     "address": lambda _: None,  # noted for the others to see
+    "folder": lambda _: None,  # as the address; it is kept
     "cgroup": cgroups.remove,
     "link": network.remove_link,
     "bridge": _remove_bridge,

@@ -23,7 +23,7 @@ from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
 from pyinit.init.pid1 import Endpoints, Init
 from pyinit.init.reload import Reader, read_names, write_config
 from pyinit.init.upward import relay
-from pyinit.launch import apply, cgroups, network, plan
+from pyinit.launch import apply, cgroups, digests, network, plan
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.linux import caps, namespaces, process
 from pyinit.model import RTMIN, Config, Origin
@@ -35,6 +35,7 @@ _NEEDED = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID"
 _PATIENCE_MARGIN_S = 3.0
 _MOST_TEXT = 8192
 _REBOOT = 128 + HUP  # PID 1 of a pid namespace can die of HUP in one way only: reboot(2)
+_DIGESTS = ".digests"  # no name of a container starts with a dot
 INSIDE_SOCKET = "/run/pyinit/control.sock"
 
 
@@ -78,28 +79,38 @@ class _Launch:
         self.steps = steps
         self.held = held
         self.import_path = import_path
+        self.folder_fds: list[int] = []
+        self.verified: dict[str, digests.Identity] = {}
         self.groups: list[str] = []
         self.unified = ""
         self.control_fd = -1
         self.pidfd = -1
 
     def run(self) -> int:
+        # 0. The images are those that are meant.
+        for step in self.steps.host:
+            if isinstance(step, plan.VerifyImage):
+                self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
         # 1. An address that is taken is told before anything is made. The network's helper is forked first: it imports pyroute2 while the rest is made.
         networks = [step for step in self.steps.host if isinstance(step, plan.MakeNetwork)]
-        for step in networks:
-            self.held.take_address(step.network.address.partition("/")[0], step.origin)
+        for link in networks:
+            self.held.take_address(link.network.address.partition("/")[0], link.origin)
         helper = _NetworkHelper(networks[0]) if networks else None
         try:
             return self._run(helper)
         finally:
             if helper is not None:
                 helper.close()
+            for fd in self.folder_fds:
+                os.close(fd)
 
     def _run(self, helper: "_NetworkHelper | None") -> int:
         # 2. What stands on the host: journal first, then the thing.
         self.control_fd = server.bind(f"{self.held.directory}/{CONTROL_SOCKET}")
         for step in self.steps.host:
-            if isinstance(step, plan.MakeCgroup):
+            if isinstance(step, plan.TakeFolder):
+                self.folder_fds.append(self.held.take_folder(step.path, step.origin))
+            elif isinstance(step, plan.MakeCgroup):
                 self.groups, self.unified = cgroups.make(step, self.held.note)
         # 3. PID 1.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -238,7 +249,7 @@ class _Child:
         cgroup_fd = self._enter_groups()
         if "net" in launch.box.namespaces and launch.box.network.mode != "host":
             namespaces.loopback_up()
-        apply.Builder(launch.held.directory).run(launch.steps.inside)
+        apply.Builder(launch.held.directory, launch.verified).run(launch.steps.inside)
         self._shut_the_host_out({max(cgroup_fd, 0), *v1_fds.values()})
         return Endpoints(
             channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, v1_fds=v1_fds, listen_fds=(launch.control_fd,),
@@ -259,7 +270,7 @@ class _Child:
     def _shut_the_host_out(self, group_fds: set[int]) -> None:
         """No word, no path and no open file of the host's from here on."""
         launch = self._launch
-        process.close_all_but({0, 1, 2, self._channel.fileno(), launch.held.lock_fd, launch.control_fd, *group_fds})
+        process.close_all_but({0, 1, 2, self._channel.fileno(), launch.held.lock_fd, launch.control_fd, *launch.folder_fds, *group_fds})
         os.environ.clear()
         sys.path[:] = self._launch.import_path
         sys.path_importer_cache.clear()

@@ -14,8 +14,36 @@ from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
                 ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))  # fmt: skip
+UPPER_FOLDERS = ("upper", "work", "works")  # of changes, and overlayfs' own: for the root, and for each writable path
 _SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
 RO, NOSUID, NODEV, NOEXEC = "ro", "nosuid", "nodev", "noexec"
+
+
+class VerifyImage(NamedTuple):
+    """A pinned image is the one that is meant."""
+
+    path: str
+    sha256: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"check that {self.path} has the digest sha256:{self.sha256}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class TakeFolder(NamedTuple):
+    """The folder of the host that the changes go to: made, and locked for this container."""
+
+    path: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"make {self.path} with its upper and work folders, lock it for this container"
+
+    def undo(self) -> str:
+        return "the lock goes with the monitor and PID 1; the folder is kept"
 
 
 class MakeCgroup(NamedTuple):
@@ -82,7 +110,7 @@ class Stage(NamedTuple):
 
 
 class AttachLayer(NamedTuple):
-    """One lower layer: a squashfs through a read-only, autoclear loop device, or a directory."""
+    """One lower layer: a squashfs through a read-only, autoclear loop device that all its containers share, an EROFS, or a directory."""
 
     position: int
     path: str
@@ -92,22 +120,56 @@ class AttachLayer(NamedTuple):
         return f"mount layer {self.position}, {self.path}, read-only"
 
     def undo(self) -> str:
+        return "the mount goes with PID 1, an image's loop device with its last mount"
+
+
+class CheckRelease(NamedTuple):
+    """What a layer's extension-release says of its base, if it has one, holds of the layers below it."""
+
+    position: int
+    path: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"check that layer {self.position}, {self.path}, is for the base below it, if it names one"
+
+    def undo(self) -> str:
         return ""
 
 
 class MakeRoot(NamedTuple):
-    """Overlay of generated layer (uppermost), then the images; with a RAM upper if `writable` is "tmpfs"."""
+    """Overlay of generated layer (uppermost), then the images; changes go to RAM or to a folder, if `whole`."""
 
     layers: int
     directories: tuple[str, ...]
     files: tuple[tuple[str, str], ...]
     writable: str
+    whole: bool  # else it is read-only, and what is writable of it is made by MakeWritable
     size_bytes: int
+    inodes: int
     origin: Origin
 
     def describe(self) -> str:
-        kind = "read-only" if self.writable == "none" else "with a RAM upper layer"
+        sizes = [_size(self.size_bytes)] if self.size_bytes else []
+        sizes += [f"{self.inodes} inodes"] if self.inodes else []
+        ram = "a RAM upper layer" + (f" of {', '.join(sizes)}" if sizes else "")
+        upper = {"none": "", "tmpfs": ram}.get(self.writable, f"the upper layer {self.writable}/upper")
+        kind = f"with {upper}" if self.whole else f"read-only, {upper} for its writable paths" if upper else "read-only"
         return f"mount the root: {self.layers} image layer(s) under a generated one, {kind}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class MakeWritable(NamedTuple):
+    """One of the `writable_paths`: the images' folder under a part of the upper layer."""
+
+    position: int
+    path: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"make {self.path} writable"
 
     def undo(self) -> str:
         return ""
@@ -210,16 +272,17 @@ class LimitCapabilities(NamedTuple):
 
 
 Inside = (
-    Stage | AttachLayer | MakeRoot | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
+    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
     | LimitCapabilities
 )  # fmt: skip
-Operation = MakeCgroup | MakeNetwork | Isolate | Inside
+OnHost = VerifyImage | TakeFolder | MakeCgroup | MakeNetwork | Isolate
+Operation = OnHost | Inside
 
 
 class Plan(NamedTuple):
     """`host`: done by the launcher before PID 1 goes on; `inside`: done by PID 1, in this order."""
 
-    host: tuple[MakeCgroup | MakeNetwork | Isolate, ...]
+    host: tuple[OnHost, ...]
     inside: tuple[Inside, ...]
 
     def operations(self) -> tuple[Operation, ...]:
@@ -230,7 +293,10 @@ def make(config: Config) -> Plan:
     """The plan of a config that has a `[container]`."""
     box = config.container
     assert box is not None
-    host: list[MakeCgroup | MakeNetwork | Isolate] = []
+    host: list[OnHost] = [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
+    host += [VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)) for mount in box.mounts if mount.sha256]
+    if box.writable not in ("none", "tmpfs"):
+        host.append(TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
         host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services))
@@ -240,7 +306,9 @@ def make(config: Config) -> Plan:
     mounts = _with_defaults(config, box)
     inside: list[Inside] = [Stage(box.origin)]
     inside += [AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
+    inside += [CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
     inside.append(_root(box, mounts))
+    inside += [MakeWritable(number, place.path, place.origin) for number, place in enumerate(box.writable_paths)]
     inside += _kernel_mounts(box)
     inside += [MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
     inside.append(HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
@@ -275,10 +343,11 @@ def _first(*origins: Origin) -> Origin:
 def _with_defaults(config: Config, box: Container) -> list[Mount]:
     """The declared mounts, after /run, /tmp and, for log files on a read-only root, the log folder as tmpfs."""
     declared = {mount.target for mount in box.mounts}
+    kept = (*declared, "/run", "/tmp", *(place.path for place in box.writable_paths))
     wanted = [("/run", 0o755), ("/tmp", 0o1777)]
-    covered = any(config.init.log_dir == t or config.init.log_dir.startswith(t + "/") for t in (*declared, "/run", "/tmp"))
+    covered = any(config.init.log_dir == t or config.init.log_dir.startswith(t + "/") for t in kept)
     to_file = any(service.log.to in ("file", "syslog") for service in config.services)
-    if to_file and not covered and box.writable == "none":
+    if to_file and not covered and (box.writable == "none" or box.writable_paths):
         wanted.append((config.init.log_dir, 0o755))
     # Their pages count against memory_max and can't be taken back: full ones would have PID 1 killed in the end.
     size_bytes = box.cgroup.memory_max_bytes // _SHARE_OF_MEMORY
@@ -288,7 +357,7 @@ def _with_defaults(config: Config, box: Container) -> list[Mount]:
 
 
 def _root(box: Container, mounts: list[Mount]) -> MakeRoot:
-    places = ["/proc", "/sys", "/dev", "/etc", *(mount.target for mount in mounts)]
+    places = ["/proc", "/sys", "/dev", "/etc", *(mount.target for mount in mounts), *(place.path for place in box.writable_paths)]
     hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost"]
     own = box.network.address.partition("/")[0] or "127.0.1.1"
     hosts.append(f"{own}\t{box.hostname}")
@@ -296,7 +365,10 @@ def _root(box: Container, mounts: list[Mount]) -> MakeRoot:
     files = [("/etc/hosts", "\n".join(hosts) + "\n"), ("/etc/hostname", box.hostname + "\n")]
     resolv = "".join(f"nameserver {server}\n" for server in box.network.dns)
     files.append(("/etc/resolv.conf", resolv))
-    return MakeRoot(len(box.layers), tuple(places), tuple(files), box.writable, box.writable_size_bytes, box.origin)
+    whole = box.writable != "none" and not box.writable_paths
+    return MakeRoot(
+        len(box.layers), tuple(places), tuple(files), box.writable, whole, box.writable_size_bytes, box.writable_inodes, box.origin
+    )
 
 
 def _kernel_mounts(box: Container) -> list[Inside]:

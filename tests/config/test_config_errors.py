@@ -280,9 +280,11 @@ OF_CONTAINER = {
     'name = "-a"': 'name: expected up to 63 letters, digits, _ . or -, found "-a"',
     'hostname = "a_b"': 'hostname: expected up to 63 letters, digits, . or -, found "a_b"',
     'hostname = ""': 'hostname: expected up to 63 letters, digits, . or -, found ""',
-    'writable = "/srv/kept"': 'writable: a kept folder is not supported yet: expected "none" or "tmpfs"',
-    'writable = "ram"': 'writable: expected "none" or "tmpfs", found "ram"',
-    'writable_size = "1"': f'writable_size: {SIZES} "1"',
+    'writable = "ram"': 'writable: expected "none", "tmpfs" or a folder with a / in its path, found "ram"',
+    'writable = "tmpf"': 'writable: expected "none", "tmpfs" or a folder with a / in its path, found "tmpf"; did you mean tmpfs?',
+    "writable = true": 'writable: expected "none", "tmpfs" or a folder with a / in its path, found true',
+    'writable_size = "1M"': 'writable_size: only writable = "tmpfs" has it; write that, or take it out',
+    'writable_paths = ["/x"]': 'writable_paths: expected writable = "tmpfs" or a folder beside it: where the changes go',
     'namespaces = ["pid", "mount", "net", "user"]': 'namespaces[4]: "user" is not supported yet; take it out',
     'namespaces = ["time", "pid", "mount", "net"]': 'namespaces[1]: "time" is not supported yet; take it out',
     'namespaces = ["pid", "mnt", "mount", "net"]': (
@@ -326,6 +328,39 @@ def test_a_key_of_container(text, message):
     assert problems(f"{BOX}{text}\n{SERVICE}") == [f"services.toml:3: container.{message}"]
 
 
+PATHS = "expected an absolute path below the root, without .. : , and \\, found"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("var", f'{PATHS} "var"'), ("/", f'{PATHS} "/"'), ("/a/../b", f'{PATHS} "/a/../b"'), ("/a:b", f'{PATHS} "/a:b"'),
+        ("/proc/x", "/proc/x does not lie on the root: /proc is mounted by itself; take it out"),
+        ("/var/lib/app", "/var/lib/app and /var/lib lie in one another; take one out"),
+        ("/var", "/var and /var/lib lie in one another; take one out"),
+        ("/tmp", "/tmp does not lie on the root: /tmp is mounted by itself; take it out"),
+    ],
+)  # fmt: skip
+def test_a_writable_path(path, message):
+    text = f'writable = "tmpfs"\nwritable_size = "1"\nwritable_inodes = 2\nwritable_paths = ["/var/lib", "{path}"]\n'
+    assert problems(f"{BOX}{text}{SERVICE}") == [
+        f'services.toml:4: container.writable_size: {SIZES} "1"',
+        "services.toml:5: container.writable_inodes: expected an integer from 16 to 2147483647, found 2",
+        f"services.toml:6: container.writable_paths[2]: {message}",
+    ]
+
+
+def test_a_writable_path_below_a_mount_and_a_folder_that_is_none(folder):
+    (folder / "state").write_text("")
+    mount = '[[container.mounts]]\ntype = "tmpfs"\ntarget = "/data"\n'
+    text = f'writable = "./state"\nwritable_paths = ["/data/x", "/database"]\nwritable_inodes = 99\n{mount}'
+    assert problems(f"{BOX}{text}{SERVICE}") == [
+        f"services.toml:3: container.writable: expected a folder, found something else: {folder}/state",
+        "services.toml:4: container.writable_paths: /data/x is hidden by the mount of /data at services.toml:6; take one out",
+        'services.toml:5: container.writable_inodes: only writable = "tmpfs" has it; write that, or take it out',
+    ]
+
+
 @pytest.mark.parametrize(
     ("layers", "line", "message"),
     [
@@ -366,10 +401,10 @@ def test_a_veth_needs_a_bridge_and_an_address():
 
 
 OF_MOUNT = {
-    'target = "/x"': (3, ': type is missing: expected "squashfs", "tmpfs" or "bind"'),
-    'target = "/x"\ntype = "floppy"': (5, '[1].type: expected "squashfs", "tmpfs" or "bind", found "floppy"'),
-    'target = "/x"\ntype = "nfs"\nsource = "h:/x"': (5, '[1].type: "nfs" is not supported yet: expected "squashfs", "tmpfs" or "bind"'),
-    'target = "/x"\ntype = "9p"': (5, '[1].type: "9p" is not supported yet: expected "squashfs", "tmpfs" or "bind"'),
+    'target = "/x"': (3, ': type is missing: expected "squashfs", "erofs", "tmpfs" or "bind"'),
+    'target = "/x"\ntype = "floppy"': (5, '[1].type: expected "squashfs", "erofs", "tmpfs" or "bind", found "floppy"'),
+    'target = "/x"\ntype = "nfs"\nsource = "h:/x"': (5, '[1].type: "nfs" is not supported yet: expected "squashfs", "erofs", "tmpfs" or "bind"'),
+    'target = "/x"\ntype = "9p"': (5, '[1].type: "9p" is not supported yet: expected "squashfs", "erofs", "tmpfs" or "bind"'),
     'type = "tmpfs"': (3, ": target is missing: expected an absolute path in the container"),
     'type = "tmpfs"\ntarget = "x"': (5, '[1].target: expected an absolute path, found "x"'),
     'type = "tmpfs"\ntarget = "/"': (5, '[1].target: expected a place of its own below the root, without .., found "/"'),
@@ -413,9 +448,37 @@ def test_two_mounts_on_one_place():
     ]
 
 
-def image(head=b"hsqs", used=4096, size=8192):
-    content = head + bytes(36) + struct.pack("<Q", used) + bytes(48)
+def image(head=b"hsqs", used=4096, size=8192, compressor=1, block=1 << 17, log=17, version=(4, 0)):
+    content = head + struct.pack("<IIIIHHHHHHQQ", 0, 0, block, 0, compressor, log, 0, 0, *version, 0, used) + bytes(48)
     return content + bytes(size - len(content)) if size > len(content) else content[:size]
+
+
+def erofs(blocks=2, size=8192):
+    content = bytes(1024) + b"\xe2\xe1\xf5\xe0" + bytes(8) + bytes([12]) + bytes(23) + struct.pack("<I", blocks) + bytes(88)
+    return content.ljust(size, b"\0")[:size]
+
+
+def test_images_that_the_kernel_would_refuse_without_a_word(folder):
+    for name, content in {
+        "old": image(version=(3, 1)), "lzma": image(compressor=2), "none": image(compressor=77), "blocks": image(log=16),
+        "used": image(used=5), "whole": erofs(), "short": erofs(blocks=3), "head": erofs(size=1100), "squashfs": image(),
+    }.items():  # fmt: skip
+        (folder / name).write_bytes(content)
+    layers = ",\n".join(f'"{name}"' for name in ("old", "lzma", "none", "blocks", "used", "whole", "short", "head"))
+    rows = (("erofs", "squashfs"), ("squashfs", "whole"))
+    mounts = "".join(f'[[container.mounts]]\ntype = "{kind}"\nsource = "{name}"\ntarget = "/{kind}"\n' for kind, name in rows)
+    at = f"container.layers: {folder}"
+    assert problems(f"[container]\nlayers = [{layers}]\n{mounts}{SERVICE}") == [
+        f"services.toml:2: {at}/old is a squashfs of version 3.1, and Linux reads 4.0 only; build it again with mksquashfs 4",
+        f"services.toml:3: {at}/lzma is compressed with lzma, which Linux does not read; build it again with zstd, xz, lz4, lzo or gzip",
+        f"services.toml:4: {at}/none is damaged: there is no compressor 77; build or copy it again",
+        f"services.toml:5: {at}/blocks is damaged: its blocks can't be of 131072 bytes and 2^16 bytes; build or copy it again",
+        f"services.toml:6: {at}/used is damaged: 5 bytes are less than its superblock has; build or copy it again",
+        f"services.toml:8: {at}/short is truncated: the superblock says 12288 bytes, the file has 8192; build or copy it again",
+        f"services.toml:9: {at}/head is truncated: the superblock says 1152 bytes, the file has 1100; build or copy it again",
+        f"services.toml:12: container.mounts.source: expected an EROFS image, found a squashfs image: {folder}/squashfs",
+        f"services.toml:16: container.mounts.source: expected a squashfs image, found an EROFS image: {folder}/whole",
+    ]
 
 
 def test_images_that_are_not_whole(folder):
@@ -429,18 +492,36 @@ def test_images_that_are_not_whole(folder):
     assert problems(f"[container]\nlayers = [{layers}]\n{mounts}{SERVICE}") == [
         f"services.toml:4: container.layers: {folder}/short is truncated: the superblock says 8193 bytes, the file has 8192; build or copy it again",
         f"services.toml:5: container.layers: {folder}/head is truncated: the superblock says 96 bytes, the file has 20; build or copy it again",
-        f"services.toml:6: container.layers: expected a squashfs image, found something else: {folder}/other",
-        f"services.toml:7: container.layers: expected a squashfs image, found an empty file: {folder}/empty",
+        f"services.toml:6: container.layers: expected a squashfs or EROFS image, found something else: {folder}/other",
+        f"services.toml:7: container.layers: expected a squashfs or EROFS image, found an empty file: {folder}/empty",
         f"services.toml:8: container.layers: {folder}/gone is not there; build or copy it (`pyinit build` makes images)",
         f"services.toml:13: container.mounts.source: {folder}/gone is not there; build or copy it (`pyinit build` makes images)",
         f"services.toml:17: container.mounts.source: expected a squashfs file, found a folder: {folder}/layer",
     ]
 
 
+def test_digests_that_pin_nothing(folder):
+    (folder / "good").write_bytes(image())
+    (folder / "a@b:c").write_bytes(image())
+    digest = "0" * 64
+    layers = f'"good@sha256:{digest}",\n"good@sha256:12",\n"good@sha512:{digest}",\n"layer@sha256:{digest}",\n"a@b:c"'
+    rows = (("bind", f"layer@sha256:{digest}"), ("squashfs", f"image:/x@sha256:{digest}"))
+    mounts = "".join(f'[[container.mounts]]\ntype = "{kind}"\nsource = "{source}"\ntarget = "/{kind}"\n' for kind, source in rows)
+    wanted = "expected @sha256: and its 64 hexadecimal digits, found"
+    host = "container.mounts[{}].source: a digest pins an image on the host, and this is {}; take @sha256:... out"
+    assert problems(f"[container]\nlayers = [{layers}]\n{mounts}{SERVICE}") == [
+        f'services.toml:3: container.layers[2]: {wanted} "@sha256:12"',
+        f'services.toml:4: container.layers[3]: {wanted} "@sha512:{"0" * 48}..."',
+        f"services.toml:5: container.layers: {folder}/layer is a folder, which has no digest; pin an image, or take @sha256:... out",
+        f"services.toml:9: {host.format(1, 'no image')}",
+        f"services.toml:13: {host.format(2, 'an image inside an image, which is pinned with that one')}",
+    ]
+
+
 def test_a_pipe_in_an_images_place_does_not_hang_the_check(folder):
     os.mkfifo(folder / "pipe")
     assert problems(f'[container]\nlayers = ["pipe"]\n{SERVICE}') == [
-        f"services.toml:2: container.layers: expected a squashfs image, found an empty file: {folder}/pipe"
+        f"services.toml:2: container.layers: expected a squashfs or EROFS image, found an empty file: {folder}/pipe"
     ]
 
 

@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def squashfs(used=96, size=4096):
-    head = b"hsqs" + bytes(36) + struct.pack("<Q", used)
+    head = b"hsqs" + struct.pack("<IIIIHHHHHHQQ", 0, 0, 1 << 17, 0, 1, 17, 0, 0, 4, 0, 0, used)
     return head + bytes(size - len(head))
 
 
@@ -91,6 +91,8 @@ hostname = "web-1.example"
 layers = ["base.squashfs", "layer"]
 writable = "tmpfs"
 writable_size = "64M"
+writable_inodes = 1000
+writable_paths = ["/var/lib/app/", "/srv"]
 namespaces = ["pid", "mount", "uts", "net", "cgroup"]
 orphan = true
 init = "/sbin/init"
@@ -216,6 +218,9 @@ def test_every_key_of_a_container(folder):
         ),
         writable="tmpfs",
         writable_size_bytes=64 << 20,
+        writable_inodes=1000,
+        writable_paths=(m.Place("/var/lib/app", line("writable_paths")), m.Place("/srv", line("writable_paths"))),
+        writable_origin=line("writable ="),
         namespaces=("pid", "mount", "uts", "net", "cgroup"),
         mounts=(
             m.Mount(

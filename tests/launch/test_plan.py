@@ -11,6 +11,7 @@ from pyinit.model import (
     Mount,
     Network,
     Origin,
+    Place,
     ServiceSpec,
 )
 
@@ -57,12 +58,43 @@ def test_the_least_config_step_by_step():
     assert words() == DEFAULT
 
 
+def test_changes_go_to_memory_to_a_folder_or_only_from_some_paths():
+    root = "1 mount the root: 1 image layer(s) under a generated one, "
+    own = "make /srv/state with its upper and work folders, lock it for this container"
+    kept = {"writable": "/srv/state", "writable_origin": at(5)}
+    paths = (Place("/var/lib/app", at(6)), Place("/srv", at(6)))
+    for changes, expected in (
+        ({"writable": "tmpfs"}, [f"{root}with a RAM upper layer"]),
+        ({"writable": "tmpfs", "writable_size_bytes": 1 << 20, "writable_inodes": 99}, [f"{root}with a RAM upper layer of 1M, 99 inodes"]),
+        (kept, [f"5 {own}", f"{root}with the upper layer /srv/state/upper"]),
+        (
+            {**kept, "writable_paths": paths},
+            [f"5 {own}", f"{root}read-only, the upper layer /srv/state/upper for its writable paths", "6 make /var/lib/app writable", "6 make /srv writable"],
+        ),
+    ):  # fmt: skip
+        assert [line for line in words(**changes) if line not in DEFAULT] == expected
+    steps = plan.make(config(**kept)).operations()
+    assert "the lock goes with the monitor and PID 1; the folder is kept" in [step.undo() for step in steps]
+
+
+def test_pinned_images_are_checked_before_anything_is_made():
+    layers = (Layer("/img/base.squashfs", at(3), "0" * 64), Layer("/img/app.squashfs", at(4)))
+    mounts = (Mount("squashfs", "/lib", "/img/lib.squashfs", origin=at(6), source_origin=at(7), sha256="1" * 64),)
+    assert words(layers=layers, mounts=mounts)[:3] == [
+        f"3 check that /img/base.squashfs has the digest sha256:{'0' * 64}",
+        f"7 check that /img/lib.squashfs has the digest sha256:{'1' * 64}",
+        "1 make cgroup pyinit-web",
+    ]
+    assert "4 check that layer 1, /img/app.squashfs, is for the base below it, if it names one" in words(layers=layers)
+
+
 def test_what_stays_on_the_host_says_how_it_is_undone():
     steps = plan.make(config(network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)))).operations()
     assert [step.undo() for step in steps if step.undo()] == [
         "kill what is in the group, remove it",
         "kill PID 1: all else in its pid namespace goes with it",
         "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it",
+        "the mount goes with PID 1, an image's loop device with its last mount",
     ]
 
 

@@ -40,6 +40,11 @@ def squash(folder: pathlib.Path, image: pathlib.Path) -> pathlib.Path:
     return image
 
 
+def erofs(folder: pathlib.Path, image: pathlib.Path, *options: str) -> pathlib.Path:
+    subprocess.run(["mkfs.erofs", *options, image, folder], check=True, capture_output=True)
+    return image
+
+
 @pytest.fixture(scope="session")
 def busybox(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("image")

@@ -255,7 +255,7 @@ def test_an_address_that_is_taken_is_refused(bench, busybox):
     [
         ("missing", "is not there; build or copy it (`pyinit build` makes images)"),
         ("truncated", "is truncated: the superblock says"),
-        ("garbage", "expected a squashfs image, found something else"),
+        ("garbage", "expected a squashfs or EROFS image, found something else"),
         ("inside", "squashfs"),  # the superblock is whole, what it points to is not
     ],
 )
