@@ -18,6 +18,7 @@ from pyinit.model import Mount
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
+_OF_THE_HOST = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.ENOSYS, errno.ENOSPC, errno.EUSERS, errno.ENOENT, errno.EOPNOTSUPP)
 _SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 
 
@@ -314,17 +315,33 @@ def _bind(entry: Mount) -> tuple[int, bool]:
     return tree, directory
 
 
+def _subjects(operation: p.Operation) -> tuple[str, ...]:
+    """What of the host an operation needs, by the doctor's names."""
+    match operation:
+        case p.Isolate():
+            return tuple(f"namespace {name}" for name in operation.namespaces)
+        case p.AttachLayer():
+            return () if os.path.isdir(operation.path) else ("filesystem squashfs", "loop")
+        case p.MountDeclared():
+            kind = operation.mount.type
+            return ("filesystem squashfs", "loop") if kind == "squashfs" else (f"filesystem {kind}",) if kind == "tmpfs" else ()
+        case p.MakeRoot():
+            return ("filesystem overlay", "filesystem tmpfs")
+        case _:
+            return ("capabilities",)
+
+
 def explain(operation: p.Operation, error: OSError) -> str:
     """`file:line: what: why; what to do` of a step that the kernel refused."""
     why = error.strerror or str(error)
     hint = ""
-    if error.errno in (errno.EPERM, errno.EACCES):
-        missing = [name for name in ("SYS_ADMIN", "MKNOD", "NET_ADMIN") if not caps.has(name)]
-        hint = f"; this process lacks CAP_{' CAP_'.join(missing)}: run it as root" if missing else ""
-    elif error.errno in (errno.EINVAL, errno.EIO) and "squashfs" in why:
+    if error.errno in (errno.EINVAL, errno.EIO) and "squashfs" in why:
         hint = "; the file is no squashfs image that this kernel reads (truncated, or its compressor is missing): build it again"
-    elif error.errno == errno.ENODEV:
-        hint = "; this kernel lacks that file system"
+    elif error.errno in _OF_THE_HOST:
+        from pyinit.launch import doctor  # on the way out only
+
+        found = doctor.diagnosis(_subjects(operation))
+        hint = f"; {found}" if found else ""
     elif error.errno == errno.EROFS:
         hint = "; the place is missing in the image and cannot be made there: make it in the image, or put a tmpfs above"
     return f"{operation.origin}: {operation.describe()}: {why}{hint}"

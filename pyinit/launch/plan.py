@@ -14,6 +14,7 @@ from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
                 ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))  # fmt: skip
+NEEDED_CAPABILITIES = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
 _SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
 RO, NOSUID, NODEV, NOEXEC = "ro", "nosuid", "nodev", "noexec"
 
