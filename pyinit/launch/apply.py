@@ -10,23 +10,20 @@ import os
 import stat
 from typing import assert_never
 
-from pyinit.config import images
 from pyinit.errors import LaunchError
+from pyinit.launch import imaging
 from pyinit.launch import plan as p
-from pyinit.launch import release
 from pyinit.launch.digests import Identity, identity
+from pyinit.launch.explain import explain
 from pyinit.launch.resolve import canonical_target
-from pyinit.linux import caps, loop, mount, namespaces
-from pyinit.model import IMAGES, Mount, Origin
+from pyinit.linux import caps, mount, namespaces
+from pyinit.model import IMAGES, Mount
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
 _UPPER = "changes"
 # What would tie a kept upper layer to the very images that it was made over (overlayfs.rst, "Changes to underlying filesystems").
 _FREE = ",index=off,metacopy=off,redirect_dir=nofollow,xino=off"
-_EXTENSIONS, _EXTENSION = "/usr/lib/extension-release.d", "extension-release."
-_OS_RELEASES = ("/etc/os-release", "/usr/lib/os-release")
-_MOST_TEXT = 1 << 16
 _SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 
 
@@ -99,7 +96,7 @@ class Builder:
     def _release(self, operation: p.CheckRelease) -> None:
         layers = [os.open(f"{self.staging}/{n}", os.O_PATH | os.O_CLOEXEC) for n in range(operation.position + 1)]
         try:
-            _check_release(layers[-1], layers[-2::-1], operation.path, operation.origin)
+            imaging.check_release(layers[-1], layers[-2::-1], operation.path, operation.origin)
         finally:
             for fd in layers:
                 os.close(fd)
@@ -271,7 +268,7 @@ class Builder:
             self._files(entry)
         elif entry.type in IMAGES:
             tree = self._image(entry.source)
-            _check_release(tree, [self.root_fd], entry.source, entry.origin)
+            imaging.check_release(tree, [self.root_fd], entry.source, entry.origin)
             self._mount(tree, entry.target)
         else:
             tree, directory = _bind(entry)
@@ -290,7 +287,7 @@ class Builder:
         try:
             if source in self._verified and identity(fd) != self._verified[source]:
                 raise OSError(errno.ESTALE, f"{source} has changed since its digest was checked; start again")
-            return image(fd, source)
+            return imaging.image(fd, source)
         finally:
             os.close(fd)
 
@@ -401,75 +398,6 @@ def _kind(layer: str, path: str) -> str:
     return found
 
 
-def _check_release(tree: int, below: list[int], path: str, origin: Origin) -> None:
-    """LaunchError if the image `tree` names a base that the uppermost os-release of `below` is not."""
-    try:
-        place = mount.open_in_root(tree, _EXTENSIONS, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        texts = [_text(place, name) for name in sorted(os.listdir(place)) if name.startswith(_EXTENSION)]
-    finally:
-        os.close(place)
-    found = next((text for fd in below for name in _OS_RELEASES if (text := _text(fd, name)) is not None), None)
-    base = None if found is None else release.parse(found)
-    for text in texts:
-        why = release.mismatch(release.parse(text or ""), base, os.uname().machine)
-        if why:
-            raise LaunchError(f"{origin}: {path} {why}; build it for this base, or put it on the base that it is for")
-
-
-def _text(tree: int, path: str) -> str | None:
-    """A small regular file of an image, links followed inside it; None if there is none."""
-    try:
-        fd = mount.open_in_root(tree, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, _MOST_TEXT).decode("utf-8", "replace") if stat.S_ISREG(os.fstat(fd).st_mode) else None
-    finally:
-        os.close(fd)
-
-
-def image(fd: int, label: str) -> int:
-    """A detached read-only mount of the image behind `fd`; OSError that says what is wrong with it."""
-    head = os.pread(fd, images.HEAD_BYTES, 0)
-    try:
-        if images.kind(head) == images.EROFS:
-            return _erofs(fd, label)
-        return _by_loop("squashfs", fd, label)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EIO, errno.EUCLEAN, errno.EOPNOTSUPP):
-            raise
-        name = images.compressor(head)
-        or_else = f", or this kernel can't read {name}" if name else ""
-        raise OSError(error.errno, f"{error.strerror}; the image is damaged{or_else}: build or copy it again") from error
-
-
-def _by_loop(fstype: str, fd: int, label: str) -> int:
-    """Through a loop device, which goes with its last mount.
-
-    All mounts of one device are views of one superblock, so a file's pages are in memory once for all containers.
-    """
-    device, path = loop.attach(fd, label)
-    try:
-        options = {"source": path, "ro": None}
-        return mount.new_filesystem(fstype, options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
-    finally:
-        os.close(device)
-
-
-def _erofs(fd: int, label: str) -> int:
-    """Of the file itself; by a loop device if the kernel (before 6.12) or where the file lies (overlayfs) asks for one."""
-    options = {"source": f"/proc/self/fd/{fd}", "ro": None}
-    try:
-        return mount.new_filesystem("erofs", options, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE, label=label)
-    except OSError as error:
-        if error.errno != errno.ENOTBLK:
-            raise
-    return _by_loop("erofs", fd, label)
-
-
 def _looks_like(one: os.stat_result, other: os.stat_result) -> bool:
     """The device is overlay's in one of them, and says nothing."""
     return all(getattr(one, key) == getattr(other, key) for key in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"))
@@ -489,19 +417,3 @@ def _bind(entry: Mount) -> tuple[int, bool]:
     attributes = _SAFE | (mount.MOUNT_ATTR_RDONLY if entry.read_only else 0)
     mount.mount_setattr(tree, attributes=attributes)
     return tree, directory
-
-
-def explain(operation: p.Operation, error: OSError) -> str:
-    """`file:line: what: why; what to do` of a step that the kernel refused."""
-    why = error.strerror or str(error)
-    hint = ""
-    if error.errno in (errno.EPERM, errno.EACCES):
-        missing = [name for name in ("SYS_ADMIN", "MKNOD", "NET_ADMIN") if not caps.has(name)]
-        hint = f"; this process lacks CAP_{' CAP_'.join(missing)}: run it as root" if missing else ""
-    elif error.errno == errno.ENODEV:
-        hint = "; this kernel lacks that file system"
-    elif error.errno == errno.EROFS:
-        hint = "; the place is missing in the image and cannot be made there: make it in the image, or put a tmpfs above"
-    return f"{operation.origin}: {operation.describe()}: {why}{hint}"
-
-

@@ -25,13 +25,13 @@ from pyinit.init.reload import Reader, read_names, write_config
 from pyinit.init.upward import relay
 from pyinit.launch import apply, cgroups, digests, network, plan
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
+from pyinit.launch.explain import explain
 from pyinit.linux import caps, namespaces, process
 from pyinit.model import RTMIN, Config, Origin
 
 HUP, _KILL = 1, 9
 # Stops, and what services may want to be told; not the faults, nor what job control and a broken pipe are for.
 FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(RTMIN + n for n in range(16)))
-_NEEDED = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
 _PATIENCE_MARGIN_S = 3.0
 _MOST_TEXT = 8192
 _REBOOT = 128 + HUP  # PID 1 of a pid namespace can die of HUP in one way only: reboot(2)
@@ -63,7 +63,7 @@ def launch(config: Config, import_path: list[str], report: Callable[[str], None]
 
 
 def _check_privileges(origin: Origin, *, veth: bool) -> None:
-    needed = (*_NEEDED, "NET_ADMIN") if veth else _NEEDED
+    needed = (*plan.NEEDED_CAPABILITIES, "NET_ADMIN") if veth else plan.NEEDED_CAPABILITIES
     missing = [name for name in needed if not caps.has(name)]
     if missing:
         raise LaunchError(
@@ -120,7 +120,11 @@ class _Launch:
                 flags |= namespaces.CLONE_FLAGS[name]
         if self.box.network.mode == "host":
             flags &= ~namespaces.CLONE_FLAGS["net"]
-        pid, self.pidfd = process.clone(flags)
+        try:
+            pid, self.pidfd = process.clone(flags)
+        except OSError as error:
+            isolate = next(step for step in self.steps.host if isinstance(step, plan.Isolate))
+            raise LaunchError(explain(isolate, error)) from error
         if pid == 0:
             ours.close()
             os._exit(_Child(self, theirs).run())

@@ -46,9 +46,9 @@ def open_tree(path: str, *, recursive: bool = True, dir_fd: int = AT_FDCWD) -> i
     return syscall("open_tree", _OPEN_TREE, dir_fd, os.fsencode(path), flags, path=path)
 
 
-def mount_setattr(fd: int, *, attributes: int, recursive: bool = True) -> None:
-    """Set MOUNT_ATTR_* on the mount behind `fd`."""
-    attr = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+def mount_setattr(fd: int, *, attributes: int, recursive: bool = True, userns_fd: int = 0) -> None:
+    """Set MOUNT_ATTR_* on the mount behind `fd`; `userns_fd` belongs to MOUNT_ATTR_IDMAP."""
+    attr = (ctypes.c_uint64 * 4)(attributes, 0, 0, userns_fd)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     syscall("mount_setattr", _MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
 
@@ -66,6 +66,11 @@ def new_filesystem(fstype: str, options: dict[str, str | None], *, attributes: i
         return syscall("fsmount", _FSMOUNT, context, 1, attributes, path=fstype)
     finally:
         os.close(context)
+
+
+def probe_filesystem(fstype: str) -> None:
+    """fsopen(2), which loads the module if there is one; OSError ENODEV if this kernel has no such file system."""
+    os.close(syscall("fsopen", _FSOPEN, os.fsencode(fstype), 1, path=fstype))
 
 
 def move_mount(fd: int, target_fd: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import erofs, make_busybox, squash, wait_until
 from test_container import config, said
 
-from pyinit.launch import apply
+from pyinit.launch import imaging
 from pyinit.linux import loop, mount, namespaces
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -155,7 +155,7 @@ def child(action) -> int:
 def word_of(image: pathlib.Path) -> bytes:
     """Mount it as a container does, read its word, let go."""
     with image.open("rb", buffering=0) as file:
-        tree = apply.image(file.fileno(), str(image))
+        tree = imaging.image(file.fileno(), str(image))
     try:
         fd = os.open("word", os.O_RDONLY, dir_fd=tree)
         try:

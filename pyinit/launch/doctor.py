@@ -1,0 +1,295 @@
+"""What this host can do, what a config needs of it, and for each lack the reason and what mends it.
+
+Owns the probes. Must not know how a container is made (plan.py, apply.py), which asks for `diagnosis`. Laws: a probe
+tries the thing itself where that leaves no trace, in a child and in namespaces of its own; it changes nothing on the
+host; what can't be found out is said to be unknown, and is no lack.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pyinit.core.limits import controllers
+from pyinit.launch.explain import of_image
+from pyinit.launch.plan import NEEDED_CAPABILITIES
+from pyinit.linux import caps, cgroup, mount, namespaces, process
+from pyinit.model import IMAGES, Config, Origin
+
+OLDEST_KERNEL = (5, 14)
+_SYSCTLS = (  # what keeps ordinary users from user namespaces: (file, the value that does, what it is)
+    ("/proc/sys/user/max_user_namespaces", "0", "no user namespaces are allowed at all"),
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "only root may make user namespaces"),
+    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor takes the capabilities in user namespaces away"),
+)
+_FILESYSTEMS = ("squashfs", "erofs", "overlay", "tmpfs", "fuse")
+_LOOP_CTL_GET_FREE = 0x4C82
+_PR_GET_SECCOMP = 21
+_MOUNT_ATTR_IDMAP = 0x00100000
+_V1_NAMES = {"io": "blkio"}
+_RTM_NEWLINK, _IFINFOMSG, _IFLA_LINKINFO, _IFLA_INFO_KIND = 16, 16, 18, 1
+_NEW = 0x1 | 0x4 | 0x200 | 0x400  # NLM_F_REQUEST, ACK, EXCL, CREATE
+_KILL = 9
+_LATE = 99  # an exit code for what did not end as errno can tell
+
+
+class Finding(NamedTuple):
+    """`state` is "ok", "lack" or "unknown"; `found` is what there is, `reason` and `fix` belong to a lack."""
+
+    subject: str
+    state: str
+    found: str = ""
+    reason: str = ""
+    fix: str = ""
+
+    def text(self) -> str:
+        """Without the subject."""
+        return "; ".join(word for word in (self.found, self.reason, self.fix) if word)
+
+
+class Need(NamedTuple):
+    """What a line of a config needs of the host."""
+
+    subject: str
+    origin: Origin
+    what: str
+
+
+def examine(subjects: tuple[str, ...] = ()) -> list[Finding]:
+    """All there is to find out, or what is known of `subjects`."""
+    wanted = subjects or SUBJECTS
+    return [_PROBES[subject.partition(" ")[0]](subject) for subject in wanted if subject.partition(" ")[0] in _PROBES]
+
+
+def needs(config: Config) -> list[Need]:
+    """Of a checked config; each subject is one of SUBJECTS."""
+    found: list[Need] = []
+    box = config.container
+    if box is not None:
+        found += [Need("kernel", box.origin, "a container"), Need("capabilities", box.origin, "a container")]
+        found += [Need(f"namespace {name}", box.origin, f"the namespace {name}") for name in box.namespaces]
+        found.append(Need("filesystem overlay", box.origin, "the root"))
+        for layer in box.layers:
+            found += [Need(subject, layer.origin, layer.path) for subject in of_image(layer.path)]
+        for entry in box.mounts:
+            subjects = of_image(entry.source) if entry.type in IMAGES else ("filesystem tmpfs",) if entry.type == "tmpfs" else ()
+            found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in subjects]
+        found += [Need(f"cgroup {name}", box.cgroup.origin, "[container.cgroup]") for name in sorted(controllers(box.cgroup))]
+        if box.network.mode == "veth":
+            found += [Need("network", box.network.origin, "a veth"), Need("capability NET_ADMIN", box.network.origin, "a veth")]
+    for spec in config.services:
+        found += [Need(f"cgroup {name}", spec.cgroup.origin, f"the limits of {spec.name}") for name in sorted(controllers(spec.cgroup))]
+        if spec.process.oom_score_adj is not None and spec.process.oom_score_adj < 0:
+            at = dict(spec.process.origins).get("oom_score_adj", spec.origin)
+            found.append(Need("capability SYS_RESOURCE", at, f"oom_score_adj of {spec.name}"))
+    return list(dict.fromkeys(found))
+
+
+def diagnosis(subjects: tuple[str, ...]) -> str:
+    """Why an operation that needs these has failed, as `doctor` says it; "" if nothing of them lacks."""
+    lacks = [finding for finding in examine(subjects) if finding.state == "lack"]
+    return "; ".join(f"{finding.subject}: {finding.text()}" for finding in lacks)
+
+
+# Probes: each takes its subject, which may have a second word
+
+
+def _kernel(subject: str) -> Finding:
+    release = os.uname().release
+    numbers = tuple(int(word) for word in release.split("-")[0].split(".")[:2] if word.isdigit())
+    if len(numbers) == 2 and numbers < OLDEST_KERNEL:
+        wanted = ".".join(map(str, OLDEST_KERNEL))
+        return Finding(subject, "lack", release, f"the mount API of {wanted} is used", f"run a kernel of {wanted} or newer")
+    return Finding(subject, "ok", release)
+
+
+def _capabilities(subject: str) -> Finding:
+    missing = [name for name in NEEDED_CAPABILITIES if not caps.has(name)]
+    if missing:
+        return Finding(subject, "lack", "", f"CAP_{' CAP_'.join(missing)} missing", "run pyinit as root")
+    return Finding(subject, "ok", "those that a container takes")
+
+
+def _capability(subject: str) -> Finding:
+    name = subject.partition(" ")[2]
+    if caps.has(name):
+        return Finding(subject, "ok")
+    if os.geteuid() != 0:
+        return Finding(subject, "lack", "", "this process lacks it", "run pyinit as root")
+    return Finding(subject, "lack", "", "root lacks it here: it was taken away by what started us", f"give it CAP_{name} (docker: --cap-add {name})")
+
+
+def _namespace(subject: str) -> Finding:
+    name = subject.partition(" ")[2]
+    number = _try(lambda: namespaces.unshare(namespaces.CLONE_FLAGS[name]))
+    if not number:
+        return Finding(subject, "ok")
+    if number == errno.EINVAL:
+        return Finding(subject, "lack", "", "this kernel was built without it", "run one that has it, or take it out of namespaces")
+    if number in (errno.ENOSPC, errno.EUSERS):
+        return Finding(subject, "lack", "", f"user.max_{'mnt' if name == 'mount' else name}_namespaces is reached", "raise it by sysctl")
+    fix = "run pyinit as root" if os.geteuid() else "a seccomp filter or a security module forbids it: loosen what started us"
+    return Finding(subject, "lack", "", os.strerror(number), fix)
+
+
+def _filesystem(subject: str) -> Finding:
+    """fsopen(2) also loads the module."""
+    name = subject.partition(" ")[2]
+    number = _try(lambda: mount.probe_filesystem(name))
+    if not number:
+        return Finding(subject, "ok")
+    if number == errno.ENODEV:
+        return Finding(subject, "lack", "", "this kernel has it neither built in nor as a module", f"load or install the module {name}")
+    if number == errno.EPERM and f"\t{name}\n" in _read("/proc/filesystems"):
+        return Finding(subject, "unknown", "the kernel has it; only root can try")
+    fix = "run pyinit as root" if os.geteuid() else "a seccomp filter or a security module forbids it: loosen what started us"
+    return Finding(subject, "lack", "", os.strerror(number), fix)
+
+
+def _loop(subject: str) -> Finding:
+    def get_free() -> None:
+        import fcntl  # in the child
+
+        fd = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(fd, _LOOP_CTL_GET_FREE)
+
+    number = _try(get_free)
+    if not number:
+        return Finding(subject, "ok")
+    if number == errno.ENOENT:
+        return Finding(subject, "lack", "", "/dev/loop-control is not there", "load the module loop, or pass the device into this container")
+    return Finding(subject, "lack", "", f"/dev/loop-control: {os.strerror(number)}", "allow the devices c 10:237 and b 7:* here, as root")
+
+
+def _fuse(subject: str) -> Finding:
+    if not os.path.exists("/dev/fuse"):
+        return Finding(subject, "lack", "", "/dev/fuse is not there", "load the module fuse, or pass the device into this container")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return Finding(subject, "lack", "", "/dev/fuse can't be opened", "set its mode to 0666")
+    return Finding(subject, "ok")
+
+
+def _idmap(subject: str) -> Finding:
+    number = _try(_map_ids)
+    if not number:
+        return Finding(subject, "ok", "on tmpfs; other file systems each decide")
+    if number == errno.EPERM and os.geteuid():
+        return Finding(subject, "unknown", "only root can try")
+    return Finding(subject, "lack", "", os.strerror(number), "run a kernel of 6.3 or newer")
+
+
+def _map_ids() -> None:
+    """Map the ids of a tmpfs, in a mount namespace of our own."""
+    namespaces.unshare(namespaces.CLONE_FLAGS["mount"])
+    never, _ = os.pipe2(os.O_CLOEXEC)
+    pid, _ = process.clone(namespaces.CLONE_FLAGS["user"])
+    if pid == 0:
+        os.read(never, 1)
+    try:
+        for name in ("uid_map", "gid_map"):
+            with open(f"/proc/{pid}/{name}", "w") as file:
+                file.write("0 100000 65536")
+        user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        tree = mount.new_filesystem("tmpfs", {"size": "4k"})
+        mount.mount_setattr(tree, attributes=_MOUNT_ATTR_IDMAP, recursive=False, userns_fd=user)
+    finally:
+        os.kill(pid, _KILL)
+        os.waitpid(pid, 0)
+
+
+def _seccomp(subject: str) -> Finding:
+    number = _try(lambda: process.prctl(_PR_GET_SECCOMP, 0))
+    if number:
+        return Finding(subject, "lack", "", "this kernel was built without it", "run one with CONFIG_SECCOMP_FILTER")
+    return Finding(subject, "ok", _read("/proc/sys/kernel/seccomp/actions_avail").strip())
+
+
+def _userns(subject: str) -> Finding:
+    """For ordinary users; root's is "namespace user"."""
+    for path, value, reason in _SYSCTLS:
+        if _read(path).strip() == value:
+            name = path.removeprefix("/proc/sys/").replace("/", ".")
+            return Finding(subject, "lack", f"{name} = {value}", reason, f"sysctl -w {name}={1 if value == '0' else 0}")
+    return Finding(subject, "ok")
+
+
+def _cgroup(subject: str) -> Finding:
+    name = subject.partition(" ")[2]
+    for found in cgroup.hierarchies():
+        v1 = _V1_NAMES.get(name, name) in found.controllers
+        if not v1 and (found.version != 2 or name not in _read(f"{found.directory}/cgroup.controllers").split()):
+            continue
+        where = f"v{found.version} in {found.directory}"
+        if os.statvfs(found.directory).f_flag & os.ST_RDONLY:
+            return Finding(subject, "lack", where, "it is mounted read-only here", "mount it writable (docker: --cgroupns=host with a bind, or --privileged)")
+        if not os.access(found.directory, os.W_OK):
+            return Finding(subject, "lack", where, "it belongs to someone else", "run pyinit as root, or have the group delegated")
+        return Finding(subject, "ok", where)
+    return Finding(subject, "lack", "", "no mounted hierarchy hands it to us", f"enable the controller {name} for this group (cgroup.subtree_control), or mount it")
+
+
+def _network(subject: str) -> Finding:
+    import importlib.util
+
+    if importlib.util.find_spec("pyroute2") is None:
+        return Finding(subject, "lack", "", "the Python package pyroute2 is missing", "install it (Debian: python3-pyroute2)")
+    for kind in ("veth", "bridge"):
+        number = _try(lambda kind=kind: _make_link(kind))  # type: ignore[misc]
+        if number == errno.EOPNOTSUPP:
+            return Finding(subject, "lack", "", f"this kernel has no {kind}, neither built in nor as a module", f"load or install the module {kind}")
+        if number:
+            return Finding(subject, "unknown" if os.geteuid() else "lack", f"{kind}: {os.strerror(number)}", "", "" if os.geteuid() else "run pyinit with CAP_NET_ADMIN")
+    return Finding(subject, "ok", "veth and bridge")
+
+
+def _make_link(kind: str) -> None:
+    """rtnetlink(7): RTM_NEWLINK with IFLA_LINKINFO { IFLA_INFO_KIND }, in a network namespace that goes with us."""
+    import socket  # in the child
+    import struct
+
+    namespaces.unshare(namespaces.CLONE_FLAGS["net"])
+    name = kind.encode() + b"\0"
+    name += bytes(-(4 + len(name)) % 4)
+    info = struct.pack("=HH", 4 + len(kind) + 1, _IFLA_INFO_KIND) + name
+    body = bytes(_IFINFOMSG) + struct.pack("=HH", 4 + len(info), _IFLA_LINKINFO) + info
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
+        sock.send(struct.pack("=IHHII", 16 + len(body), _RTM_NEWLINK, _NEW, 1, 0) + body)
+        number = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def _try(action: Callable[[], object]) -> int:
+    """0, or the errno of `action`, which is done in a child."""
+    pid, pidfd = process.clone(0)
+    if pid == 0:
+        code = _LATE
+        try:
+            action()
+            code = 0
+        except OSError as error:
+            code = min(error.errno or _LATE, 255)
+        finally:
+            os._exit(code)
+    os.close(pidfd)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+_PROBES: dict[str, Callable[[str], Finding]] = {
+    "kernel": _kernel, "capabilities": _capabilities, "capability": _capability, "namespace": _namespace,
+    "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "userns": _userns,
+    "cgroup": _cgroup, "network": _network,
+}  # fmt: skip
+SUBJECTS = (
+    "kernel", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",
+    *(f"namespace {name}" for name in namespaces.CLONE_FLAGS), "userns", *(f"filesystem {name}" for name in _FILESYSTEMS),
+    "loop", "fuse", "idmap", "seccomp", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids")), "network",
+)  # fmt: skip

@@ -1,0 +1,54 @@
+"""Why a step of the launch failed, in one line.
+
+Owns the words. Must not know how steps are carried out. Law: it only looks, for it is called on the way out.
+"""
+
+import errno
+
+from pyinit.config import images
+from pyinit.launch import plan as p
+from pyinit.model import IMAGES
+
+_OF_THE_HOST = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.ENOSYS, errno.ENOSPC, errno.EUSERS, errno.ENOENT, errno.EOPNOTSUPP)
+
+
+def _subjects(operation: p.Operation) -> tuple[str, ...]:
+    """What of the host an operation needs, by the doctor's names."""
+    match operation:
+        case p.Isolate():
+            return tuple(f"namespace {name}" for name in operation.namespaces)
+        case p.AttachLayer():
+            return of_image(operation.path)
+        case p.MountDeclared():
+            kind = operation.mount.type
+            return of_image(operation.mount.source) if kind in IMAGES else ("filesystem tmpfs",) if kind == "tmpfs" else ()
+        case p.MakeRoot():
+            return ("filesystem overlay", "filesystem tmpfs")
+        case _:
+            return ("capabilities",)
+
+
+def of_image(path: str) -> tuple[str, ...]:
+    """Nothing of a folder; of a nested image, which can't be seen from here, what a squashfs needs."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            erofs = images.kind(file.read(images.HEAD_BYTES)) == images.EROFS
+    except IsADirectoryError:
+        return ()
+    except OSError:
+        erofs = False
+    return ("filesystem erofs",) if erofs else ("filesystem squashfs", "loop")
+
+
+def explain(operation: p.Operation, error: OSError) -> str:
+    """`file:line: what: why; what to do` of a step that the kernel refused."""
+    why = error.strerror or str(error)
+    hint = ""
+    if error.errno in _OF_THE_HOST:
+        from pyinit.launch import doctor  # on the way out only
+
+        found = doctor.diagnosis(_subjects(operation))
+        hint = f"; {found}" if found else ""
+    elif error.errno == errno.EROFS:
+        hint = "; the place is missing in the image and cannot be made there: make it in the image, or put a tmpfs above"
+    return f"{operation.origin}: {operation.describe()}: {why}{hint}"

@@ -1,0 +1,98 @@
+"""What a config needs of a host, and how a lack is said."""
+
+import errno
+import os
+
+import pytest
+
+from pyinit.launch import doctor, plan
+from pyinit.launch.doctor import Finding, Need
+from pyinit.launch.explain import explain
+from pyinit.model import (
+    CgroupLimits,
+    Config,
+    Container,
+    InitSpec,
+    Layer,
+    Mount,
+    Network,
+    Origin,
+    ProcessSpec,
+    ServiceSpec,
+)
+
+
+def at(line: int) -> Origin:
+    return Origin("x.toml", line)
+
+
+def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
+    box = Container(
+        "web", "web", (Layer("/no/base.squashfs", at(2)), Layer(str(tmp_path), at(3))), namespaces=("pid", "time"),
+        mounts=(Mount("squashfs", "/app", "/no/app.squashfs", origin=at(4)), Mount("bind", "/x", "/x", origin=at(5))),
+        cgroup=CgroupLimits(memory_max_bytes=1 << 20, origin=at(6)), network=Network("veth", origin=at(7)), origin=at(1),
+    )  # fmt: skip
+    service = ServiceSpec(
+        "app", ("x",), origin=at(8), cgroup=CgroupLimits(pids_max=9, origin=at(9)),
+        process=ProcessSpec(oom_score_adj=-5, origins=(("oom_score_adj", at(10)),)),
+    )  # fmt: skip
+    assert doctor.needs(Config("/x.toml", InitSpec(), (service,), box)) == [
+        Need("kernel", at(1), "a container"), Need("capabilities", at(1), "a container"),
+        Need("namespace pid", at(1), "the namespace pid"), Need("namespace time", at(1), "the namespace time"),
+        Need("filesystem overlay", at(1), "the root"),
+        Need("filesystem squashfs", at(2), "/no/base.squashfs"), Need("loop", at(2), "/no/base.squashfs"),
+        Need("filesystem squashfs", at(4), "the mount on /app"), Need("loop", at(4), "the mount on /app"),
+        Need("cgroup memory", at(6), "[container.cgroup]"),
+        Need("network", at(7), "a veth"), Need("capability NET_ADMIN", at(7), "a veth"),
+        Need("cgroup pids", at(9), "the limits of app"), Need("capability SYS_RESOURCE", at(10), "oom_score_adj of app"),
+    ]  # fmt: skip
+
+
+def test_every_need_is_a_subject_that_is_known():
+    assert {subject.partition(" ")[0] for subject in doctor.SUBJECTS} == set(doctor._PROBES)
+    assert [finding.subject for finding in doctor.examine()] == list(doctor.SUBJECTS)
+
+
+def refuse(number: int):
+    def action(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("subject", "module", "name", "number", "text"),
+    [
+        ("namespace time", "namespaces", "unshare", errno.EINVAL, "this kernel was built without it; run one that has it, or take it out of namespaces"),
+        ("namespace mount", "namespaces", "unshare", errno.ENOSPC, "user.max_mnt_namespaces is reached; raise it by sysctl"),
+        ("filesystem squashfs", "mount", "probe_filesystem", errno.ENODEV, "this kernel has it neither built in nor as a module; load or install the module squashfs"),
+        ("seccomp", "process", "prctl", errno.EINVAL, "this kernel was built without it; run one with CONFIG_SECCOMP_FILTER"),
+    ],
+)
+def test_a_lack_says_why_and_what_mends_it(monkeypatch, subject, module, name, number, text):
+    monkeypatch.setattr(getattr(doctor, module), name, refuse(number))
+    [found] = doctor.examine((subject,))
+    assert (found.state, found.text()) == ("lack", text)
+    assert doctor.diagnosis((subject, "kernel")) == f"{subject}: {text}"
+
+
+def test_sysctls_that_keep_users_from_namespaces(monkeypatch):
+    values = {path: ("1" if value == "0" else "0") for path, value, _ in doctor._SYSCTLS}
+    monkeypatch.setattr(doctor, "_read", lambda path: values.get(path, ""))
+    assert doctor.examine(("userns",)) == [Finding("userns", "ok")]
+    values["/proc/sys/kernel/apparmor_restrict_unprivileged_userns"] = "1"
+    assert doctor.examine(("userns",))[0].text() == (
+        "kernel.apparmor_restrict_unprivileged_userns = 1; AppArmor takes the capabilities in user namespaces away; "
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    )
+
+
+def test_a_step_that_fails_tells_what_the_doctor_says(monkeypatch):
+    monkeypatch.setattr(doctor.mount, "probe_filesystem", refuse(errno.ENODEV))
+    step = plan.AttachLayer(0, "/no/base.squashfs", at(2))
+    said = explain(step, OSError(errno.ENODEV, "mount squashfs: No such device"))
+    assert said.startswith(
+        "x.toml:2: mount layer 0, /no/base.squashfs, read-only: mount squashfs: No such device; filesystem squashfs: this kernel "
+        "has it neither built in nor as a module; load or install the module squashfs"
+    )
+    assert explain(step, OSError(errno.ENOMEM, "Cannot allocate memory")).endswith("read-only: Cannot allocate memory")
