@@ -246,7 +246,7 @@ def test_pitfall_07_a_leader_s_exit_is_not_the_group_s(plain, tmp_path, kill):
 [services.app]
 command = ["sh", "-c", '''
 if [ -e {worker} ] && kill -0 $(cat {worker}); then echo taken; fi
-sleep 1000 & echo $! > {worker}
+sleep 1000 & echo $! > {worker}.new; mv {worker}.new {worker}
 exit 1
 ''']
 kill = "{kill}"
