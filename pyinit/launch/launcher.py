@@ -50,7 +50,7 @@ def launch(config: Config, import_path: list[str], report: Callable[[str], None]
     process.block_signals(list(FORWARDED))
     held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
     try:
-        while (code := _Launch(config, steps, held, import_path).run()) == _REBOOT:
+        while (code := _Launch(config, steps, held, import_path, report).run()) == _REBOOT:
             for problem in held.undo():
                 report(problem)
         return code
@@ -71,13 +71,14 @@ def _check_privileges(origin: Origin, *, veth: bool) -> None:
 
 
 class _Launch:
-    def __init__(self, config: Config, steps: plan.Plan, held: Claim, import_path: list[str]) -> None:
+    def __init__(self, config: Config, steps: plan.Plan, held: Claim, import_path: list[str], report: Callable[[str], None]) -> None:
         assert config.container is not None
         self.config = config
         self.box = config.container
         self.steps = steps
         self.held = held
         self.import_path = import_path
+        self.report = report
         self.groups: list[str] = []
         self.unified = ""
         self.control_fd = -1
@@ -100,7 +101,7 @@ class _Launch:
         self.control_fd = server.bind(f"{self.held.directory}/{CONTROL_SOCKET}")
         for step in self.steps.host:
             if isinstance(step, plan.MakeCgroup):
-                self.groups, self.unified = cgroups.make(step, self.held.note)
+                self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
         # 3. PID 1.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         flags = 0

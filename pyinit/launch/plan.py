@@ -8,8 +8,8 @@ User namespaces go before "isolate", seccomp after "limit-capabilities" when the
 
 from typing import NamedTuple
 
-from pyinit.core.limits import controllers
-from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
+from pyinit.core.limits import controllers, cpu_list
+from pyinit.model import CgroupLimits, Config, Container, IoLimit, Mount, Network, Origin
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
@@ -25,14 +25,18 @@ class MakeCgroup(NamedTuple):
     limits: CgroupLimits
     origin: Origin
     of_services: frozenset[str] = frozenset()  # controllers that services' own limits need
+    strict: bool = False  # a limit that can't be held is an error
 
     def describe(self) -> str:
         limits = self.limits
         words = [f"{key}={text}" for key, value, text in (
             ("memory_max", limits.memory_max_bytes, _size(limits.memory_max_bytes)),
             ("memory_high", limits.memory_high_bytes, _size(limits.memory_high_bytes)),
+            ("memory_low", limits.memory_low_bytes, _size(limits.memory_low_bytes)),
+            ("memory_swap_max", limits.memory_swap_max_bytes >= 0, _size(limits.memory_swap_max_bytes)),
             ("cpu_max", limits.cpu_max, f"{limits.cpu_max:g}"), ("cpu_weight", limits.cpu_weight, limits.cpu_weight),
-            ("pids_max", limits.pids_max, limits.pids_max),
+            ("cpuset", limits.cpuset, cpu_list(limits.cpuset)), ("pids_max", limits.pids_max, limits.pids_max),
+            ("io_weight", limits.io_weight, limits.io_weight), *(("io_max", one, _io(one)) for one in limits.io_max),
         ) if value]  # fmt: skip
         return f"make cgroup pyinit-{self.name}" + (f" with {' '.join(words)}" if words else "")
 
@@ -233,7 +237,7 @@ def make(config: Config) -> Plan:
     host: list[MakeCgroup | MakeNetwork | Isolate] = []
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
-        host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services))
+        host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
     host.append(Isolate(box.namespaces, box.origin))
     if box.network.mode == "veth":
         host.append(MakeNetwork(box.network, link_name(box.name), box.network.origin))
@@ -258,6 +262,11 @@ def link_name(name: str) -> str:
     for char in name:
         total = (total * 31 + ord(char)) % 16**5
     return f"ve-{name[:7]}{total:05x}"
+
+
+def _io(one: IoLimit) -> str:
+    words = (("read", _size(one.read_bytes)), ("write", _size(one.write_bytes)), ("read_iops", one.read_iops), ("write_iops", one.write_iops))
+    return f"{one.device}({','.join(f'{key}={text}' for key, text in words if text not in ('0', 0))})"
 
 
 def _size(count: int) -> str:

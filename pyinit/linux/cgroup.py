@@ -90,6 +90,11 @@ def read_at(directory_fd: int, name: str) -> bytes:
         os.close(fd)
 
 
+def is_v1_at(directory_fd: int) -> bool:
+    """v1 has `notify_on_release` in every group, v2 in none."""
+    return os.access("notify_on_release", os.F_OK, dir_fd=directory_fd)
+
+
 def subgroups_at(directory_fd: int, path: str = "") -> list[str]:
     """The group itself ("") and all below it, as paths that end in a slash; kernfs counts folders as links."""
     fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
