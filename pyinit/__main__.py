@@ -28,13 +28,13 @@ VERBS = {
     "check": "check", "plan": "plan", "build": "build", "status": "status", "list": "list", "logs": "logs",
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
     "enable": "services", "disable": "services", "wait": "services", "hup": "services", "reload": "reload",
-    "events": "events", "ps": "ps", "exec": "exec",
+    "events": "events", "ps": "ps", "exec": "exec", "stats": "stats",
 }  # fmt: skip
 USAGE = """\
 usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
        pyinit [TINI OPTIONS] -- COMMAND [ARGUMENT...]  run one command as tini does
        pyinit check FILE | plan FILE | build FILE      look at a config; build images
-       pyinit status [NAME...] | ps [NAME...] | list   look at what runs
+       pyinit status | ps | stats [NAME...] | list     look at what runs
        pyinit logs [NAME...] | events
        pyinit start | stop | restart | hup NAME...     change it
        pyinit enable | disable | wait NAME...

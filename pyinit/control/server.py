@@ -205,6 +205,8 @@ class Server:
         elif request.verb == "ps":
             names = request.names or self._host.names()
             self._send(client, {"ok": True, "services": [self._host.processes(name) for name in names]}, last=True)
+        elif request.verb == "stats":
+            self._send(client, {"ok": True, **self._host.stats(request.names)}, last=True)
         elif request.verb == "exec":
             self._exec(client, request)
         elif request.verb == "hup":

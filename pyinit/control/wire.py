@@ -15,6 +15,8 @@ A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where nam
     exec, "names": [one], "argv": [...], with three fds (SCM_RIGHTS): standard input, output and error of the command
                                                -> {"ok": true, "code": n} at its end; meanwhile lines {"signal": n} go to it
     ps                                         -> {"ok": true, "services": [{"name", "state", "processes": [...]}]}
+    stats                                      -> {"ok": true, "t_s": monotonic, "container": {...} or null, "services": [{...}]};
+                                                  numbers that can't be known are null
     reload                                     -> {"ok": true, "added": [], "removed": [], "restarted": [], "changed": []}
     logs, "follow": bool                       -> {"ok": true, "logs": [...]} and the log folder's fd, then frames (init/logclient.py)
     shutdown, "exit_code": n or null           -> {"ok": true}, then the end of the connection when all is down
@@ -27,7 +29,7 @@ from typing import NamedTuple
 MOST_REQUEST_BYTES = 64 * 1024
 VERSION = 1
 VERBS = (
-    "status", "start", "stop", "restart", "wait", "hup", "enable", "disable", "signal", "logs", "events", "ps", "exec", "reload", "shutdown",
+    "status", "start", "stop", "restart", "wait", "hup", "enable", "disable", "signal", "logs", "events", "ps", "exec", "reload", "shutdown", "stats",
 )  # fmt: skip
 
 

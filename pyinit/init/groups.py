@@ -14,10 +14,12 @@ from pyinit.core.limits import V1_NAMES, change, controllers, tracker, v1_settin
 from pyinit.init.kill_v1 import GroupKiller
 from pyinit.init.limiting import Lack, hold, seed_cpuset
 from pyinit.init.loop import Loop
+from pyinit.init.stats import Group
 from pyinit.linux import cgroup
 from pyinit.model import CgroupLimits, ServiceSpec
 
 _KILL = 9
+_ACCOUNTED = frozenset({"memory", "cpu", "io", "pids"})
 MARKER = "PYINIT_SERVICE"
 _MARK = b"\0PYINIT_SERVICE="
 
@@ -34,10 +36,12 @@ class Groups:
         self._is_v2 = root_fd >= 0
         kind = "" if self._is_v2 else tracker(v1_fds)
         self._root_fd = v1_fds[kind] if kind else root_fd
+        self._whole = Group(root_fd, v1_fds) if root_fd >= 0 or v1_fds else None
         self._killer = GroupKiller(loop, kind, self.check)
         self._loop = loop
         self._finished = finished
         self._directories: dict[str, int] = {}
+        self._handed_down: frozenset[str] = frozenset()
         self._oom_kills: dict[str, int] = {}
         self._procs: dict[str, tuple[int, ...]] = {}
         self._held: dict[str, CgroupLimits] = {}  # what was written into its groups
@@ -66,7 +70,7 @@ class Groups:
         self._killer.end(name)  # who joins now is not meant
         if name not in self._procs:
             wanted = controllers(spec.cgroup)
-            here = self._hand_down(wanted) if wanted and directory >= 0 and self._is_v2 else frozenset()
+            here = self._hand_down(wanted) if directory >= 0 and self._is_v2 else frozenset()
             lacks = hold(directory, [one for one in v2_settings(spec.cgroup) if one.controller in here]) if here else []
             places = [*([directory] if directory >= 0 else []), *self._limit_v1(spec, wanted - here, lacks)]
             missing = ", ".join(sorted(wanted - here - set(self._limits.get(name, {}))))
@@ -77,14 +81,27 @@ class Groups:
         return self._procs[name], self._lacks[name]
 
     def _hand_down(self, wanted: frozenset[str]) -> frozenset[str]:
-        """Which of the controllers of v2 a service's group has; PID 1 itself stands in a leaf beside it."""
-        had = frozenset(cgroup.read_at(self._root_fd, "cgroup.controllers").decode().split()) & wanted
-        if had:
+        """Which of the controllers of v2 a service's group has; PID 1 itself stands in a leaf beside it.
+
+        Those that count what is used are handed down to all, for `pyinit stats`.
+        """
+        had = frozenset(cgroup.read_at(self._root_fd, "cgroup.controllers").decode().split()) & (wanted | _ACCOUNTED)
+        if had - self._handed_down:
             try:
                 cgroup.write_at(self._root_fd, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(had)))
             except OSError:  # not ours to hand down
                 return frozenset()
-        return had
+            self._handed_down |= had
+        return had & wanted
+
+    def numbers(self, name: str) -> dict[str, object]:
+        """What the service uses, as far as its own groups count it."""
+        v1 = {V1_NAMES.get(key, key): fd for key, fd in self._limits.get(name, {}).items()}
+        return Group(self._directories.get(name, -1) if self._is_v2 else -1, v1).numbers()
+
+    def whole_numbers(self) -> dict[str, object] | None:
+        """What all use together, PID 1 with them; None without a group of our own."""
+        return self._whole.numbers() if self._whole is not None else None
 
     def _limit_v1(self, spec: ServiceSpec, wanted: frozenset[str], lacks: list[Lack]) -> list[int]:
         """A group below the container's in each v1 hierarchy that has one of these controllers."""

@@ -6,7 +6,7 @@ Owns the answers of `status` and the way a request becomes an event. Must not kn
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyinit import __version__
 from pyinit.core import events as e
@@ -91,7 +91,26 @@ class Host:
         """Of one service, for `ps`."""
         view = self.view(name)
         rows = [row for pid in self._init.groups.members(name) if (row := _process(pid)) is not None]
-        return {"name": name, "state": view.state.word, "processes": [{**row._asdict(), "command": _command(row.pid)} for row in rows]}
+        return {"name": name, "state": view.state.word, "processes": [{**dict(zip(row._fields[:4], row[:4], strict=True)), "command": _command(row.pid)} for row in rows]}
+
+    def stats(self, names: tuple[str, ...]) -> dict[str, object]:
+        """What is used; the whole only if no name is said. Without accounting memory and pids are those of the processes."""
+        chosen = names or self.names()
+        members = self._init.groups.census(tuple(name for name in chosen if self.view(name).pid))
+        services = [{"name": name, **self._numbers(name, members.get(name, []))} for name in chosen]
+        whole = None if names else self._init.groups.whole_numbers()
+        return {"t_s": round(time.monotonic() - self._since, 3), "container": whole, "services": services}
+
+    def _numbers(self, name: str, pids: list[int]) -> dict[str, object]:
+        found: dict[str, Any] = self._init.groups.numbers(name)
+        memory, threads = found["memory"], found["pids"]
+        if memory["used_bytes"] is None or threads["count"] is None:
+            rows = [row for pid in pids if (row := _process(pid)) is not None]
+            if memory["used_bytes"] is None:
+                memory["used_bytes"] = sum(row.memory_bytes for row in rows)
+            if threads["count"] is None:
+                threads["count"] = sum(row.threads for row in rows)
+        return found
 
     def start(self, name: str) -> None:
         self._refuse_while_stopping(name)
@@ -148,6 +167,7 @@ class _Process(NamedTuple):
     parent: int
     memory_bytes: int
     cpu_s: float
+    threads: int
 
 
 def _process(pid: int) -> _Process | None:
@@ -157,7 +177,8 @@ def _process(pid: int) -> _Process | None:
             fields = file.read(1024).rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return _Process(pid, int(fields[1]), int(fields[21]) * _PAGE, round((int(fields[11]) + int(fields[12])) / _TICKS, 2))
+    cpu_s = round((int(fields[11]) + int(fields[12])) / _TICKS, 2)
+    return _Process(pid, int(fields[1]), int(fields[21]) * _PAGE, cpu_s, int(fields[17]))
 
 
 def _usage(pids: list[int]) -> tuple[int, float]:

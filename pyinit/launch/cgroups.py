@@ -19,6 +19,8 @@ from pyinit.launch.plan import MakeCgroup
 from pyinit.linux import cgroup, process
 
 _KILL = 9
+_V2_NAMES = {v1: v2 for v2, v1 in V1_NAMES.items()}
+_ACCOUNTED = {"memory", "cpu", "cpuacct", "blkio", "pids"}
 _KILL_DEADLINE_S, _FREEZE_S = 5.0, 0.1
 INIT_LEAF = "init"
 
@@ -47,13 +49,15 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Cal
                 lacks += _hold(directory, [one for one in v2_settings(limits) if one.controller in usable], operation)
                 left -= usable
             continue
+        if not handed_down & {_V2_NAMES.get(name, name) for name in hierarchy.controllers}:
+            _make_accounting(hierarchy, directory, made, journal)
+            continue
         here = {name for name in handed_down if V1_NAMES.get(name, name) in hierarchy.controllers}
-        if here:
-            journal("cgroup", directory)
-            _make(directory, must=operation)
-            made.append(directory)
-            lacks += _hold(directory, [one for one in v1_settings(limits) if one.controller in here], operation)
-            left -= here
+        journal("cgroup", directory)
+        _make(directory, must=operation)
+        made.append(directory)
+        lacks += _hold(directory, [one for one in v1_settings(limits) if one.controller in here], operation)
+        left -= here
     if not unified:
         _make_tracker(found, operation, made, journal)
     texts = [f"{operation.origin}: cgroup: {lack}" for lack in sorted([*lacks, *_without_controller(left, operation)])]
@@ -74,6 +78,14 @@ def _without_controller(left: set[str], operation: MakeCgroup) -> list[Lack]:
         )
     keys = dict.fromkeys((one.key, one.controller) for one in lost)
     return [Lack(key, f"no mounted hierarchy has the controller {controller}") for key, controller in keys]
+
+
+def _make_accounting(hierarchy: cgroup.Hierarchy, directory: str, made: list[str], journal: Callable[[str, str], None]) -> None:
+    """v1 counts what a group uses that has no limit, too: for `pyinit stats`, and for a limit that comes later."""
+    if _ACCOUNTED & set(hierarchy.controllers):
+        journal("cgroup", directory)
+        if _make(directory):
+            made.append(directory)
 
 
 def _make_tracker(found: list[cgroup.Hierarchy], operation: MakeCgroup, made: list[str], journal: Callable[[str, str], None]) -> None:

@@ -40,6 +40,9 @@ class Host:
     def status(self):
         return {"init": {"pid": 1}, "services": []}
 
+    def stats(self, names):
+        return {"t_s": 1.0, "container": None, "services": [{"name": name} for name in names]}
+
     def start(self, name):
         self.asked.append(("start", name))
         self.on_ask(name)
@@ -165,6 +168,11 @@ def bench(tmp_path):
 
 def test_status(bench):
     assert bench.answers(bench.ask({"verb": "status"})) == [{"ok": True, "init": {"pid": 1}, "services": []}]
+
+
+def test_stats(bench):
+    found = bench.answers(bench.ask({"verb": "stats", "names": ["db"]}))
+    assert found == [{"ok": True, "t_s": 1.0, "container": None, "services": [{"name": "db"}]}]
 
 
 def test_a_start_is_answered_when_it_is_ready(bench):

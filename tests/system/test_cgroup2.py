@@ -92,6 +92,7 @@ until [ $(ps | grep -c "sleep 77[67]") = 3 ]; do sleep 0.1; done
 echo survived $(grep -cFf /run/before /run/after)
 {PYINIT} status --json | tr -d '\n'; echo
 {PYINIT} events -n 100 --json
+{PYINIT} stats --json | tr -d '\n'; echo
 {PYINIT} shutdown
 wait %2
 cat /run/third
@@ -125,6 +126,13 @@ def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
     [big] = [one for one in rows[0]["services"] if one["name"] == "big"]
     reason = "killed by KILL: out of memory"
     assert (big["state"], big["exit"], big["reason"]) == ("failed", {"code": None, "signal": 9}, reason)
+    whole, used = rows[-1]["container"], {one["name"]: one for one in rows.pop()["services"]}
+    assert whole["memory"]["used_bytes"] > used["daemons"]["memory"]["used_bytes"] > 0
+    assert (used["daemons"]["memory"]["max_bytes"], used["daemons"]["cpu"]["max"], used["daemons"]["pids"]["count"]) == (20 << 20, 0.25, 3)
+    assert (used["big"]["memory"]["oom_kills"], used["big"]["cpu"]["used_s"] > 0) == (1, True)
+    assert (used["many"]["pids"], whole["memory"]["oom_kills"], whole["memory"]["max_bytes"]) == ({"count": 0, "max": 4}, 1, None)
+    assert (whole["io"]["read_bytes"] >= 0, whole["cpu"]["used_s"] > used["daemons"]["cpu"]["used_s"]) == (True, True)
+    assert set(whole["pressure"]["memory"]["some"]) == {"avg10", "avg60", "avg300", "total_us"}
     assert [(one["state"], one["reason"]) for one in rows[1:] if one["name"] == "big"] == [
         ("waiting", ""), ("starting", ""), ("ready", ""), ("cleaning", reason), ("failed", reason),
     ]  # fmt: skip

@@ -1,10 +1,11 @@
 """Limits, statistics, pauses and updates on this host's own layout: v1's controllers beside a v2 without any."""
 
+import json
 import os
 import pathlib
 
 import pytest
-from conftest import leftovers
+from conftest import leftovers, verb
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
@@ -78,3 +79,48 @@ def test_a_limit_that_can_not_be_held_is_a_warning_and_with_strict_an_error(benc
     box = bench.start(text.replace("strict = false", "strict = true").replace(limits, ""))
     box.wait_for(f"app: failed: {file}:13: cgroup: {why}\n")
     assert box.stop() == 0
+
+
+STATS = """
+[container]
+name = "lim"
+layers = ["{image}"]
+[container.cgroup]
+memory_max = "64M"
+[services.busy]
+command = ["/bin/sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/run/x bs=1M count=10 2>/dev/null; echo done; exec sleep 1000"]
+log = {{ to = "stdout", timestamp = "none" }}
+cgroup = {{ pids_max = 9 }}
+[services.idle]
+command = ["/bin/sleep", "1000"]
+"""
+
+
+def stats(*words: str) -> dict:
+    found = verb("stats", "--json", *words)
+    assert (found.returncode, found.stderr) == (0, "")
+    return json.loads(found.stdout)
+
+
+def test_stats_are_those_of_the_kernels_files(bench, busybox):
+    box = bench.start(STATS.format(image=busybox))
+    box.wait_for("busy: done")
+    found = stats()
+    whole, (busy, idle) = found["container"], found["services"]
+    assert whole["memory"]["max_bytes"] == 64 << 20
+    assert whole["memory"]["used_bytes"] > 10 << 20
+    assert whole["memory"]["used_bytes"] == pytest.approx(int(read("memory", "memory.usage_in_bytes")), abs=4 << 20)
+    assert whole["memory"]["oom_kills"] == 0
+    assert whole["cpu"]["used_s"] > busy["cpu"]["used_s"] > 0.1 > idle["cpu"]["used_s"] > 0
+    shown = [len(group.read_text().split()) for group in CGROUPS.glob("pids/**/pyinit-lim/**/cgroup.procs")]
+    assert (whole["pids"]["count"], busy["pids"], idle["pids"]) == (sum(shown), {"count": 1, "max": 9}, {"count": 1, "max": None})
+    assert idle["memory"]["max_bytes"] is None
+    assert 0 < idle["memory"]["used_bytes"] < 4 << 20  # what its processes hold: v1 counts none of its own
+    assert set(whole["pressure"]["memory"]["some"]) == {"avg10", "avg60", "avg300", "total_us"}
+    assert whole["io"]["read_bytes"] >= 0
+    assert idle["io"]["read_bytes"] is None
+    assert stats("idle")["container"] is None
+    table = verb("stats").stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["NAME", "(container)", "busy", "idle"]
+    assert box.stop() == 0
+
