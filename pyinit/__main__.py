@@ -29,6 +29,7 @@ VERBS = {
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
     "enable": "services", "disable": "services", "wait": "services", "hup": "services", "reload": "reload",
     "events": "events", "ps": "ps", "exec": "exec", "stats": "stats",
+    "pause": "pause", "resume": "pause",
 }  # fmt: skip
 USAGE = """\
 usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
@@ -38,6 +39,7 @@ usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the
        pyinit logs [NAME...] | events
        pyinit start | stop | restart | hup NAME...     change it
        pyinit enable | disable | wait NAME...
+       pyinit pause | resume [NAME...]
        pyinit signal SIGNAL NAME... | exec NAME -- COMMAND
        pyinit reload | shutdown
        pyinit --version | --help
@@ -78,7 +80,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if first in VERBS:
         verb = __import__(f"pyinit.cli.{VERBS[first]}", fromlist=["run"])
-        arguments = words if VERBS[first] == "services" else words[1:]
+        arguments = words if VERBS[first] in ("services", "pause") else words[1:]
         code: int = verb.run(arguments)
         return code
     if first and not first.startswith("-"):

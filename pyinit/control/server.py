@@ -207,6 +207,11 @@ class Server:
             self._send(client, {"ok": True, "services": [self._host.processes(name) for name in names]}, last=True)
         elif request.verb == "stats":
             self._send(client, {"ok": True, **self._host.stats(request.names)}, last=True)
+        elif request.verb == "pause":
+            self._send(client, {"ok": True, "left": list(self._host.pause(request.names))}, last=True)
+        elif request.verb == "resume":
+            self._host.resume(request.names)
+            self._send(client, {"ok": True}, last=True)
         elif request.verb == "exec":
             self._exec(client, request)
         elif request.verb == "hup":

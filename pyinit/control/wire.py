@@ -17,6 +17,7 @@ A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where nam
     ps                                         -> {"ok": true, "services": [{"name", "state", "processes": [...]}]}
     stats                                      -> {"ok": true, "t_s": monotonic, "container": {...} or null, "services": [{...}]};
                                                   numbers that can't be known are null
+    pause | resume                             -> {"ok": true, "left": [text]}, of all those that run if none is named
     reload                                     -> {"ok": true, "added": [], "removed": [], "restarted": [], "changed": []}
     logs, "follow": bool                       -> {"ok": true, "logs": [...]} and the log folder's fd, then frames (init/logclient.py)
     shutdown, "exit_code": n or null           -> {"ok": true}, then the end of the connection when all is down
@@ -30,6 +31,7 @@ MOST_REQUEST_BYTES = 64 * 1024
 VERSION = 1
 VERBS = (
     "status", "start", "stop", "restart", "wait", "hup", "enable", "disable", "signal", "logs", "events", "ps", "exec", "reload", "shutdown", "stats",
+    "pause", "resume",
 )  # fmt: skip
 
 

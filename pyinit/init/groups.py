@@ -37,6 +37,7 @@ class Groups:
         kind = "" if self._is_v2 else tracker(v1_fds)
         self._root_fd = v1_fds[kind] if kind else root_fd
         self._whole = Group(root_fd, v1_fds) if root_fd >= 0 or v1_fds else None
+        self._freezes_v1 = kind == "freezer"
         self._killer = GroupKiller(loop, kind, self.check)
         self._loop = loop
         self._finished = finished
@@ -93,6 +94,19 @@ class Groups:
                 return frozenset()
             self._handed_down |= had
         return had & wanted
+
+    def can_freeze(self, name: str) -> bool:
+        """Whether its processes are in a group of v2, or of v1's freezer."""
+        return name in self._directories and (self._is_v2 or self._freezes_v1)
+
+    def freeze(self, name: str, *, frozen: bool) -> None:
+        """All processes of the service stand still, or go on; OSError."""
+        if self._is_v2:
+            cgroup.write_at(self._directories[name], "cgroup.freeze", str(int(frozen)))
+        elif frozen:
+            cgroup.write_at(self._directories[name], "freezer.state", "FROZEN")
+        else:
+            self._killer.thaw(self._directories[name])
 
     def numbers(self, name: str) -> dict[str, object]:
         """What the service uses, as far as its own groups count it."""

@@ -80,6 +80,16 @@ class Words:
         elif name in self._said:
             self._stop_watchdog(name)
 
+    def pause(self, name: str) -> None:
+        """It stands still: no sign of life is waited for."""
+        if name in self._said:
+            self._stop_watchdog(name)
+
+    def resume(self, name: str) -> None:
+        """The watchdog's time begins anew."""
+        if name in self._said:
+            self._feed(name)
+
     def forget(self, name: str) -> None:
         """The service is gone for good."""
         self._silence(name)
@@ -148,7 +158,7 @@ class Words:
     def _feed(self, name: str) -> None:
         said = self._said[name]
         self._stop_watchdog(name)
-        if said.watchdog_s and self._init.supervisor.view(name).ready:
+        if said.watchdog_s and self._init.supervisor.view(name).ready and not self._init.pauses.is_paused(name):
             said.deadline = self._init.loop.call_at(time.monotonic() + said.watchdog_s, lambda: self._bite(name))
 
     def _bite(self, name: str) -> None:

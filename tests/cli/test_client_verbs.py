@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pyinit.cli import events, logs, services, shutdown, stats, status
+from pyinit.cli import events, logs, pause, services, shutdown, stats, status
 from pyinit.cli import list as list_verb
 from pyinit.control import places
 from pyinit.errors import ControlError, UsageError
@@ -307,3 +307,19 @@ def test_the_share_of_a_cpu_is_that_since_the_last_look():
 def test_stats_refuses_an_interval_that_would_be_a_flood(init):
     with pytest.raises(UsageError, match=r'^--interval 1ms: expected a duration from 100ms up, such as "5s"$'):
         stats.run(["--watch", "--interval", "1ms"])
+
+
+def test_pause_says_what_is_left_as_it_is(init, capsys):
+    asked = init({"ok": True, "left": ["ssh: has no cgroup of its own that can be frozen, so it can't be paused"]})
+    assert pause.run(["pause"]) == 1
+    assert asked == [{"verb": "pause", "names": []}]
+    assert capsys.readouterr() == ("", "pyinit: ssh: has no cgroup of its own that can be frozen, so it can't be paused\n")
+    init({"ok": True})
+    assert pause.run(["resume", "app"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_status_shows_what_is_paused(init, capsys):
+    init({"ok": True, "init": INIT, "services": [{**APP, "paused": True}]})
+    assert status.run(["app"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["app", "paused", "12"]

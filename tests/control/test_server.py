@@ -43,6 +43,13 @@ class Host:
     def stats(self, names):
         return {"t_s": 1.0, "container": None, "services": [{"name": name} for name in names]}
 
+    def pause(self, names):
+        self.asked.append(("pause", names))
+        return () if names else ("db: has no cgroup",)
+
+    def resume(self, names):
+        self.asked.append(("resume", names))
+
     def start(self, name):
         self.asked.append(("start", name))
         self.on_ask(name)
@@ -173,6 +180,13 @@ def test_status(bench):
 def test_stats(bench):
     found = bench.answers(bench.ask({"verb": "stats", "names": ["db"]}))
     assert found == [{"ok": True, "t_s": 1.0, "container": None, "services": [{"name": "db"}]}]
+
+
+def test_pause_and_resume(bench):
+    assert bench.answers(bench.ask({"verb": "pause", "names": ["db"]})) == [{"ok": True, "left": []}]
+    assert bench.answers(bench.ask({"verb": "pause"})) == [{"ok": True, "left": ["db: has no cgroup"]}]
+    assert bench.answers(bench.ask({"verb": "resume"})) == [{"ok": True}]
+    assert bench.host.asked == [("pause", ("db",)), ("pause", ()), ("resume", ())]
 
 
 def test_a_start_is_answered_when_it_is_ready(bench):

@@ -22,7 +22,7 @@ def test_a_request(line, request_):
     assert decode(line) == request_
 
 
-VERBS = 'expected {"verb": one of status, start, stop, restart, wait, hup, enable, disable, signal, logs, events, ps, exec, reload, shutdown, stats}'
+VERBS = 'expected {"verb": one of status, start, stop, restart, wait, hup, enable, disable, signal, logs, events, ps, exec, reload, shutdown, stats, pause, resume}'
 
 
 @pytest.mark.parametrize(

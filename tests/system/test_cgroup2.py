@@ -92,6 +92,11 @@ until [ $(ps | grep -c "sleep 77[67]") = 3 ]; do sleep 0.1; done
 echo survived $(grep -cFf /run/before /run/after)
 {PYINIT} status --json | tr -d '\n'; echo
 {PYINIT} events -n 100 --json
+{PYINIT} pause
+echo frozen $(cat svc-daemons/cgroup.freeze) $({PYINIT} status daemons | grep -c paused)
+{PYINIT} resume
+echo thawed $(cat svc-daemons/cgroup.freeze)
+{PYINIT} pause daemons
 {PYINIT} stats --json | tr -d '\n'; echo
 {PYINIT} shutdown
 wait %2
@@ -119,7 +124,7 @@ def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
         "big/memory.max 8388608", "many/pids.max 4", "daemons/cpu.max 25000 100000", "daemons/cpu.weight 300",
         "daemons/memory.max 20971520", "daemons/memory.high 16777216", "daemons/cpuset.cpus 1",
         "daemons/io.max 7:0 rbps=max wbps=max riops=max wiops=9", "many: sh: can't fork: Resource temporarily unavailable",
-        "restarted 0", "survived 0",
+        "restarted 0", "survived 0", "frozen 1 1", "thawed 0",
     ):  # fmt: skip
         assert f"\n{line}\n" in third, third
     rows = [json.loads(line) for line in third.splitlines() if line.startswith("{")]

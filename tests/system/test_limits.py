@@ -5,7 +5,7 @@ import os
 import pathlib
 
 import pytest
-from conftest import leftovers, verb
+from conftest import leftovers, verb, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
@@ -124,3 +124,86 @@ def test_stats_are_those_of_the_kernels_files(bench, busybox):
     assert [line.split()[0] for line in table] == ["NAME", "(container)", "busy", "idle"]
     assert box.stop() == 0
 
+
+
+# Each of these would be killed within half a second if its clock went on, but for `clock`, which tells the time.
+PAUSED = """
+[container]
+name = "lim"
+layers = ["{image}"]
+[services.ill]
+command = ["/bin/sh", "-c", "echo up; exec sleep 1000"]
+log = {{ to = "stdout", timestamp = "none" }}
+health = {{ exec = ["/bin/true"], interval = "100ms", timeout = "100ms", failures = 1 }}
+[services.dog]
+command = ["/bin/sleep", "1000"]
+watchdog = "500ms"
+[services.slow]
+command = ["/bin/sleep", "1000"]
+ready = {{ exec = ["/bin/false"], timeout = "900ms" }}
+[services.short]
+kind = "oneshot"
+command = ["/bin/sleep", "0.9"]
+timeout = "1200ms"
+[services.left]
+command = ["/bin/sleep", "1000"]
+kill = "process"
+[services.clock]
+command = ["/bin/sh", "-c", "sleep 1.5; echo late; exec sleep 1000"]
+log = {{ to = "stdout", timestamp = "none" }}
+enabled = false
+"""
+
+
+def states() -> dict[str, str]:
+    rows = json.loads(verb("status", "--json").stdout)["services"]
+    return {one["name"]: "paused" if one["paused"] else one["state"] for one in rows}
+
+
+def test_a_pause_stops_the_clocks_and_a_stop_ends_it(bench, busybox):
+    box = bench.start(PAUSED.format(image=busybox))
+    box.wait_for("ill: up")
+    box.wait_for("dog: ready")
+    wait_until(lambda: states()["short"] == "running", "the oneshot")
+    found = verb("pause", "ill", "dog", "slow", "short")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert states() == {"ill": "paused", "dog": "paused", "slow": "paused", "short": "paused", "left": "ready", "clock": "stopped"}
+    [group] = CGROUPS.glob("unified/**/pyinit-lim/svc-ill")
+    wait_until(lambda: "frozen 1" in (group / "cgroup.events").read_text(), "it stands still")
+    assert verb("start", "clock").returncode == 0
+    box.wait_for("clock: late")  # and none of the others has been blamed
+    assert states() == {"ill": "paused", "dog": "paused", "slow": "paused", "short": "paused", "left": "ready", "clock": "ready"}
+    assert "backoff" not in box.output
+    refusals = {
+        ("pause", "left"): "left: has no cgroup of its own that can be frozen, so it can't be paused",
+        ("resume", "left"): "left: is not paused", ("exec", "ill", "--", "true"): "ill: is paused: `pyinit resume ill` first",
+        ("hup", "ill"): "ill: is paused: `pyinit resume ill` first",
+    }  # fmt: skip
+    assert {words: verb(*words).stderr for words in refusals} == {words: f"pyinit: {text}\n" for words, text in refusals.items()}
+    assert verb("resume", "ill", "short").returncode == 0
+    box.wait_for("short: done")
+    assert verb("restart", "ill").returncode == 0  # healthy all the time
+    found = verb("pause")
+    assert (found.returncode, found.stderr) == (1, f"pyinit: {refusals['pause', 'left']}\n")
+    assert verb("stop", "ill").returncode == 0
+    assert states()["ill"] == "stopped"
+    events = [json.loads(line) for line in verb("events", "--json", "-n", "100", "ill").stdout.splitlines()]
+    assert [one["state"] for one in events if one["state"] in ("paused", "resumed", "stopping")] == [
+        "paused", "resumed", "stopping", "paused", "resumed", "stopping"
+    ]  # fmt: skip
+    assert box.stop() == 0
+    assert "outlived" not in box.output
+
+
+def test_what_is_paused_is_killed_with_the_container(bench, busybox):
+    box = bench.start(PAUSED.format(image=busybox))
+    box.wait_for("ill: up")
+    box.wait_for("dog: ready")
+    assert verb("pause", "ill", "dog").returncode == 0
+    pid = int(pathlib.Path("/run/pyinit/lim/pid").read_text())
+    box.process.kill()
+    os.kill(pid, 9)
+    again = bench.start(PAUSED.format(image=busybox))
+    again.wait_for("ill: up")
+    assert states()["ill"] in ("ready", "running")
+    assert again.stop() == 0
