@@ -29,7 +29,7 @@ VERBS = {
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
     "enable": "services", "disable": "services", "wait": "services", "hup": "services", "reload": "reload",
     "events": "events", "ps": "ps", "exec": "exec", "stats": "stats",
-    "pause": "pause", "resume": "pause",
+    "pause": "pause", "resume": "pause", "update": "update",
 }  # fmt: skip
 USAGE = """\
 usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
@@ -40,6 +40,7 @@ usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the
        pyinit start | stop | restart | hup NAME...     change it
        pyinit enable | disable | wait NAME...
        pyinit pause | resume [NAME...]
+       pyinit update [NAME] KEY=VALUE...
        pyinit signal SIGNAL NAME... | exec NAME -- COMMAND
        pyinit reload | shutdown
        pyinit --version | --help

@@ -212,6 +212,8 @@ class Server:
         elif request.verb == "resume":
             self._host.resume(request.names)
             self._send(client, {"ok": True}, last=True)
+        elif request.verb == "update":
+            self._host.update("".join(request.names), request.limits, lambda answer: self._send(client, answer, last=True))
         elif request.verb == "exec":
             self._exec(client, request)
         elif request.verb == "hup":

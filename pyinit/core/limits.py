@@ -4,7 +4,7 @@ Owns names and units of the files. Must not know where groups are. Laws: pure; c
 Source: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pyinit.model import CgroupLimits, IoLimit
@@ -12,6 +12,7 @@ from pyinit.model import CgroupLimits, IoLimit
 _PERIOD_US = 100_000
 _TRACKERS = ("freezer", "pids", "memory")
 V1_NAMES = {"io": "blkio"}
+V2_NAMES = {"blkio": "io"}
 INHERIT = "\n"  # no CPUs of its own: in v2 an empty list, in v1 those of the group above
 # A group that can't hold one of these protects nobody: without them the container is not started.
 PROTECTING = frozenset({"memory_max", "memory_high", "cpu_max", "cpu_weight", "pids_max"})
@@ -143,6 +144,81 @@ def _lifted(one: IoLimit, new: CgroupLimits) -> IoLimit:
     still = next((other for other in new.io_max if other.number == one.number), IoLimit(one.device))
     values = zip(one[2:6], still[2:6], strict=True)
     return IoLimit(one.device, one.number, *(-1 if was and not is_ else 0 for was, is_ in values))
+
+
+def words(limits: CgroupLimits) -> list[str]:
+    """`memory_max=64M`, as the config has it, of each that is set."""
+    pairs = (
+        ("memory_max", limits.memory_max_bytes, size_text(limits.memory_max_bytes)),
+        ("memory_high", limits.memory_high_bytes, size_text(limits.memory_high_bytes)),
+        ("memory_low", limits.memory_low_bytes, size_text(limits.memory_low_bytes)),
+        ("memory_swap_max", limits.memory_swap_max_bytes >= 0, size_text(limits.memory_swap_max_bytes)),
+        ("cpu_max", limits.cpu_max, f"{limits.cpu_max:g}"), ("cpu_weight", limits.cpu_weight, limits.cpu_weight),
+        ("cpuset", limits.cpuset, cpu_list(limits.cpuset)), ("pids_max", limits.pids_max, limits.pids_max),
+        ("io_weight", limits.io_weight, limits.io_weight), *(("io_max", one, _io_text(one)) for one in limits.io_max),
+    )  # fmt: skip
+    return [f"{key}={text}" for key, value, text in pairs if value]
+
+
+def _io_text(one: IoLimit) -> str:
+    pairs = (
+        ("read", one.read_bytes, size_text(one.read_bytes)), ("write", one.write_bytes, size_text(one.write_bytes)),
+        ("read_iops", one.read_iops, one.read_iops), ("write_iops", one.write_iops, one.write_iops),
+    )  # fmt: skip
+    return f"{one.device}({','.join(f'{key}={text}' for key, value, text in pairs if value)})"
+
+
+def size_text(count: int) -> str:
+    """In the largest unit that says it exactly, as the config has it."""
+    for unit, factor in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if count and count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
+_RANGES = {
+    "memory_max_bytes": (0, 1 << 62), "memory_high_bytes": (0, 1 << 62), "memory_low_bytes": (0, 1 << 62),
+    "memory_swap_max_bytes": (-1, 1 << 62), "cpu_weight": (0, 10_000), "pids_max": (0, 1 << 22), "io_weight": (0, 10_000),
+}  # fmt: skip
+
+
+def updated(limits: CgroupLimits, said: Mapping[str, object]) -> CgroupLimits:
+    """With what was said in the fields of CgroupLimits (io_max as lists); ValueError for what is none, or no whole."""
+    found = dict(said)
+    for key, value in said.items():
+        low, high = _RANGES.get(key, (0, 0))
+        if key == "cpu_max":
+            good = isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or 0.01 <= value <= 4096)
+        elif key == "cpuset":
+            good = isinstance(value, list | tuple) and all(type(cpu) is int and 0 <= cpu < 4096 for cpu in value)
+            found[key] = tuple(value) if good and isinstance(value, list | tuple) else ()
+        elif key == "io_max":
+            good = isinstance(value, list | tuple) and all(_is_io(one) for one in value)
+            found[key] = tuple(IoLimit(*one) for one in value) if good and isinstance(value, list | tuple) else ()
+        else:
+            good = key in _RANGES and type(value) is int and low <= value <= high
+        if not good:
+            raise ValueError(f"{key} = {value} is no limit")
+    new = limits._replace(**found)  # type: ignore[arg-type]
+    for key, lower in (("memory_high", new.memory_high_bytes), ("memory_low", new.memory_low_bytes)):
+        if new.memory_max_bytes and lower > new.memory_max_bytes:
+            raise ValueError(f"expected {key} <= memory_max, found {size_text(lower)} and {size_text(new.memory_max_bytes)}")
+    return new
+
+
+def _is_io(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != len(IoLimit._fields):
+        return False
+    number = value[1].partition(":") if isinstance(value[1], str) else ("", "", "")
+    is_number = number[1] and all(part.isascii() and part.isdigit() for part in (number[0], number[2]))
+    return isinstance(value[0], str) and (is_number or value[1] == "") and all(type(count) is int and 0 <= count <= 1 << 62 for count in value[2:])
+
+
+def differing(old: CgroupLimits, new: CgroupLimits, version: int) -> frozenset[str]:
+    """Keys whose files would get something else."""
+    settings = v2_settings if version == 2 else v1_settings
+    was, is_ = settings(old), settings(new)
+    return frozenset(one.key for one in (*was, *is_) if (one in was) != (one in is_))
 
 
 def controllers(limits: CgroupLimits) -> frozenset[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container
 
 from pyinit.core.limits import V1_NAMES, change, controllers, tracker, v1_settings, v2_settings
 from pyinit.init.kill_v1 import GroupKiller
-from pyinit.init.limiting import Lack, hold, seed_cpuset
+from pyinit.init.limiting import Lack, exchange, hold, places, seed_cpuset
 from pyinit.init.loop import Loop
 from pyinit.init.stats import Group
 from pyinit.linux import cgroup
@@ -73,11 +73,11 @@ class Groups:
             wanted = controllers(spec.cgroup)
             here = self._hand_down(wanted) if directory >= 0 and self._is_v2 else frozenset()
             lacks = hold(directory, [one for one in v2_settings(spec.cgroup) if one.controller in here]) if here else []
-            places = [*([directory] if directory >= 0 else []), *self._limit_v1(spec, wanted - here, lacks)]
+            joined = [*([directory] if directory >= 0 else []), *self._limit_v1(spec, wanted - here, lacks)]
             missing = ", ".join(sorted(wanted - here - set(self._limits.get(name, {}))))
             without = f"there is no group here whose controller {missing} could hold the limit"
             self._lacks[name] = (*((without,) if missing else ()), *(str(lack) for lack in lacks))
-            self._procs[name] = tuple(os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd) for fd in places)
+            self._procs[name] = tuple(os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd) for fd in joined)
             self._held[name] = spec.cgroup
         return self._procs[name], self._lacks[name]
 
@@ -119,19 +119,19 @@ class Groups:
 
     def _limit_v1(self, spec: ServiceSpec, wanted: frozenset[str], lacks: list[Lack]) -> list[int]:
         """A group below the container's in each v1 hierarchy that has one of these controllers."""
-        places: dict[str, int] = {}
-        self._limits[spec.name] = places
+        found: dict[str, int] = {}
+        self._limits[spec.name] = found
         for name in sorted(wanted):
             fd = self._v1_fds.get(V1_NAMES.get(name, name), -1)
             if fd < 0:
                 continue
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"svc-{spec.name}", dir_fd=fd)
-            places[name] = os.open(f"svc-{spec.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            found[name] = os.open(f"svc-{spec.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
             if name == "cpuset":
-                seed_cpuset(places[name])
-            lacks += hold(places[name], [one for one in v1_settings(spec.cgroup) if one.controller == name])
-        return list(places.values())
+                seed_cpuset(found[name])
+            lacks += hold(found[name], [one for one in v1_settings(spec.cgroup) if one.controller == name])
+        return list(found.values())
 
     def limit_again(self, spec: ServiceSpec) -> list[str]:
         """Other limits for a service that runs: what can't be held of them; OSError.
@@ -150,6 +150,21 @@ class Groups:
             here = cgroup.read_at(self._directories[name], "cgroup.controllers").decode().split()
             lacks += hold(self._directories[name], [one for one in change(old, spec.cgroup, 2) if one.controller in here])
         return [str(lack) for lack in lacks]
+
+    def exchange(self, name: str, old: CgroupLimits, new: CgroupLimits) -> str:
+        """Other limits for a service, all of them, or none and the text says why; "" also where it has yet to start."""
+        if name not in self._procs:
+            return ""
+        self._killer.end(name)
+        unified = self._directories.get(name, -1) if self._is_v2 else -1
+        why = exchange(places(unified, self._limits.get(name, {})), old, new)
+        if not why:
+            self._held[name] = new
+        return why
+
+    def exchange_whole(self, old: CgroupLimits, new: CgroupLimits) -> str:
+        """The same for all together."""
+        return exchange(places(self._root_fd if self._is_v2 else -1, self._v1_fds), old, new)
 
     def close_procs(self, name: str) -> None:
         """Of a service whose controllers may be others at its next start."""

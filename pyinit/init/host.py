@@ -133,6 +133,10 @@ class Host:
         for name in names or self.names():
             self._init.pauses.end(name)
 
+    def update(self, name: str, said: dict[str, object], done: Callable[[dict[str, object]], None]) -> None:
+        """Other limits, live; "" means all together."""
+        self._init.updates.update(name, said, done)
+
     def _refuse_while_paused(self, name: str) -> None:
         if self._init.pauses.is_paused(name):
             raise ControlError(f"{name}: is paused: `pyinit resume {name}` first")

@@ -32,6 +32,7 @@ from pyinit.init.readiness import LogWatch, Readiness
 from pyinit.init.reload import Answer, Reader, Reload
 from pyinit.init.render import now_iso
 from pyinit.init.schedule import Schedules
+from pyinit.init.updates import Updates
 from pyinit.init.upward import Upward
 from pyinit.init.words import Words
 from pyinit.linux import process
@@ -96,6 +97,7 @@ class Init:
         self.health = Health(self.loop, self._unhealthy, self.beside.probe, random.random)
         self.schedules = Schedules(self.loop, lambda name: self.tell(e.Due(name)), self.log)
         self.pauses = Pauses(self)
+        self.updates = Updates(self)
         self.reloading = Reload(self)
         self.upward = Upward(endpoints.channel_fd, endpoints.given)
         self.server = Server(self.loop, Host(self), self.log)
@@ -119,6 +121,7 @@ class Init:
             self.loop.run()
         self.server.close()
         self.reloading.close()
+        self.updates.close()
         self.readiness.close()
         self.words.close()
         self.sockets.close()

@@ -45,7 +45,7 @@ class Group:
         quota, _, period = (self._v2("cpu.max") or "").partition(" ")
         if not quota:
             quota, period = self._v1("cpu", "cpu.cfs_quota_us") or "", self._v1("cpu", "cpu.cfs_period_us") or ""
-        return int(quota) / int(period) if quota.isdigit() and period.strip().isdigit() else None
+        return int(quota) / int(period) if quota.strip().isdigit() and period.strip().isdigit() else None
 
     def _memory(self) -> Numbers:
         used = _number(self._v2("memory.current"))

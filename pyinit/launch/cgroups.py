@@ -12,14 +12,13 @@ import select
 import time
 from collections.abc import Callable
 
-from pyinit.core.limits import PROTECTING, V1_NAMES, Setting, controllers, tracker, v1_settings, v2_settings
+from pyinit.core.limits import PROTECTING, V1_NAMES, V2_NAMES, Setting, controllers, tracker, v1_settings, v2_settings
 from pyinit.errors import LaunchError
 from pyinit.init.limiting import Lack, hold, seed_cpuset
 from pyinit.launch.plan import MakeCgroup
 from pyinit.linux import cgroup, process
 
 _KILL = 9
-_V2_NAMES = {v1: v2 for v2, v1 in V1_NAMES.items()}
 _ACCOUNTED = {"memory", "cpu", "cpuacct", "blkio", "pids"}
 _KILL_DEADLINE_S, _FREEZE_S = 5.0, 0.1
 INIT_LEAF = "init"
@@ -49,7 +48,7 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Cal
                 lacks += _hold(directory, [one for one in v2_settings(limits) if one.controller in usable], operation)
                 left -= usable
             continue
-        if not handed_down & {_V2_NAMES.get(name, name) for name in hierarchy.controllers}:
+        if not handed_down & {V2_NAMES.get(name, name) for name in hierarchy.controllers}:
             _make_accounting(hierarchy, directory, made, journal)
             continue
         here = {name for name in handed_down if V1_NAMES.get(name, name) in hierarchy.controllers}

@@ -8,8 +8,8 @@ User namespaces go before "isolate", seccomp after "limit-capabilities" when the
 
 from typing import NamedTuple
 
-from pyinit.core.limits import controllers, cpu_list
-from pyinit.model import CgroupLimits, Config, Container, IoLimit, Mount, Network, Origin
+from pyinit.core.limits import controllers, size_text, words
+from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
@@ -28,17 +28,8 @@ class MakeCgroup(NamedTuple):
     strict: bool = False  # a limit that can't be held is an error
 
     def describe(self) -> str:
-        limits = self.limits
-        words = [f"{key}={text}" for key, value, text in (
-            ("memory_max", limits.memory_max_bytes, _size(limits.memory_max_bytes)),
-            ("memory_high", limits.memory_high_bytes, _size(limits.memory_high_bytes)),
-            ("memory_low", limits.memory_low_bytes, _size(limits.memory_low_bytes)),
-            ("memory_swap_max", limits.memory_swap_max_bytes >= 0, _size(limits.memory_swap_max_bytes)),
-            ("cpu_max", limits.cpu_max, f"{limits.cpu_max:g}"), ("cpu_weight", limits.cpu_weight, limits.cpu_weight),
-            ("cpuset", limits.cpuset, cpu_list(limits.cpuset)), ("pids_max", limits.pids_max, limits.pids_max),
-            ("io_weight", limits.io_weight, limits.io_weight), *(("io_max", one, _io(one)) for one in limits.io_max),
-        ) if value]  # fmt: skip
-        return f"make cgroup pyinit-{self.name}" + (f" with {' '.join(words)}" if words else "")
+        said = words(self.limits)
+        return f"make cgroup pyinit-{self.name}" + (f" with {' '.join(said)}" if said else "")
 
     def undo(self) -> str:
         return "kill what is in the group, remove it"
@@ -127,8 +118,8 @@ class MountKernel(NamedTuple):
     origin: Origin
 
     def describe(self) -> str:
-        words = [*self.flags, *(f"{key}={value}" for key, value in self.options)]
-        return f"mount {self.fstype} on {self.target}" + (f" ({','.join(words)})" if words else "")
+        said = [*self.flags, *(f"{key}={value}" for key, value in self.options)]
+        return f"mount {self.fstype} on {self.target}" + (f" ({','.join(said)})" if said else "")
 
     def undo(self) -> str:
         return ""
@@ -156,7 +147,7 @@ class MountDeclared(NamedTuple):
         mount = self.mount
         source = f" {mount.source}" if mount.source else ""
         files = ", with " + " ".join(name for name, _, _ in mount.files) if mount.files else ""
-        size = f" of {_size(mount.size_bytes)}" if mount.size_bytes else ""
+        size = f" of {size_text(mount.size_bytes)}" if mount.size_bytes else ""
         return f"mount {mount.type}{source}{size} on {mount.target}{' read-only' if mount.read_only else ''}{files}"
 
     def undo(self) -> str:
@@ -262,19 +253,6 @@ def link_name(name: str) -> str:
     for char in name:
         total = (total * 31 + ord(char)) % 16**5
     return f"ve-{name[:7]}{total:05x}"
-
-
-def _io(one: IoLimit) -> str:
-    words = (("read", _size(one.read_bytes)), ("write", _size(one.write_bytes)), ("read_iops", one.read_iops), ("write_iops", one.write_iops))
-    return f"{one.device}({','.join(f'{key}={text}' for key, text in words if text not in ('0', 0))})"
-
-
-def _size(count: int) -> str:
-    """In the largest unit that says it exactly, as the config has it."""
-    for unit, factor in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
-        if count and count % factor == 0:
-            return f"{count // factor}{unit}"
-    return str(count)
 
 
 def _first(*origins: Origin) -> Origin:

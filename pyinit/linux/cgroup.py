@@ -73,8 +73,8 @@ def write(directory: str, name: str, value: str) -> None:
 
 
 def write_at(directory_fd: int, name: str, value: str) -> None:
-    """The same below an open directory."""
-    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    """The same below an open directory; O_NONBLOCK: newer kernels then don't wait for memory to be given back."""
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory_fd)
     try:
         os.write(fd, value.encode())
     finally:

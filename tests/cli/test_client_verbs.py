@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pyinit.cli import events, logs, pause, services, shutdown, stats, status
+from pyinit.cli import events, logs, pause, services, shutdown, stats, status, update
 from pyinit.cli import list as list_verb
 from pyinit.control import places
 from pyinit.errors import ControlError, UsageError
@@ -323,3 +323,32 @@ def test_status_shows_what_is_paused(init, capsys):
     init({"ok": True, "init": INIT, "services": [{**APP, "paused": True}]})
     assert status.run(["app"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["app", "paused", "12"]
+
+
+def test_update_sends_the_limits_of_the_config(init):
+    asked = init({"ok": True})
+    words = ["app", "memory_max=256M", "cpu_max=0.5", "cpuset=0-1", "pids_max=none", 'io_max=[{ device = "8:0", read = "1M" }]', "memory_swap_max=0"]
+    assert update.run(words) == 0
+    assert asked == [{"verb": "update", "names": ["app"], "limits": {
+        "memory_max_bytes": 256 << 20, "cpu_max": 0.5, "cpuset": [0, 1], "pids_max": 0, "io_max": [["8:0", "8:0", 1 << 20, 0, 0, 0]],
+        "memory_swap_max_bytes": 0,
+    }}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["app"], "update app: expected `pyinit update memory_max=256M`, or with a service before it"),
+        ([], "update: expected `pyinit update memory_max=256M`, or with a service before it"),
+        (["a", "b", "pids_max=1"], "update a b pids_max=1: expected `pyinit update memory_max=256M`, or with a service before it"),
+        (["memory_mx=1M"], "memory_mx: there is no such key; did you mean memory_max?"),
+        (["memory_mx=none"], "memory_mx: there is no such key; did you mean memory_max?"),
+        (["memory_max=256"], 'memory_max: expected a size such as "64K", "512M" or "2G", found 256'),
+        (["cpu_max=lots"], 'cpu_max: expected a number from 0.01 to 4096, found "lots"'),
+        (['io_max=[{ device = "/dev/gone", read = "1M" }]'], "io_max: there is no block device /dev/gone here"),
+    ],
+)
+def test_update_refuses(init, words, text):
+    with pytest.raises(UsageError) as caught:
+        update.run(words)
+    assert str(caught.value) == text

@@ -50,6 +50,10 @@ class Host:
     def resume(self, names):
         self.asked.append(("resume", names))
 
+    def update(self, name, said, done):
+        self.asked.append(("update", name, said))
+        done({"ok": True})
+
     def start(self, name):
         self.asked.append(("start", name))
         self.on_ask(name)
@@ -187,6 +191,12 @@ def test_pause_and_resume(bench):
     assert bench.answers(bench.ask({"verb": "pause"})) == [{"ok": True, "left": ["db: has no cgroup"]}]
     assert bench.answers(bench.ask({"verb": "resume"})) == [{"ok": True}]
     assert bench.host.asked == [("pause", ("db",)), ("pause", ()), ("resume", ())]
+
+
+def test_update(bench):
+    assert bench.answers(bench.ask({"verb": "update", "names": ["db"], "limits": {"pids_max": 4}})) == [{"ok": True}]
+    assert bench.answers(bench.ask({"verb": "update", "limits": {"cpu_max": 0.5}})) == [{"ok": True}]
+    assert bench.host.asked == [("update", "db", {"pids_max": 4}), ("update", "", {"cpu_max": 0.5})]
 
 
 def test_a_start_is_answered_when_it_is_ready(bench):

@@ -2,7 +2,18 @@
 
 import pytest
 
-from pyinit.core.limits import INHERIT, change, controllers, cpu_list, tracker, v1_settings, v2_settings
+from pyinit.core.limits import (
+    INHERIT,
+    change,
+    controllers,
+    cpu_list,
+    differing,
+    tracker,
+    updated,
+    v1_settings,
+    v2_settings,
+    words,
+)
 from pyinit.model import CgroupLimits, IoLimit
 
 VDA, GONE = IoLimit("/dev/vda", "254:0", 50 << 20, 0, 0, 100), IoLimit("/dev/gone", "", 1)
@@ -77,3 +88,29 @@ def test_a_list_of_cpus(cpus, text):
 )
 def test_the_best_hierarchy_to_kill_in(mounted, best):
     assert tracker(mounted) == best
+
+
+def test_an_update_changes_what_is_said():
+    said = {"memory_max_bytes": 1 << 20, "memory_high_bytes": 0, "memory_low_bytes": 0, "cpuset": [1], "io_max": [["/dev/vda", "254:0", 0, 7, 0, 0]]}
+    io = IoLimit("/dev/vda", "254:0", write_bytes=7)
+    assert updated(ALL, said) == ALL._replace(
+        memory_max_bytes=1 << 20, memory_high_bytes=0, memory_low_bytes=0, cpuset=(1,), io_max=(io,)
+    )
+    assert differing(ALL, updated(ALL, said), 2) == {"memory_max", "memory_high", "memory_low", "cpuset", "io_max"}
+    assert differing(ALL, updated(ALL, said), 1) == {"memory_max", "memory_high", "memory_low", "memory_swap_max", "cpuset", "io_max"}
+    assert words(updated(CgroupLimits(), {"pids_max": 3, "memory_swap_max_bytes": 0})) == ["memory_swap_max=0", "pids_max=3"]
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"pids": 1}, "pids = 1 is no limit"), ({"origin": 1}, "origin = 1 is no limit"), ({"pids_max": True}, "pids_max = True is no limit"),
+        ({"pids_max": -1}, "pids_max = -1 is no limit"), ({"cpu_max": "1"}, "cpu_max = 1 is no limit"), ({"cpu_max": 1e9}, "cpu_max = 1000000000.0 is no limit"),
+        ({"cpuset": "0"}, "cpuset = 0 is no limit"), ({"io_max": [["a", "b", 1, 1, 1, 1]]}, "io_max = [['a', 'b', 1, 1, 1, 1]] is no limit"),
+        ({"memory_max_bytes": 1024}, "expected memory_high <= memory_max, found 48M and 1K"),
+    ],
+)  # fmt: skip
+def test_what_is_no_limit(said, text):
+    with pytest.raises(ValueError, match=r"no limit|expected") as caught:
+        updated(ALL, said)
+    assert str(caught.value) == text

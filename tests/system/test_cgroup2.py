@@ -95,6 +95,10 @@ echo survived $(grep -cFf /run/before /run/after)
 {PYINIT} pause
 echo frozen $(cat svc-daemons/cgroup.freeze) $({PYINIT} status daemons | grep -c paused)
 {PYINIT} resume
+{PYINIT} update daemons memory_max=30M pids_max=7 memory_low=1M io_max='[{{ device = "7:0", read = "1M" }}]'
+{PYINIT} update memory_max=100M cpu_max=1.5 cpuset=0-1
+{PYINIT} update memory_max=99M pids_max=9 cpuset=77
+echo updated $(cat svc-daemons/memory.max svc-daemons/pids.max svc-daemons/memory.low svc-daemons/io.max memory.max pids.max cpu.max cpuset.cpus)
 echo thawed $(cat svc-daemons/cgroup.freeze)
 {PYINIT} pause daemons
 {PYINIT} stats --json | tr -d '\n'; echo
@@ -125,6 +129,7 @@ def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
         "daemons/memory.max 20971520", "daemons/memory.high 16777216", "daemons/cpuset.cpus 1",
         "daemons/io.max 7:0 rbps=max wbps=max riops=max wiops=9", "many: sh: can't fork: Resource temporarily unavailable",
         "restarted 0", "survived 0", "frozen 1 1", "thawed 0",
+        "updated 31457280 7 1048576 7:0 rbps=1048576 wbps=max riops=max wiops=max 104857600 max 150000 100000 0-1",
     ):  # fmt: skip
         assert f"\n{line}\n" in third, third
     rows = [json.loads(line) for line in third.splitlines() if line.startswith("{")]
@@ -133,9 +138,9 @@ def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
     assert (big["state"], big["exit"], big["reason"]) == ("failed", {"code": None, "signal": 9}, reason)
     whole, used = rows[-1]["container"], {one["name"]: one for one in rows.pop()["services"]}
     assert whole["memory"]["used_bytes"] > used["daemons"]["memory"]["used_bytes"] > 0
-    assert (used["daemons"]["memory"]["max_bytes"], used["daemons"]["cpu"]["max"], used["daemons"]["pids"]["count"]) == (20 << 20, 0.25, 3)
+    assert (used["daemons"]["memory"]["max_bytes"], used["daemons"]["cpu"]["max"], used["daemons"]["pids"]["count"]) == (30 << 20, 0.25, 3)
     assert (used["big"]["memory"]["oom_kills"], used["big"]["cpu"]["used_s"] > 0) == (1, True)
-    assert (used["many"]["pids"], whole["memory"]["oom_kills"], whole["memory"]["max_bytes"]) == ({"count": 0, "max": 4}, 1, None)
+    assert (used["many"]["pids"], whole["memory"]["oom_kills"], whole["memory"]["max_bytes"]) == ({"count": 0, "max": 4}, 1, 100 << 20)
     assert (whole["io"]["read_bytes"] >= 0, whole["cpu"]["used_s"] > used["daemons"]["cpu"]["used_s"]) == (True, True)
     assert set(whole["pressure"]["memory"]["some"]) == {"avg10", "avg60", "avg300", "total_us"}
     assert [(one["state"], one["reason"]) for one in rows[1:] if one["name"] == "big"] == [

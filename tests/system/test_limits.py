@@ -207,3 +207,52 @@ def test_what_is_paused_is_killed_with_the_container(bench, busybox):
     again.wait_for("ill: up")
     assert states()["ill"] in ("ready", "running")
     assert again.stop() == 0
+
+
+UPDATED = """
+[container]
+name = "lim"
+layers = ["{image}"]
+[container.cgroup]
+memory_max = "64M"
+[services.app]
+command = ["/bin/sh", "-c", "echo up; exec sleep 1000"]
+log = {{ to = "stdout", timestamp = "none" }}
+cgroup = {{ memory_max = "32M", pids_max = 9 }}
+"""
+
+
+def test_an_update_holds_whole_or_not_at_all_and_up_to_the_next_reload(bench, busybox):
+    box = bench.start(UPDATED.format(image=busybox))
+    box.wait_for("app: up")
+    assert verb("update", "memory_max=40M", "cpu_max=0.5").stderr == ""
+    whole = stats()["container"]
+    assert (whole["memory"]["max_bytes"], whole["cpu"]["max"], read("cpu", "cpu.cfs_quota_us")) == (40 << 20, 0.5, "50000")
+    assert verb("update", "app", "memory_max=16M", "memory_swap_max=0", "pids_max=none").stderr == ""
+    [app] = stats("app")["services"]
+    assert (app["memory"]["max_bytes"], app["pids"]["max"]) == (16 << 20, None)
+    assert read("memory", "memory.memsw.limit_in_bytes", "svc-app") == str(16 << 20)
+    refusals = {
+        ("app", "memory_max=8M", "cpuset=1"): "app: it has no group here whose controller cpuset could hold the limit; "
+        "one in its config is held from its start on; nothing was changed",
+        ("app", "memory_max=8M", "memory_low=1M"): "app: memory_low can't be held here: cgroup v1 has no such limit; nothing was changed",
+        ("memory_max=30M", "memory_swap_max=1G", "pids_max=4", "memory_low=1M"):
+            "(container): memory_low can't be held here: cgroup v1 has no such limit; nothing was changed",
+        ("memory_high=1G",): "(container): expected memory_high <= memory_max, found 1G and 40M; nothing was changed",
+    }  # fmt: skip
+    found = {words: (one.returncode, one.stderr) for words in refusals if (one := verb("update", *words))}
+    assert found == {words: (1, f"pyinit: {text}\n") for words, text in refusals.items()}
+    assert (stats()["container"]["memory"]["max_bytes"], stats("app")["services"][0]["memory"]["max_bytes"]) == (40 << 20, 16 << 20)
+    assert (read("pids", "pids.max"), int(read("memory", "memory.memsw.limit_in_bytes")) > 1 << 60) == ("max", True)
+    assert verb("restart", "app").returncode == 0
+    assert stats("app")["services"][0]["memory"]["max_bytes"] == 16 << 20
+    assert verb("reload").stdout == "app: changed, without a restart\n"
+    wait_until(lambda: stats()["container"]["memory"]["max_bytes"] == 64 << 20, "the config's limit")
+    assert read("cpu", "cpu.cfs_quota_us") == "-1"
+    [app] = stats("app")["services"]
+    assert (app["memory"]["max_bytes"], app["pids"]["max"]) == (32 << 20, 9)
+    events = [json.loads(line) for line in verb("events", "--json", "-n", "100").stdout.splitlines()]
+    assert [(one["name"], one["reason"]) for one in events if one["state"] == "updated"] == [
+        ("(container)", "memory_max=40M cpu_max=0.5"), ("app", "memory_max=16M memory_swap_max=0"), ("(container)", "memory_max=64M"),
+    ]  # fmt: skip
+    assert box.stop() == 0
