@@ -28,17 +28,20 @@ VERBS = {
     "check": "check", "plan": "plan", "build": "build", "status": "status", "list": "list", "logs": "logs",
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
     "enable": "services", "disable": "services", "wait": "services", "hup": "services", "reload": "reload",
-    "events": "events", "ps": "ps", "exec": "exec", "doctor": "doctor",
+    "events": "events", "ps": "ps", "exec": "exec", "doctor": "doctor", "stats": "stats",
+    "pause": "pause", "resume": "pause", "update": "update",
 }  # fmt: skip
 USAGE = """\
 usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
        pyinit [TINI OPTIONS] -- COMMAND [ARGUMENT...]  run one command as tini does
        pyinit check FILE | plan FILE | build FILE      look at a config; build images
        pyinit doctor [FILE]                            look at what this host can do
-       pyinit status [NAME...] | ps [NAME...] | list   look at what runs
+       pyinit status | ps | stats [NAME...] | list     look at what runs
        pyinit logs [NAME...] | events
        pyinit start | stop | restart | hup NAME...     change it
        pyinit enable | disable | wait NAME...
+       pyinit pause | resume [NAME...]
+       pyinit update [NAME] KEY=VALUE...
        pyinit signal SIGNAL NAME... | exec NAME -- COMMAND
        pyinit reload | shutdown
        pyinit --version | --help
@@ -79,7 +82,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if first in VERBS:
         verb = __import__(f"pyinit.cli.{VERBS[first]}", fromlist=["run"])
-        arguments = words if VERBS[first] == "services" else words[1:]
+        arguments = words if VERBS[first] in ("services", "pause") else words[1:]
         code: int = verb.run(arguments)
         return code
     if first and not first.startswith("-"):

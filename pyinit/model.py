@@ -189,8 +189,19 @@ class LogSpec(NamedTuple):
     origin: Origin = NOWHERE
 
 
+class IoLimit(NamedTuple):
+    """Of one block device: bytes and operations a second; 0 means none, -1 that one is lifted."""
+
+    device: str  # as the config has it: a path, or "8:0"
+    number: str = ""  # "8:0"; "": there is no such device
+    read_bytes: int = 0
+    write_bytes: int = 0
+    read_iops: int = 0
+    write_iops: int = 0
+
+
 class CgroupLimits(NamedTuple):
-    """Limits of a cgroup; 0 means none. `cpu_max` in cores, `cpu_weight` 1-10000."""
+    """Limits of a cgroup; 0 means none, but of swap, where it is -1. `cpu_max` in cores, weights 1-10000."""
 
     memory_max_bytes: int = 0
     memory_high_bytes: int = 0
@@ -198,6 +209,11 @@ class CgroupLimits(NamedTuple):
     cpu_weight: int = 0
     pids_max: int = 0
     origin: Origin = NOWHERE
+    memory_low_bytes: int = 0
+    memory_swap_max_bytes: int = -1
+    cpuset: tuple[int, ...] = ()
+    io_max: tuple[IoLimit, ...] = ()
+    io_weight: int = 0
 
 
 class ProcessSpec(NamedTuple):

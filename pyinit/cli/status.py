@@ -70,7 +70,8 @@ def table(services: list[dict[str, Any]], *, colour: bool = False, width: int | 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     uptime = options.duration(one["uptime_s"]) if one["uptime_s"] is not None else "-"
-    cells = (one["name"], one["state"], str(one["pid"] or "-"), uptime, str(one["restarts"]), _why(one))
+    state = "paused" if one.get("paused") else one["state"]
+    cells = (one["name"], state, str(one["pid"] or "-"), uptime, str(one["restarts"]), _why(one))
     # A reason may hold what a container's config or image says: it shall not steer the terminal.
     return tuple("".join(sign if sign.isprintable() else "?" for sign in cell) for cell in cells)
 

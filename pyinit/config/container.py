@@ -95,7 +95,7 @@ def container(table: Table, path: str) -> Container:
         writable_origin=table.at("writable"),
         namespaces=namespaces,
         mounts=tuple(_mount(one) for one in table.tables("mounts")),
-        cgroup=cgroup(table.table("cgroup"), ("io_max", "io_weight", "swap_max")),
+        cgroup=cgroup(table.table("cgroup")),
         network=network,
         security=_security(table.table("security")),
         orphan=table.boolean("orphan"),

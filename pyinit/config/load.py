@@ -12,7 +12,7 @@ try:
 except ModuleNotFoundError:  # a small image without packages
     import tomllib as toml  # type: ignore[no-redef]
 
-from pyinit.config import check
+from pyinit.config import check, devices
 from pyinit.config import container as tables
 from pyinit.config.decode import Document, Table
 from pyinit.config.processes import LOGGER
@@ -218,7 +218,7 @@ def load(
             found += check.container(box)
     if found:
         raise ConfigError(_lines(found, loader.files))
-    return config
+    return devices.numbered(config)
 
 
 def _lines(found: list[tuple[Origin, str]], files: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ Owns these keys and their forms. Must not know what a service is for (services.p
 from pyinit.config.decode import Table, show
 from pyinit.config.probes import address
 from pyinit.errors import hint
-from pyinit.model import CgroupLimits, LogSpec, ProcessSpec, SocketSpec
+from pyinit.model import CgroupLimits, IoLimit, LogSpec, ProcessSpec, SocketSpec
 
 RLIMITS = (
     "as", "core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
@@ -17,6 +17,7 @@ LOGGER = "service:"
 _OF_A_FILE = ("max_size", "max_age", "keep", "total_size", "compress")
 _OF_LINES = ("timestamp", "format", "stderr", "max_line", "rate", "rate_burst", "echo")
 _LONGEST_MAX = 1 << 20
+_NO_SWAP = ("0", "0K", "0M", "0G")
 _KEYS = (
     "nice", "cpu_affinity", "oom_score_adj", "rlimits", "capabilities", "ambient_capabilities", "chroot",
     "private_tmp", "read_only_paths", "stdin", "tty",
@@ -29,7 +30,7 @@ def process(table: Table, *, strict: bool) -> ProcessSpec:
     """`strict` is the default of the key."""
     found = ProcessSpec(
         nice=table.integer("nice", 0, -20, 19) if table.has("nice") else None,
-        cpu_affinity=_cpus(table),
+        cpu_affinity=_cpus(table, "cpu_affinity"),
         oom_score_adj=table.integer("oom_score_adj", 0, -1000, 1000) if table.has("oom_score_adj") else None,
         rlimits=_rlimits(table.table("rlimits")),
         capabilities=capabilities(table, "capabilities") if table.has("capabilities") else None,
@@ -73,31 +74,59 @@ def cgroup(table: Table | None, later: tuple[str, ...] = ()) -> CgroupLimits:
     found = CgroupLimits(
         memory_max_bytes=table.size("memory_max"),
         memory_high_bytes=table.size("memory_high"),
+        memory_low_bytes=table.size("memory_low"),
+        memory_swap_max_bytes=0 if table.raw("memory_swap_max") in _NO_SWAP else table.size("memory_swap_max", -1),
         cpu_max=table.number("cpu_max", 0.0, 0.01, 4096),
         cpu_weight=table.integer("cpu_weight", 0, 1, 10_000),
+        cpuset=_cpus(table, "cpuset"),
         pids_max=table.integer("pids_max", 0, 1, 1 << 22),
+        io_max=_io_max(table),
+        io_weight=table.integer("io_weight", 0, 1, 10_000),
         origin=table.origin,
     )
     if found.memory_max_bytes and found.memory_high_bytes > found.memory_max_bytes:
         table.fault("memory_high", "expected memory_high <= memory_max, for what is above that is killed, not slowed")
+    if found.memory_max_bytes and found.memory_low_bytes > found.memory_max_bytes:
+        table.fault("memory_low", "expected memory_low <= memory_max, for nothing above that is there to be kept")
     table.close(later)
     return found
 
 
-def _cpus(table: Table) -> tuple[int, ...]:
+def _io_max(table: Table) -> tuple[IoLimit, ...]:
+    found: list[IoLimit] = []
+    for number, one in enumerate(table.tables("io_max")):
+        device = one.string("device")
+        limit = IoLimit(
+            device, "", one.size("read"), one.size("write"),
+            one.integer("read_iops", 0, 1, 1 << 31), one.integer("write_iops", 0, 1, 1 << 31),
+        )  # fmt: skip
+        major, mark, minor = device.partition(":")
+        if not device.startswith("/") and not (mark and all(part.isascii() and part.isdigit() for part in (major, minor))):
+            what = show(device) if "device" in one.data else "nothing"
+            table.fault("io_max", f'expected a device such as "/dev/vda" or "8:0", found {what}', number)
+        elif not any(limit[2:6]) and not set(one.data) - {"device"}:
+            table.fault("io_max", "expected one of read, write, read_iops, write_iops beside its device", number)
+        elif any(device == other.device for other in found):
+            table.fault("io_max", f"{device} is there twice; put its limits into one", number)
+        found.append(limit)
+        one.close()
+    return tuple(found)
+
+
+def _cpus(table: Table, key: str) -> tuple[int, ...]:
     """`[0, 2]`, or `"0-3,6"`."""
-    value = table.raw("cpu_affinity")
+    value = table.raw(key)
     if value is None:
         return ()
     found: set[int] = set()
     if isinstance(value, list) and value and all(type(cpu) is int and 0 <= cpu < 4096 for cpu in value):
         return tuple(sorted(set(value)))
-    words = table.string("cpu_affinity").split(",") if isinstance(value, str) else [""]
+    words = table.string(key).split(",") if isinstance(value, str) else [""]
     for word in words:
         low, mark, high = word.strip().partition("-")
         ends = (low, high if mark else low)
         if not all(end.isascii() and end.isdigit() and len(end) < 5 for end in ends) or int(ends[0]) > int(ends[1]) or int(ends[1]) > 4095:
-            table.fault("cpu_affinity", f'expected CPUs such as [0, 1] or "0-3,6", found {show(value)}')
+            table.fault(key, f'expected CPUs such as [0, 1] or "0-3,6", found {show(value)}')
             return ()
         found.update(range(int(ends[0]), int(ends[1]) + 1))
     return tuple(sorted(found))

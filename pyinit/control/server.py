@@ -207,6 +207,15 @@ class Server:
         elif request.verb == "ps":
             names = request.names or self._host.names()
             self._send(client, {"ok": True, "services": [self._host.processes(name) for name in names]}, last=True)
+        elif request.verb == "stats":
+            self._send(client, {"ok": True, **self._host.stats(request.names)}, last=True)
+        elif request.verb == "pause":
+            self._send(client, {"ok": True, "left": list(self._host.pause(request.names))}, last=True)
+        elif request.verb == "resume":
+            self._host.resume(request.names)
+            self._send(client, {"ok": True}, last=True)
+        elif request.verb == "update":
+            self._host.update("".join(request.names), request.limits, lambda answer: self._send(client, answer, last=True))
         elif request.verb == "exec":
             self._exec(client, request)
         elif request.verb == "hup":

@@ -15,6 +15,11 @@ A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where nam
     exec, "names": [one], "argv": [...], with three fds (SCM_RIGHTS): standard input, output and error of the command
                                                -> {"ok": true, "code": n} at its end; meanwhile lines {"signal": n} go to it
     ps                                         -> {"ok": true, "services": [{"name", "state", "processes": [...]}]}
+    stats                                      -> {"ok": true, "t_s": monotonic, "container": {...} or null, "services": [{...}]};
+                                                  numbers that can't be known are null
+    pause | resume                             -> {"ok": true, "left": [text]}, of all those that run if none is named
+    update, "names": [one] or [], "limits": {field of model.CgroupLimits: value}
+                                               -> {"ok": true}; without a name those of the container
     reload                                     -> {"ok": true, "added": [], "removed": [], "restarted": [], "changed": []}
     logs, "follow": bool                       -> {"ok": true, "logs": [...]} and the log folder's fd, then frames (init/logclient.py)
     shutdown, "exit_code": n or null           -> {"ok": true}, then the end of the connection when all is down
@@ -27,7 +32,8 @@ from typing import NamedTuple
 MOST_REQUEST_BYTES = 64 * 1024
 VERSION = 1
 VERBS = (
-    "status", "start", "stop", "restart", "wait", "hup", "enable", "disable", "signal", "logs", "events", "ps", "exec", "reload", "shutdown",
+    "status", "start", "stop", "restart", "wait", "hup", "enable", "disable", "signal", "logs", "events", "ps", "exec", "reload", "shutdown", "stats",
+    "pause", "resume", "update",
 )  # fmt: skip
 
 
@@ -40,6 +46,7 @@ class Request(NamedTuple):
     lines: int = 0
     follow: bool = False
     argv: tuple[str, ...] = ()
+    limits: dict[str, object] = {}  # noqa: RUF012 - read only
 
 
 class BadRequestError(Exception):
@@ -72,8 +79,11 @@ def decode(line: bytes) -> Request:
         raise BadRequestError('expected "argv" to be a list of strings')
     if data["verb"] == "exec" and (not argv or not argv[0] or len(names) != 1):
         raise BadRequestError('expected one name, and a command in "argv"')
+    limits = data.get("limits", {})
+    if data["verb"] == "update" and (not isinstance(limits, dict) or not limits or len(names) > 1):
+        raise BadRequestError('expected at most one name, and limits in "limits"')
     wait, follow = data.get("wait") is not False, data.get("follow") is True
-    return Request(data["verb"], tuple(dict.fromkeys(names)), wait, number, code, lines, follow, tuple(argv))
+    return Request(data["verb"], tuple(dict.fromkeys(names)), wait, number, code, lines, follow, tuple(argv), limits)
 
 
 def decode_signal(line: bytes) -> int:

@@ -16,7 +16,7 @@ from pyinit.core.ending import SIGKILL
 from pyinit.core.events import Timer
 from pyinit.core.inputs import input_of
 from pyinit.core.service import DOWN, IDLE, CoreError, Input, Kind, Service, State, Target, Why
-from pyinit.model import InitSpec, ServiceSpec
+from pyinit.model import CgroupLimits, InitSpec, ServiceSpec
 
 LAST_SECOND_S = 1.0  # of the shutdown's time: KillAll, reaping, logs
 _HAS_PROCESS = frozenset({State.PREPARING, State.RUNNING, State.STARTED, State.READY})  # and nobody has told it to leave
@@ -125,6 +125,11 @@ class Supervisor:
     def spec(self, name: str) -> ServiceSpec:
         """What the service runs by now; of a changed one the old, until it has ended."""
         return self._find(name).spec
+
+    def amend(self, name: str, limits: CgroupLimits) -> None:
+        """Its group has other limits now; a config that waits for its restart keeps its own."""
+        service = self._find(name)
+        service.spec = service.spec._replace(cgroup=limits)
 
     def settled(self) -> bool:
         """Whether nothing is on its way: each service that is wanted is ready, done, failed or trying again."""

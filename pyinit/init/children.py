@@ -188,10 +188,9 @@ class Children:
         limited = controllers(spec.cgroup)
         if spec.kill != "cgroup" and not limited:
             return ()
-        fds, missing = self._groups.procs_for(spec)
-        if missing:
-            origin, names = spec.cgroup.origin, ", ".join(sorted(missing))
-            text = f"{origin}: cgroup: there is no group here whose controller {names} could hold the limit"
+        fds, lacks = self._groups.procs_for(spec)
+        for lack in lacks:
+            text = f"{spec.cgroup.origin}: cgroup: {lack}"
             if spec.process.strict:
                 raise RefusedError("cgroup", errno.ENOENT, text)
             self._warn(f"{text}; it runs without")
@@ -200,7 +199,8 @@ class Children:
     def limit_again(self, spec: ServiceSpec) -> None:
         """The limits differ, and its processes run: they hold from now on."""
         try:
-            self._groups.limit_again(spec)
+            for lack in self._groups.limit_again(spec):
+                self._report(f"{spec.cgroup.origin}: cgroup: {lack}")
         except OSError as error:
             self._report(f"{spec.cgroup.origin}: cgroup: {error}")
 

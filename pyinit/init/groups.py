@@ -10,13 +10,16 @@ import contextlib
 import os
 from collections.abc import Callable, Container
 
-from pyinit.core.limits import NO_LIMIT_V1, NO_LIMIT_V2, Files, controllers, tracker, v1_files, v2_files
+from pyinit.core.limits import V1_NAMES, change, controllers, tracker, v1_settings, v2_settings
 from pyinit.init.kill_v1 import GroupKiller
+from pyinit.init.limiting import Lack, exchange, hold, places, seed_cpuset
 from pyinit.init.loop import Loop
+from pyinit.init.stats import Group
 from pyinit.linux import cgroup
-from pyinit.model import ServiceSpec
+from pyinit.model import CgroupLimits, ServiceSpec
 
 _KILL = 9
+_ACCOUNTED = frozenset({"memory", "cpu", "io", "pids"})
 MARKER = "PYINIT_SERVICE"
 _MARK = b"\0PYINIT_SERVICE="
 
@@ -33,13 +36,17 @@ class Groups:
         self._is_v2 = root_fd >= 0
         kind = "" if self._is_v2 else tracker(v1_fds)
         self._root_fd = v1_fds[kind] if kind else root_fd
+        self._whole = Group(root_fd, v1_fds) if root_fd >= 0 or v1_fds else None
+        self._freezes_v1 = kind == "freezer"
         self._killer = GroupKiller(loop, kind, self.check)
         self._loop = loop
         self._finished = finished
         self._directories: dict[str, int] = {}
+        self._handed_down: frozenset[str] = frozenset()
         self._oom_kills: dict[str, int] = {}
         self._procs: dict[str, tuple[int, ...]] = {}
-        self._missing: dict[str, frozenset[str]] = {}
+        self._held: dict[str, CgroupLimits] = {}  # what was written into its groups
+        self._lacks: dict[str, tuple[str, ...]] = {}
         self._sessions: dict[str, int] = {}
         self._pending: set[str] = set()
 
@@ -57,56 +64,107 @@ class Groups:
                 return -1
         return self._directories[name]
 
-    def procs_for(self, spec: ServiceSpec) -> tuple[tuple[int, ...], frozenset[str]]:
-        """(`cgroup.procs` of the service's groups, open for writing; the controllers that can't be had). OSError."""
+    def procs_for(self, spec: ServiceSpec) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """(`cgroup.procs` of the service's groups, open for writing; what can't be held of its limits, in words). OSError."""
         name = spec.name
         directory = self.directory_for(name)
         self._killer.end(name)  # who joins now is not meant
         if name not in self._procs:
             wanted = controllers(spec.cgroup)
-            here = self._hand_down(wanted) if wanted and directory >= 0 and self._is_v2 else frozenset()
-            if here:
-                _write_all(directory, {key: rows for key, rows in v2_files(spec.cgroup).items() if key in here})
-            places = [*([directory] if directory >= 0 else []), *self._limit_v1(spec, wanted - here)]
-            self._missing[name] = frozenset(wanted - here - set(self._limits.get(name, {})))
-            self._procs[name] = tuple(os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd) for fd in places)
-        return self._procs[name], self._missing[name]
+            here = self._hand_down(wanted) if directory >= 0 and self._is_v2 else frozenset()
+            lacks = hold(directory, [one for one in v2_settings(spec.cgroup) if one.controller in here]) if here else []
+            joined = [*([directory] if directory >= 0 else []), *self._limit_v1(spec, wanted - here, lacks)]
+            missing = ", ".join(sorted(wanted - here - set(self._limits.get(name, {}))))
+            without = f"there is no group here whose controller {missing} could hold the limit"
+            self._lacks[name] = (*((without,) if missing else ()), *(str(lack) for lack in lacks))
+            self._procs[name] = tuple(os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd) for fd in joined)
+            self._held[name] = spec.cgroup
+        return self._procs[name], self._lacks[name]
 
     def _hand_down(self, wanted: frozenset[str]) -> frozenset[str]:
-        """Which of the controllers of v2 a service's group has; PID 1 itself stands in a leaf beside it."""
-        had = frozenset(cgroup.read_at(self._root_fd, "cgroup.controllers").decode().split()) & wanted
-        if had:
+        """Which of the controllers of v2 a service's group has; PID 1 itself stands in a leaf beside it.
+
+        Those that count what is used are handed down to all, for `pyinit stats`.
+        """
+        had = frozenset(cgroup.read_at(self._root_fd, "cgroup.controllers").decode().split()) & (wanted | _ACCOUNTED)
+        if had - self._handed_down:
             try:
                 cgroup.write_at(self._root_fd, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(had)))
             except OSError:  # not ours to hand down
                 return frozenset()
-        return had
+            self._handed_down |= had
+        return had & wanted
 
-    def _limit_v1(self, spec: ServiceSpec, wanted: frozenset[str]) -> list[int]:
+    def can_freeze(self, name: str) -> bool:
+        """Whether its processes are in a group of v2, or of v1's freezer."""
+        return name in self._directories and (self._is_v2 or self._freezes_v1)
+
+    def freeze(self, name: str, *, frozen: bool) -> None:
+        """All processes of the service stand still, or go on; OSError."""
+        if self._is_v2:
+            cgroup.write_at(self._directories[name], "cgroup.freeze", str(int(frozen)))
+        elif frozen:
+            cgroup.write_at(self._directories[name], "freezer.state", "FROZEN")
+        else:
+            self._killer.thaw(self._directories[name])
+
+    def numbers(self, name: str) -> dict[str, object]:
+        """What the service uses, as far as its own groups count it."""
+        v1 = {V1_NAMES.get(key, key): fd for key, fd in self._limits.get(name, {}).items()}
+        return Group(self._directories.get(name, -1) if self._is_v2 else -1, v1).numbers()
+
+    def whole_numbers(self) -> dict[str, object] | None:
+        """What all use together, PID 1 with them; None without a group of our own."""
+        return self._whole.numbers() if self._whole is not None else None
+
+    def _limit_v1(self, spec: ServiceSpec, wanted: frozenset[str], lacks: list[Lack]) -> list[int]:
         """A group below the container's in each v1 hierarchy that has one of these controllers."""
-        files, places = v1_files(spec.cgroup), {}
-        for name in sorted(wanted & set(self._v1_fds)):
-            fd = self._v1_fds[name]
+        found: dict[str, int] = {}
+        self._limits[spec.name] = found
+        for name in sorted(wanted):
+            fd = self._v1_fds.get(V1_NAMES.get(name, name), -1)
+            if fd < 0:
+                continue
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"svc-{spec.name}", dir_fd=fd)
-            places[name] = os.open(f"svc-{spec.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-            _write_all(places[name], {name: files[name]})
-        self._limits[spec.name] = places
-        return list(places.values())
+            found[name] = os.open(f"svc-{spec.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            if name == "cpuset":
+                seed_cpuset(found[name])
+            lacks += hold(found[name], [one for one in v1_settings(spec.cgroup) if one.controller == name])
+        return list(found.values())
 
-    def limit_again(self, spec: ServiceSpec) -> None:
-        """Other limits for a service that runs; OSError. A controller that it had no limit of waits for its next start."""
+    def limit_again(self, spec: ServiceSpec) -> list[str]:
+        """Other limits for a service that runs: what can't be held of them; OSError.
+
+        A controller that it had no limit of waits for its next start.
+        """
         name = spec.name
         if name not in self._procs:
-            return
+            return []
         self._killer.end(name)  # it would write back a limit that it found
+        old, self._held[name] = self._held[name], spec.cgroup
+        lacks: list[Lack] = []
         for controller, fd in self._limits.get(name, {}).items():
-            _write_all(fd, {"": [*NO_LIMIT_V1[controller], *v1_files(spec.cgroup).get(controller, [])]})
+            lacks += hold(fd, [one for one in change(old, spec.cgroup, 1) if one.controller == controller])
         if name in self._directories and self._is_v2:
             here = cgroup.read_at(self._directories[name], "cgroup.controllers").decode().split()
-            for controller in here:
-                rows = [*NO_LIMIT_V2.get(controller, []), *v2_files(spec.cgroup).get(controller, [])]
-                _write_all(self._directories[name], {"": rows})
+            lacks += hold(self._directories[name], [one for one in change(old, spec.cgroup, 2) if one.controller in here])
+        return [str(lack) for lack in lacks]
+
+    def exchange(self, name: str, old: CgroupLimits, new: CgroupLimits) -> str:
+        """Other limits for a service, all of them, or none and the text says why; "" also where it has yet to start."""
+        if name not in self._procs:
+            return ""
+        self._killer.end(name)
+        unified = self._directories.get(name, -1) if self._is_v2 else -1
+        why = exchange(places(unified, self._limits.get(name, {})), old, new)
+        if not why:
+            self._held[name] = new
+        return why
+
+    def exchange_whole(self, old: CgroupLimits, new: CgroupLimits) -> str:
+        """The same for all together."""
+        return exchange(places(self._root_fd if self._is_v2 else -1, self._v1_fds), old, new)
 
     def close_procs(self, name: str) -> None:
         """Of a service whose controllers may be others at its next start."""
@@ -132,7 +190,7 @@ class Groups:
         self._killer.end(name)
         for controller in self._limits.get(name, {}):
             with contextlib.suppress(OSError):
-                os.rmdir(f"svc-{name}", dir_fd=self._v1_fds[controller])
+                os.rmdir(f"svc-{name}", dir_fd=self._v1_fds[V1_NAMES.get(controller, controller)])
         self.close_procs(name)
         if name in self._directories:
             os.close(self._directories.pop(name))
@@ -227,15 +285,6 @@ def _kill_v2(directory_fd: int) -> None:
     for path in cgroup.subgroups_at(directory_fd):
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
             cgroup.write_at(directory_fd, path + "cgroup.freeze", "0")
-
-
-def _write_all(directory_fd: int, files: Files) -> None:
-    for rows in files.values():
-        for name, value in rows:
-            try:
-                cgroup.write_at(directory_fd, name, value)
-            except OSError as error:
-                raise OSError(error.errno, f"{name} = {value}: {error.strerror}") from error
 
 
 def _pids() -> list[int]:

@@ -6,7 +6,7 @@ Owns the answers of `status` and the way a request becomes an event. Must not kn
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyinit import __version__
 from pyinit.core import events as e
@@ -18,6 +18,7 @@ from pyinit.model import MOST_NAME, is_name
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init
 
+_KILL = 9
 _RELOAD_TIMEOUT_S = 30.0
 _MOST_COMMAND = 512
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -66,7 +67,7 @@ class Host:
         memory, cpu = _usage(pids)
         return {
             "name": view.name, "state": view.state.word, "target": view.target, "pid": view.pid or None,
-            "ready": view.ready, "uptime_s": round(now - view.since_s, 3) if view.pid else None,
+            "ready": view.ready, "paused": self._init.pauses.is_paused(name), "uptime_s": round(now - view.since_s, 3) if view.pid else None,
             "restarts": view.restarts, "exit": {"code": view.exit_code, "signal": view.exit_signal},
             "reason": self._reason(name, view), "status": said["text"], "health": self._init.health.state(name)[0],
             "notify": {key: said[key] for key in ("errno", "reloading", "stopping", "stored_fds")},
@@ -81,6 +82,7 @@ class Host:
     def exec(self, name: str, argv: tuple[str, ...], stdio: tuple[int, int, int], done: Callable[[int, str], None]) -> Job:
         """Run a command as the service would: its user, environment, cgroup and limits; `done(exit code, error)`."""
         self._refuse_while_stopping(name)
+        self._refuse_while_paused(name)
 
         def ended(how: Ended) -> None:
             done(128 + how.signal if how.signal else how.code, how.message)
@@ -91,7 +93,53 @@ class Host:
         """Of one service, for `ps`."""
         view = self.view(name)
         rows = [row for pid in self._init.groups.members(name) if (row := _process(pid)) is not None]
-        return {"name": name, "state": view.state.word, "processes": [{**row._asdict(), "command": _command(row.pid)} for row in rows]}
+        return {"name": name, "state": view.state.word, "processes": [{**dict(zip(row._fields[:4], row[:4], strict=True)), "command": _command(row.pid)} for row in rows]}
+
+    def stats(self, names: tuple[str, ...]) -> dict[str, object]:
+        """What is used; the whole only if no name is said. Without accounting memory and pids are those of the processes."""
+        chosen = names or self.names()
+        members = self._init.groups.census(tuple(name for name in chosen if self.view(name).pid))
+        services = [{"name": name, **self._numbers(name, members.get(name, []))} for name in chosen]
+        whole = None if names else self._init.groups.whole_numbers()
+        return {"t_s": round(time.monotonic() - self._since, 3), "container": whole, "services": services}
+
+    def _numbers(self, name: str, pids: list[int]) -> dict[str, object]:
+        found: dict[str, Any] = self._init.groups.numbers(name)
+        memory, threads = found["memory"], found["pids"]
+        if memory["used_bytes"] is None or threads["count"] is None:
+            rows = [row for pid in pids if (row := _process(pid)) is not None]
+            if memory["used_bytes"] is None:
+                memory["used_bytes"] = sum(row.memory_bytes for row in rows)
+            if threads["count"] is None:
+                threads["count"] = sum(row.threads for row in rows)
+        return found
+
+    def pause(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that are named, all or none; else all that run: why some of these are left as they are."""
+        pauses = self._init.pauses
+        running = names or tuple(name for name in self.names() if self.view(name).pid)
+        obstacles = {name: text for name in running if (text := pauses.obstacle(name))}
+        if obstacles and (names or len(obstacles) == len(running)):
+            raise ControlError("\n".join(obstacles.values()))
+        for name in running:
+            if name not in obstacles:
+                pauses.pause(name)
+        return tuple(obstacles.values())
+
+    def resume(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if not self._init.pauses.is_paused(name):
+                raise ControlError(f"{name}: is not paused")
+        for name in names or self.names():
+            self._init.pauses.end(name)
+
+    def update(self, name: str, said: dict[str, object], done: Callable[[dict[str, object]], None]) -> None:
+        """Other limits, live; "" means all together."""
+        self._init.updates.update(name, said, done)
+
+    def _refuse_while_paused(self, name: str) -> None:
+        if self._init.pauses.is_paused(name):
+            raise ControlError(f"{name}: is paused: `pyinit resume {name}` first")
 
     def start(self, name: str) -> None:
         self._refuse_while_stopping(name)
@@ -107,6 +155,8 @@ class Host:
     def signal(self, name: str, number: int) -> None:
         if not self.view(name).pid:
             raise ControlError(f"{name}: is {self.view(name).state.word}: there is no process to signal")
+        if number == _KILL:  # with cgroup v1 a frozen process does not die
+            self._init.pauses.end(name, "killed")
         self._init.signal(name, number)
 
     def shutdown(self, exit_code: int | None) -> None:
@@ -120,6 +170,7 @@ class Host:
         view, spec = self.view(name), self._init.supervisor.spec(name)
         if not view.pid:
             raise ControlError(f"{name}: is {view.state.word}: there is no process that could reload")
+        self._refuse_while_paused(name)
         if spec.reload_signal:
             self._init.signal(name, spec.reload_signal)
             self._init.loop.call_soon(lambda: done(""))
@@ -150,6 +201,7 @@ class _Process(NamedTuple):
     parent: int
     memory_bytes: int
     cpu_s: float
+    threads: int
 
 
 def _process(pid: int) -> _Process | None:
@@ -159,7 +211,8 @@ def _process(pid: int) -> _Process | None:
             fields = file.read(1024).rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return _Process(pid, int(fields[1]), int(fields[21]) * _PAGE, round((int(fields[11]) + int(fields[12])) / _TICKS, 2))
+    cpu_s = round((int(fields[11]) + int(fields[12])) / _TICKS, 2)
+    return _Process(pid, int(fields[1]), int(fields[21]) * _PAGE, cpu_s, int(fields[17]))
 
 
 def _usage(pids: list[int]) -> tuple[int, float]:

@@ -26,11 +26,13 @@ from pyinit.init.host import Host
 from pyinit.init.loop import Deadline, Loop
 from pyinit.init.output import Output
 from pyinit.init.overrides import Overrides
+from pyinit.init.pauses import Pauses
 from pyinit.init.privileges import RefusedError
 from pyinit.init.readiness import LogWatch, Readiness
 from pyinit.init.reload import Answer, Reader, Reload
 from pyinit.init.render import now_iso
 from pyinit.init.schedule import Schedules
+from pyinit.init.updates import Updates
 from pyinit.init.upward import Upward
 from pyinit.init.words import Words
 from pyinit.linux import process
@@ -44,6 +46,7 @@ HANDLED = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11
 LOG_DRAIN_S = 1.0
 _FDS, _FDS_A_SERVICE = 256, 9  # a pipe's two ends, its spool, its cgroup's two, a start's report, a watch, a log file, a socket
 _QUIET = ("waiting", "running", "stopping", "cleaning")  # on the way to a state that is told
+_ENDS_A_PAUSE = (a.SendSignal, a.KillLeftovers, a.RunHook, a.Spawn)
 _RETRY_REAP = 256  # exits a turn: the rest waits for the next, so that a storm can't starve the socket
 
 
@@ -93,6 +96,8 @@ class Init:
         self.readiness = Readiness(self.loop, lambda name, pid: self.tell(e.BecameReady(name, pid)), self.beside.probe, log)
         self.health = Health(self.loop, self._unhealthy, self.beside.probe, random.random)
         self.schedules = Schedules(self.loop, lambda name: self.tell(e.Due(name)), self.log)
+        self.pauses = Pauses(self)
+        self.updates = Updates(self)
         self.reloading = Reload(self)
         self.upward = Upward(endpoints.channel_fd, endpoints.given)
         self.server = Server(self.loop, Host(self), self.log)
@@ -118,6 +123,7 @@ class Init:
             self.loop.run()
         self.server.close()
         self.reloading.close()
+        self.updates.close()
         self.readiness.close()
         self.words.close()
         self.sockets.close()
@@ -167,6 +173,7 @@ class Init:
         was_stopping = self.supervisor.stopping
         self.do(self.supervisor.handle(event, time.monotonic()))
         if self.supervisor.stopping and not was_stopping:
+            self.pauses.end_all("the init is stopping")  # others may need it for their own stop
             self.upward.stopping()
         elif not self.is_ready and self.supervisor.settled():
             self.is_ready = True
@@ -174,6 +181,8 @@ class Init:
 
     def do(self, actions: list[a.Action]) -> None:
         for action in actions:
+            if isinstance(action, _ENDS_A_PAUSE):
+                self.pauses.end(action.name, "it is to act")
             match action:
                 case a.Spawn(name):
                     self._spawn(self.supervisor.spec(name))
@@ -198,7 +207,7 @@ class Init:
                 case a.KillLeftovers(name):
                     self.groups.kill(name, self.supervisor.spec(name).kill)
                 case a.ArmTimer(name, timer, at_s):
-                    self._arm(name, timer, at_s)
+                    self.arm(name, timer, at_s)
                 case a.CancelTimer(name, timer):
                     self._cancel(name, timer)
                 case a.Unwatch(name):
@@ -221,20 +230,32 @@ class Init:
     def _publish(self, name: str, state: str, reason: str) -> None:
         if state not in _QUIET and (reason or state != "starting"):
             self.log(f"{name}: {state}{': ' + reason if reason else ''}")
-        if state == "ready":
+        if state not in ("running", "ready"):
+            self.pauses.end(name)
+        if state == "ready" and not self.pauses.is_paused(name):
             self.health.started(name, self.current.get(name, 0), self.supervisor.spec(name).health)
         else:
             self.health.stopped(name)
         self.words.changed(name, state)
-        event = {"t": now_iso(), "name": name, "state": state, "reason": reason, "pid": self.supervisor.view(name).pid}
-        self.server.happened(event)
+        self._tell_clients(name, state, reason, self.supervisor.view(name).pid)
         self.server.changed(name)
+
+    def happened(self, name: str, what: str, reason: str, pid: int = 0) -> None:
+        """Something that is no change of state: for people, and for those who watch."""
+        self.log(f"{name}: {what}{': ' + reason if reason else ''}")
+        self._tell_clients(name, what, reason, pid)
+
+    def _tell_clients(self, name: str, state: str, reason: str, pid: int) -> None:
+        self.server.happened({"t": now_iso(), "name": name, "state": state, "reason": reason, "pid": pid})
 
     def _unhealthy(self, name: str, pid: int, text: str) -> None:
         self.tell(e.BecameUnhealthy(name, pid, text))
 
-    def _arm(self, name: str, timer: e.Timer, at_s: float) -> None:
+    def arm(self, name: str, timer: e.Timer, at_s: float) -> None:
+        """TimerFired at that time; after a pause, if there is one."""
         self._cancel(name, timer)
+        if self.pauses.hold(name, timer, at_s):
+            return
 
         def fired() -> None:
             self.deadlines.pop((name, timer), None)
@@ -244,6 +265,7 @@ class Init:
         self.deadlines[name, timer] = self.loop.call_at(at_s, fired)
 
     def _cancel(self, name: str, timer: e.Timer) -> None:
+        self.pauses.drop(name, timer)
         deadline = self.deadlines.pop((name, timer), None)
         if deadline is not None:
             deadline.cancel()
@@ -322,6 +344,7 @@ class Init:
 
     def _kill_all(self) -> None:
         """All but us and the logger, which has lines to write still. Twice: what was being forked then."""
+        self.pauses.end_all("it is killed")
         if os.getpid() != 1:
             for name in self.supervisor.names:
                 self.signal(name, KILL, group=True)

@@ -30,6 +30,7 @@ class _Watch:
         self.deadline: Deadline | None = None
         self.attempt: Attempt | None = None
         self.said = ""  # by the last attempt
+        self.paused = False
         is_command = spec.ready.probe is not None and spec.ready.probe.kind == "exec"
         self.retry_s, self.longest_s = (
             (_FIRST_COMMAND_S, _LONGEST_COMMAND_S) if is_command else (FIRST_RETRY_S, LONGEST_RETRY_S)
@@ -104,6 +105,25 @@ class Readiness:
         if watch.spec.ready.kind == "log":
             self._log.unwatch(name)
 
+    def pause(self, name: str) -> None:
+        """Ask nothing of a service that stands still."""
+        watch = self._watches.get(name)
+        if watch is not None:
+            watch.paused = True
+            if watch.deadline is not None:
+                watch.deadline.cancel()
+            if watch.attempt is not None:
+                watch.attempt.cancel()
+                watch.attempt = None
+
+    def resume(self, name: str) -> None:
+        """Ask it again; none is fine."""
+        watch = self._watches.get(name)
+        if watch is not None and watch.paused:
+            watch.paused = False
+            if watch.spec.ready.kind == "probe":
+                self._try(watch)
+
     def failing(self, name: str) -> str:
         """What the last attempt said."""
         watch = self._watches.get(name)
@@ -156,5 +176,7 @@ class Readiness:
             self._ready(watch)
             return
         watch.said = text
+        if watch.paused:
+            return
         watch.deadline = self._loop.call_at(time.monotonic() + watch.retry_s, lambda: self._try(watch))
         watch.retry_s = min(watch.retry_s * 2, watch.longest_s)

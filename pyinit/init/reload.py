@@ -244,8 +244,9 @@ class Reload:
             init.children.limit_again(next(spec for spec in services if spec.name == name))
         for name in found.changed:
             view = init.supervisor.view(name)
-            if view.ready:
+            if view.ready and not init.pauses.is_paused(name):
                 init.health.started(name, view.pid, init.supervisor.spec(name).health)
+        init.updates.restore()
         words = [f"{len(names)} {what}" for what, names in found._asdict().items() if names]
         init.log(f"reloaded: {', '.join(words) or 'nothing differs'}")
         return {"ok": True, **{key: list(names) for key, names in found._asdict().items()}}

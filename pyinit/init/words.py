@@ -82,6 +82,16 @@ class Words:
         elif name in self._said:
             self._stop_watchdog(name)
 
+    def pause(self, name: str) -> None:
+        """It stands still: no sign of life is waited for."""
+        if name in self._said:
+            self._stop_watchdog(name)
+
+    def resume(self, name: str) -> None:
+        """The watchdog's time begins anew."""
+        if name in self._said:
+            self._feed(name)
+
     def forget(self, name: str) -> None:
         """The service is gone for good."""
         self._silence(name)
@@ -151,7 +161,7 @@ class Words:
         said = self._said[name]
         self._stop_watchdog(name)
         limit_s = self._init.supervisor.spec(name).watchdog_s if said.watchdog_s is None else said.watchdog_s
-        if limit_s and self._init.supervisor.view(name).ready:
+        if limit_s and self._init.supervisor.view(name).ready and not self._init.pauses.is_paused(name):
             said.deadline = self._init.loop.call_at(time.monotonic() + limit_s, lambda: self._bite(name, limit_s))
 
     def _bite(self, name: str, limit_s: float) -> None:

@@ -12,24 +12,30 @@ import select
 import time
 from collections.abc import Callable
 
-from pyinit.core.limits import tracker, v1_files, v2_files
+from pyinit.core.limits import PROTECTING, V1_NAMES, V2_NAMES, Setting, controllers, tracker, v1_settings, v2_settings
 from pyinit.errors import LaunchError
+from pyinit.init.limiting import Lack, hold, seed_cpuset
 from pyinit.launch.plan import MakeCgroup
 from pyinit.linux import cgroup, process
 
 _KILL = 9
+_ACCOUNTED = {"memory", "cpu", "cpuacct", "blkio", "pids"}
 _KILL_DEADLINE_S, _FREEZE_S = 5.0, 0.1
 INIT_LEAF = "init"
 
 
-def make(operation: MakeCgroup, journal: Callable[[str, str], None]) -> tuple[list[str], str]:
-    """Make the groups; (all directories, the v2 one or ""). `journal(kind, path)` is told before each."""
+def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Callable[[str], None]) -> tuple[list[str], str]:
+    """Make the groups; (all directories, the v2 one or ""). `journal(kind, path)` is told before each.
+
+    `report` gets a line for each limit that can't be held here; with `operation.strict` that is a LaunchError.
+    """
     found = cgroup.hierarchies()
     limits = operation.limits
-    v1, v2 = v1_files(limits), v2_files(limits)
     made: list[str] = []
+    lacks: list[Lack] = []
     unified = ""
-    left, handed_down = set(v2), set(v2) | operation.of_services
+    left = set(controllers(limits))
+    handed_down = left | operation.of_services
     for hierarchy in found:
         directory = f"{hierarchy.directory}/pyinit-{operation.name}"
         if hierarchy.version == 2:
@@ -39,23 +45,46 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None]) -> tuple[li
             if _make(directory):
                 unified = directory
                 made.append(directory)
-                _write(directory, [row for name in usable for row in v2.get(name, [])], operation)
+                lacks += _hold(directory, [one for one in v2_settings(limits) if one.controller in usable], operation)
                 left -= usable
-        elif handed_down & set(hierarchy.controllers):
-            journal("cgroup", directory)
-            _make(directory, must=operation)
-            made.append(directory)
-            for name in hierarchy.controllers:
-                _write(directory, v1.get(name, []), operation)
-                left.discard(name)
+            continue
+        if not handed_down & {V2_NAMES.get(name, name) for name in hierarchy.controllers}:
+            _make_accounting(hierarchy, directory, made, journal)
+            continue
+        here = {name for name in handed_down if V1_NAMES.get(name, name) in hierarchy.controllers}
+        journal("cgroup", directory)
+        _make(directory, must=operation)
+        made.append(directory)
+        lacks += _hold(directory, [one for one in v1_settings(limits) if one.controller in here], operation)
+        left -= here
     if not unified:
         _make_tracker(found, operation, made, journal)
-    if left:
+    texts = [f"{operation.origin}: cgroup: {lack}" for lack in sorted([*lacks, *_without_controller(left, operation)])]
+    if texts and operation.strict:
+        raise LaunchError("\n".join(texts))
+    for text in texts:
+        report(f"{text}; it runs without")
+    return made, unified
+
+
+def _without_controller(left: set[str], operation: MakeCgroup) -> list[Lack]:
+    """Limits whose controller is in no hierarchy here; LaunchError if they protect."""
+    lost = [one for one in v2_settings(operation.limits) if one.controller in left]
+    if any(one.key in PROTECTING for one in lost):
         raise LaunchError(
             f"{operation.origin}: {operation.describe()}: no mounted hierarchy has the controller "
             f"{', '.join(sorted(left))}; mount it, or take the limit out"
         )
-    return made, unified
+    keys = dict.fromkeys((one.key, one.controller) for one in lost)
+    return [Lack(key, f"no mounted hierarchy has the controller {controller}") for key, controller in keys]
+
+
+def _make_accounting(hierarchy: cgroup.Hierarchy, directory: str, made: list[str], journal: Callable[[str, str], None]) -> None:
+    """v1 counts what a group uses that has no limit, too: for `pyinit stats`, and for a limit that comes later."""
+    if _ACCOUNTED & set(hierarchy.controllers):
+        journal("cgroup", directory)
+        if _make(directory):
+            made.append(directory)
 
 
 def _make_tracker(found: list[cgroup.Hierarchy], operation: MakeCgroup, made: list[str], journal: Callable[[str, str], None]) -> None:
@@ -122,12 +151,16 @@ def _make(directory: str, must: MakeCgroup | None = None) -> bool:
     return True
 
 
-def _write(directory: str, rows: list[tuple[str, str]], operation: MakeCgroup) -> None:
-    for name, value in rows:
-        try:
-            cgroup.write(directory, name, value)
-        except OSError as error:
-            raise LaunchError(f"{operation.origin}: {operation.describe()}: {error.strerror}") from error
+def _hold(directory: str, settings: list[Setting], operation: MakeCgroup) -> list[Lack]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.path.exists(f"{directory}/cpuset.mems") and cgroup.is_v1_at(fd):
+            seed_cpuset(fd)
+        return hold(fd, settings)
+    except OSError as error:
+        raise LaunchError(f"{operation.origin}: {operation.describe()}: {directory}: {error.strerror}") from error
+    finally:
+        os.close(fd)
 
 
 def enter(directories: list[str]) -> None:

@@ -5,12 +5,14 @@ or what PID 1 does with its services (init). Laws: one thread at each clone; sig
 made and queue up meanwhile; whatever fails, what was made is undone and one line says why; the monitor never dies
 of its container.
 
-The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text; later b"reload" with two fds, a pipe that
+The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text; later b"limits" with the container's new ones
+and a pipe, which gets why they were refused, and its end; b"reload" with two fds, a pipe that
 the config is to be written to and a file with the instances that it shall hold, and sd_notify's lines, which go on to
 our own NOTIFY_SOCKET. The monitor says b"go".
 Its end says that the monitor is gone.
 """
 
+import contextlib
 import os
 import select
 import socket
@@ -20,8 +22,11 @@ from collections.abc import Callable
 
 from pyinit.control import places, server
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
+from pyinit.init.limiting import exchange
+from pyinit.init.limiting import places as places_of
 from pyinit.init.pid1 import Endpoints, Init
 from pyinit.init.reload import Reader, read_names, write_config
+from pyinit.init.updates import CHANGE, read_limits
 from pyinit.init.upward import relay
 from pyinit.launch import apply, cgroups, digests, network, plan
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
@@ -51,7 +56,7 @@ def launch(config: Config, import_path: list[str], report: Callable[[str], None]
     process.block_signals(list(FORWARDED))
     held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
     try:
-        while (code := _Launch(config, steps, held, import_path).run()) == _REBOOT:
+        while (code := _Launch(config, steps, held, import_path, report).run()) == _REBOOT:
             for problem in held.undo():
                 report(problem)
         return code
@@ -72,7 +77,7 @@ def _check_privileges(origin: Origin, *, veth: bool) -> None:
 
 
 class _Launch:
-    def __init__(self, config: Config, steps: plan.Plan, held: Claim, import_path: list[str]) -> None:
+    def __init__(self, config: Config, steps: plan.Plan, held: Claim, import_path: list[str], report: Callable[[str], None]) -> None:
         assert config.container is not None
         self.config = config
         self.box = config.container
@@ -81,6 +86,7 @@ class _Launch:
         self.import_path = import_path
         self.folder_fds: list[int] = []
         self.verified: dict[str, digests.Identity] = {}
+        self.report = report
         self.groups: list[str] = []
         self.unified = ""
         self.control_fd = -1
@@ -111,7 +117,7 @@ class _Launch:
             if isinstance(step, plan.TakeFolder):
                 self.folder_fds.append(self.held.take_folder(step.path, step.origin))
             elif isinstance(step, plan.MakeCgroup):
-                self.groups, self.unified = cgroups.make(step, self.held.note)
+                self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
         # 3. PID 1.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         flags = 0
@@ -138,7 +144,7 @@ class _Launch:
             self._await_built(ours)
             ours.send(b"go")
             # 5. From here on: the monitor.
-            return _Monitor(self.pidfd, ours, self._read_again).run()
+            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self)).run()
         except (PyinitError, OSError):
             process.pidfd_send_signal(self.pidfd, 9)
             select.select([self.pidfd], [], [])
@@ -298,13 +304,42 @@ class _Child:
             return 127 if isinstance(error, FileNotFoundError) else 126
 
 
+class _Limits:
+    """Of the container, to be changed from the host: inside, its group is a namespace's root, whose limits may be out of reach."""
+
+    def __init__(self, launch: _Launch) -> None:
+        self._limits = launch.box.cgroup
+        self._groups, self._unified = launch.groups, launch.unified
+
+    def change(self, data: bytes) -> bytes:
+        """The answer to PID 1: why it was refused, or nothing."""
+        try:
+            new = read_limits(data)
+            with contextlib.ExitStack() as stack:
+                fds = {name: _directory(place, stack) for name, place in cgroups.v1_places(self._groups).items()}
+                unified = _directory(self._unified, stack) if self._unified else -1
+                why = exchange(places_of(unified, fds), self._limits, new)
+        except (OSError, ValueError) as error:
+            return str(error).encode()
+        if not why:
+            self._limits = new
+        return why.encode()
+
+
+def _directory(path: str, stack: contextlib.ExitStack) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
+
+
 class _Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
-    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader) -> None:
+    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits") -> None:
         self._pidfd = pidfd
         self._channel = channel
         self._read_config = read_config
+        self._limits = limits
         self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
         self._on_terminal = _fields_of_self()[4] != "0"  # now: a hangup takes it away before it is told
@@ -345,6 +380,8 @@ class _Monitor:
                     os._exit(0)
             self._readers[pidfd] = pid
             poll.register(pidfd, select.POLLIN)
+        elif data.startswith(CHANGE) and len(fds) == 1:
+            os.write(fds[0], self._limits.change(data))
         elif data:
             relay(data)
         for fd in fds:

@@ -8,7 +8,7 @@ User namespaces go before "isolate", seccomp after "limit-capabilities" when the
 
 from typing import NamedTuple
 
-from pyinit.core.limits import controllers
+from pyinit.core.limits import controllers, size_text, words
 from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -54,16 +54,11 @@ class MakeCgroup(NamedTuple):
     limits: CgroupLimits
     origin: Origin
     of_services: frozenset[str] = frozenset()  # controllers that services' own limits need
+    strict: bool = False  # a limit that can't be held is an error
 
     def describe(self) -> str:
-        limits = self.limits
-        words = [f"{key}={text}" for key, value, text in (
-            ("memory_max", limits.memory_max_bytes, _size(limits.memory_max_bytes)),
-            ("memory_high", limits.memory_high_bytes, _size(limits.memory_high_bytes)),
-            ("cpu_max", limits.cpu_max, f"{limits.cpu_max:g}"), ("cpu_weight", limits.cpu_weight, limits.cpu_weight),
-            ("pids_max", limits.pids_max, limits.pids_max),
-        ) if value]  # fmt: skip
-        return f"make cgroup pyinit-{self.name}" + (f" with {' '.join(words)}" if words else "")
+        said = words(self.limits)
+        return f"make cgroup pyinit-{self.name}" + (f" with {' '.join(said)}" if said else "")
 
     def undo(self) -> str:
         return "kill what is in the group, remove it"
@@ -151,7 +146,7 @@ class MakeRoot(NamedTuple):
     origin: Origin
 
     def describe(self) -> str:
-        sizes = [_size(self.size_bytes)] if self.size_bytes else []
+        sizes = [size_text(self.size_bytes)] if self.size_bytes else []
         sizes += [f"{self.inodes} inodes"] if self.inodes else []
         ram = "a RAM upper layer" + (f" of {', '.join(sizes)}" if sizes else "")
         upper = {"none": "", "tmpfs": ram}.get(self.writable, f"the upper layer {self.writable}/upper")
@@ -186,8 +181,8 @@ class MountKernel(NamedTuple):
     origin: Origin
 
     def describe(self) -> str:
-        words = [*self.flags, *(f"{key}={value}" for key, value in self.options)]
-        return f"mount {self.fstype} on {self.target}" + (f" ({','.join(words)})" if words else "")
+        said = [*self.flags, *(f"{key}={value}" for key, value in self.options)]
+        return f"mount {self.fstype} on {self.target}" + (f" ({','.join(said)})" if said else "")
 
     def undo(self) -> str:
         return ""
@@ -215,7 +210,7 @@ class MountDeclared(NamedTuple):
         mount = self.mount
         source = f" {mount.source}" if mount.source else ""
         files = ", with " + " ".join(name for name, _, _ in mount.files) if mount.files else ""
-        size = f" of {_size(mount.size_bytes)}" if mount.size_bytes else ""
+        size = f" of {size_text(mount.size_bytes)}" if mount.size_bytes else ""
         return f"mount {mount.type}{source}{size} on {mount.target}{' read-only' if mount.read_only else ''}{files}"
 
     def undo(self) -> str:
@@ -300,7 +295,7 @@ def make(config: Config) -> Plan:
         host.append(TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
-        host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services))
+        host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
     host.append(Isolate(box.namespaces, box.origin))
     if box.network.mode == "veth":
         host.append(MakeNetwork(box.network, link_name(box.name), box.network.origin))
@@ -327,14 +322,6 @@ def link_name(name: str) -> str:
     for char in name:
         total = (total * 31 + ord(char)) % 16**5
     return f"ve-{name[:7]}{total:05x}"
-
-
-def _size(count: int) -> str:
-    """In the largest unit that says it exactly, as the config has it."""
-    for unit, factor in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
-        if count and count % factor == 0:
-            return f"{count // factor}{unit}"
-    return str(count)
 
 
 def _first(*origins: Origin) -> Origin:

@@ -73,8 +73,8 @@ def write(directory: str, name: str, value: str) -> None:
 
 
 def write_at(directory_fd: int, name: str, value: str) -> None:
-    """The same below an open directory."""
-    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+    """The same below an open directory; O_NONBLOCK: newer kernels then don't wait for memory to be given back."""
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory_fd)
     try:
         os.write(fd, value.encode())
     finally:
@@ -88,6 +88,11 @@ def read_at(directory_fd: int, name: str) -> bytes:
         return os.read(fd, 4096)
     finally:
         os.close(fd)
+
+
+def is_v1_at(directory_fd: int) -> bool:
+    """v1 has `notify_on_release` in every group, v2 in none."""
+    return os.access("notify_on_release", os.F_OK, dir_fd=directory_fd)
 
 
 def subgroups_at(directory_fd: int, path: str = "") -> list[str]:

@@ -95,7 +95,7 @@ def run(*words, **keys):
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (("statsu",), 2, "pyinit: statsu: there is no such verb; did you mean `status`?\n"),
+        (("statu",), 2, "pyinit: statu: there is no such verb; did you mean `status`?\n"),
         (("check",), 2, "pyinit: expected one file: `pyinit check services.toml`\n"),
         (("--confg", "x"), 2, "pyinit: --confg: there is no such option; `pyinit --help` lists them\n"),
         (("--config",), 2, "pyinit: --config needs a file: `pyinit --config services.toml`\n"),

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pyinit.cli import events, logs, ps, services, shutdown, status
+from pyinit.cli import events, logs, pause, ps, services, shutdown, stats, status, update
 from pyinit.cli import list as list_verb
 from pyinit.control import places
 from pyinit.errors import ControlError, UsageError
@@ -289,3 +289,89 @@ def test_list(monkeypatch, capsys):
     assert capsys.readouterr().out == "NAME  PID\nweb   4711\ndb-1  -\n"
     assert list_verb.run(["--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0] == {"name": "web", "pid": 4711, "socket": "/r/web/control.sock"}
+
+
+UNKNOWN = {
+    "cpu": {"used_s": None, "throttled_s": None, "max": None}, "pids": {"count": 2, "max": None},
+    "memory": dict.fromkeys(("used_bytes", "peak_bytes", "max_bytes", "high_bytes", "swap_bytes", "oom_kills")),
+    "io": dict.fromkeys(("read_bytes", "written_bytes", "reads", "writes")), "pressure": dict.fromkeys(("cpu", "memory", "io")),
+}  # fmt: skip
+BUSY = {
+    "cpu": {"used_s": 12.5, "throttled_s": 0.0, "max": 0.5}, "pids": {"count": 7, "max": 40},
+    "memory": {"used_bytes": 50 << 20, "peak_bytes": None, "max_bytes": 3 << 29, "high_bytes": None, "swap_bytes": 0, "oom_kills": 0},
+    "io": {"read_bytes": 1536, "written_bytes": 12, "reads": 1, "writes": 1},
+    "pressure": {"cpu": {"some": {"avg10": 12.3, "avg60": 1.0, "avg300": 0.0, "total_us": 9}}, "memory": None, "io": None},
+}  # fmt: skip
+
+
+def test_stats_print_a_table_in_which_nothing_is_guessed(init, capsys):
+    asked = init({"ok": True, "t_s": 9.0, "container": BUSY, "services": [{"name": "app", **UNKNOWN}]})
+    assert stats.run([]) == 0
+    assert asked == [{"verb": "stats", "names": []}]
+    assert capsys.readouterr().out == (
+        "NAME           CPU  CPU%  MEMORY  LIMIT  SWAP  PIDS  READ  WRITTEN  WAITS CPU/MEM/IO\n"
+        "(container)  12.5s     -   50.0M   1.5G     0     7  1.5K       12           12%/-/-\n"
+        "app              -     -       -      -     -     2     -        -             -/-/-\n"
+    )
+
+
+def test_stats_as_json(init, capsys):
+    init({"ok": True, "t_s": 9.0, "container": None, "services": [{"name": "app", **UNKNOWN}]})
+    assert stats.run(["app", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"t_s": 9.0, "container": None, "services": [{"name": "app", **UNKNOWN}]}
+
+
+def test_the_share_of_a_cpu_is_that_since_the_last_look():
+    later = {**BUSY, "cpu": {**BUSY["cpu"], "used_s": 13.0}}
+    answers = [{"t_s": t_s, "container": None, "services": [{"name": "app", **one}]} for t_s, one in ((9.0, BUSY), (11.0, later))]
+    assert stats.table(answers[1], answers[0])[1].split()[:3] == ["app", "13.0s", "25.0"]
+
+
+def test_stats_refuses_an_interval_that_would_be_a_flood(init):
+    with pytest.raises(UsageError, match=r'^--interval 1ms: expected a duration from 100ms up, such as "5s"$'):
+        stats.run(["--watch", "--interval", "1ms"])
+
+
+def test_pause_says_what_is_left_as_it_is(init, capsys):
+    asked = init({"ok": True, "left": ["ssh: has no cgroup of its own that can be frozen, so it can't be paused"]})
+    assert pause.run(["pause"]) == 1
+    assert asked == [{"verb": "pause", "names": []}]
+    assert capsys.readouterr() == ("", "pyinit: ssh: has no cgroup of its own that can be frozen, so it can't be paused\n")
+    init({"ok": True})
+    assert pause.run(["resume", "app"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_status_shows_what_is_paused(init, capsys):
+    init({"ok": True, "init": INIT, "services": [{**APP, "paused": True}]})
+    assert status.run(["app"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["app", "paused", "12"]
+
+
+def test_update_sends_the_limits_of_the_config(init):
+    asked = init({"ok": True})
+    words = ["app", "memory_max=256M", "cpu_max=0.5", "cpuset=0-1", "pids_max=none", 'io_max=[{ device = "8:0", read = "1M" }]', "memory_swap_max=0"]
+    assert update.run(words) == 0
+    assert asked == [{"verb": "update", "names": ["app"], "limits": {
+        "memory_max_bytes": 256 << 20, "cpu_max": 0.5, "cpuset": [0, 1], "pids_max": 0, "io_max": [["8:0", "8:0", 1 << 20, 0, 0, 0]],
+        "memory_swap_max_bytes": 0,
+    }}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["app"], "update app: expected `pyinit update memory_max=256M`, or with a service before it"),
+        ([], "update: expected `pyinit update memory_max=256M`, or with a service before it"),
+        (["a", "b", "pids_max=1"], "update a b pids_max=1: expected `pyinit update memory_max=256M`, or with a service before it"),
+        (["memory_mx=1M"], "memory_mx: there is no such key; did you mean memory_max?"),
+        (["memory_mx=none"], "memory_mx: there is no such key; did you mean memory_max?"),
+        (["memory_max=256"], 'memory_max: expected a size such as "64K", "512M" or "2G", found 256'),
+        (["cpu_max=lots"], 'cpu_max: expected a number from 0.01 to 4096, found "lots"'),
+        (['io_max=[{ device = "/dev/gone", read = "1M" }]'], "io_max: there is no block device /dev/gone here"),
+    ],
+)
+def test_update_refuses(init, words, text):
+    with pytest.raises(UsageError) as caught:
+        update.run(words)
+    assert str(caught.value) == text

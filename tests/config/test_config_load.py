@@ -426,3 +426,13 @@ def test_loading_an_ordinary_file_imports_little(folder):
         [sys.executable, "-S", "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
     )
     assert found.stdout == "[]\n"
+
+
+def test_limits_of_io_know_their_devices_by_number(folder):
+    limits = "memory_swap_max = '0', memory_low = '1M', cpuset = '0-1', io_weight = 50"
+    io = "io_max = [{ device = '8:0', read = '50M' }, { device = '/dev/null', write_iops = 7 }, { device = '/dev/gone', write = '1K' }]"
+    found = loaded(f'[services.app]\ncommand = "x"\ncgroup = {{ {limits}, {io} }}\n').services[0].cgroup
+    assert found == m.CgroupLimits(
+        origin=Origin("services.toml", 3), memory_low_bytes=1 << 20, memory_swap_max_bytes=0, cpuset=(0, 1), io_weight=50,
+        io_max=(m.IoLimit("8:0", "8:0", 50 << 20), m.IoLimit("/dev/null", write_iops=7), m.IoLimit("/dev/gone", write_bytes=1024)),
+    )  # fmt: skip

@@ -43,6 +43,20 @@ class Host:
     def status(self):
         return {"init": {"pid": 1}, "services": []}
 
+    def stats(self, names):
+        return {"t_s": 1.0, "container": None, "services": [{"name": name} for name in names]}
+
+    def pause(self, names):
+        self.asked.append(("pause", names))
+        return () if names else ("db: has no cgroup",)
+
+    def resume(self, names):
+        self.asked.append(("resume", names))
+
+    def update(self, name, said, done):
+        self.asked.append(("update", name, said))
+        done({"ok": True})
+
     def start(self, name):
         self.asked.append(("start", name))
         self.on_ask(name)
@@ -170,6 +184,24 @@ def bench(tmp_path):
 
 def test_status(bench):
     assert bench.answers(bench.ask({"verb": "status"})) == [{"ok": True, "init": {"pid": 1}, "services": []}]
+
+
+def test_stats(bench):
+    found = bench.answers(bench.ask({"verb": "stats", "names": ["db"]}))
+    assert found == [{"ok": True, "t_s": 1.0, "container": None, "services": [{"name": "db"}]}]
+
+
+def test_pause_and_resume(bench):
+    assert bench.answers(bench.ask({"verb": "pause", "names": ["db"]})) == [{"ok": True, "left": []}]
+    assert bench.answers(bench.ask({"verb": "pause"})) == [{"ok": True, "left": ["db: has no cgroup"]}]
+    assert bench.answers(bench.ask({"verb": "resume"})) == [{"ok": True}]
+    assert bench.host.asked == [("pause", ("db",)), ("pause", ()), ("resume", ())]
+
+
+def test_update(bench):
+    assert bench.answers(bench.ask({"verb": "update", "names": ["db"], "limits": {"pids_max": 4}})) == [{"ok": True}]
+    assert bench.answers(bench.ask({"verb": "update", "limits": {"cpu_max": 0.5}})) == [{"ok": True}]
+    assert bench.host.asked == [("update", "db", {"pids_max": 4}), ("update", "", {"cpu_max": 0.5})]
 
 
 def test_a_start_is_answered_when_it_is_ready(bench):

@@ -22,7 +22,7 @@ def test_a_request(line, request_):
     assert decode(line) == request_
 
 
-VERBS = 'expected {"verb": one of status, start, stop, restart, wait, hup, enable, disable, signal, logs, events, ps, exec, reload, shutdown}'
+VERBS = 'expected {"verb": one of status, start, stop, restart, wait, hup, enable, disable, signal, logs, events, ps, exec, reload, shutdown, stats, pause, resume, update}'
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,9 @@ VERBS = 'expected {"verb": one of status, start, stop, restart, wait, hup, enabl
         (b'{"verb":"signal","signal":65}', 'expected "signal" to be a number from 1 to 64'),
         (b'{"verb":"shutdown","exit_code":-1}', 'expected "exit_code" to be a number from 0 to 255'),
         (b'{"verb":"shutdown","exit_code":"1"}', 'expected "exit_code" to be a number from 0 to 255'),
+        (b'{"verb":"update"}', 'expected at most one name, and limits in "limits"'),
+        (b'{"verb":"update","names":["a","b"],"limits":{"pids_max":1}}', 'expected at most one name, and limits in "limits"'),
+        (b'{"verb":"update","limits":[1]}', 'expected at most one name, and limits in "limits"'),
     ],
 )
 def test_no_request(line, message):

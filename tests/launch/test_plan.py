@@ -6,6 +6,7 @@ from pyinit.model import (
     Config,
     Container,
     InitSpec,
+    IoLimit,
     Layer,
     LogSpec,
     Mount,
@@ -116,6 +117,17 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
         "20 mount tmpfs on /run/config, with a.env",
     ]
     assert "secret" not in "".join(found)
+
+
+def test_every_limit_is_told():
+    io = (IoLimit("/dev/vda", "254:0", read_bytes=50 << 20, write_iops=9),)
+    limits = CgroupLimits(
+        1 << 30, 1 << 20, 0.5, 10, 9, at(7), memory_low_bytes=4096, memory_swap_max_bytes=0, cpuset=(0, 1, 2, 5), io_max=io, io_weight=50,
+    )  # fmt: skip
+    assert words(cgroup=limits)[0] == (
+        "7 make cgroup pyinit-web with memory_max=1G memory_high=1M memory_low=4K memory_swap_max=0 cpu_max=0.5 cpu_weight=10 "
+        "cpuset=0-2,5 pids_max=9 io_weight=50 io_max=/dev/vda(read=50M,write_iops=9)"
+    )
 
 
 def test_a_parent_is_mounted_before_its_child_whatever_the_order():

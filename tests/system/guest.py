@@ -129,7 +129,7 @@ def boot(folder: pathlib.Path, script: str, files: dict[str, str], timeout_s: fl
     command = [
         "qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768",
         "-kernel", str(next((base / "boot").glob("vmlinuz-*"))), "-initrd", str(image),
-        "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all", "-display", "none", "-no-reboot", "-nodefaults", "-serial", "stdio",
+        "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all psi=1", "-display", "none", "-no-reboot", "-nodefaults", "-serial", "stdio",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     text, deadline = b"", time.monotonic() + timeout_s

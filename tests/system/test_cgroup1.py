@@ -89,6 +89,30 @@ def test_a_frozen_service_is_restarted(held, bench, busybox):
     assert box.stop() == 0  # a pid namespace's end waits for all that is in it
 
 
+def test_pause_and_resume_by_the_freezer(held, bench, busybox):
+    box = bench.start(CONFIG.format(image=busybox, script="echo up; exec sleep 1000"), command=(*held(), *PYINIT))
+    box.wait_for("app: up")
+    state = CGROUPS / f"freezer/{HOLD}/pyinit-v1/svc-app/freezer.state"
+    assert verb("pause").returncode == 0
+    wait_until(lambda: state.read_text() == "FROZEN\n", "it stands still")
+    assert verb("status").stdout.splitlines()[1].split()[:2] == ["app", "paused"]
+    assert verb("resume").returncode == 0
+    assert state.read_text() == "THAWED\n"
+    assert verb("pause", "app").returncode == 0
+    assert verb("restart", "app").returncode == 0
+    box.wait_for("app: up", count=2)
+    assert verb("pause", "app").returncode == 0
+    assert box.stop() == 0
+
+
+def test_without_a_freezer_nothing_is_paused(held, bench, busybox):
+    box = bench.start(CONFIG.format(image=busybox, script="echo up; exec sleep 1000"), command=(*held("freezer"), *PYINIT))
+    box.wait_for("app: up")
+    found = verb("pause")
+    assert (found.returncode, found.stderr) == (1, "pyinit: app: has no cgroup of its own that can be frozen, so it can't be paused\n")
+    assert box.stop() == 0
+
+
 def test_what_a_killed_pid_1_left_frozen_is_cleaned_up(held, bench, busybox):
     text = CONFIG.format(image=busybox, script="echo up; exec sleep 1000")
     first = bench.start(text, command=(*held(), *PYINIT))
