@@ -200,6 +200,15 @@ class IoLimit(NamedTuple):
     write_iops: int = 0
 
 
+class Pressure(NamedTuple):
+    """Tell when some of a group waited `stall_us` or more within `window_us`; `kind` is "memory", "cpu" or "io"."""
+
+    kind: str
+    stall_us: int
+    window_us: int
+    origin: Origin = NOWHERE
+
+
 class CgroupLimits(NamedTuple):
     """Limits of a cgroup; 0 means none, but of swap, where it is -1. `cpu_max` in cores, weights 1-10000."""
 
@@ -214,6 +223,7 @@ class CgroupLimits(NamedTuple):
     cpuset: tuple[int, ...] = ()
     io_max: tuple[IoLimit, ...] = ()
     io_weight: int = 0
+    pressure: tuple[Pressure, ...] = ()  # what is told, and limits nothing
 
 
 class ProcessSpec(NamedTuple):

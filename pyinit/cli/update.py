@@ -48,6 +48,8 @@ def limits(said: dict[str, str]) -> dict[str, object]:
     data.update({key: "none" for key in lifted if key not in fields})  # no such key: told with its neighbours
     found = devices.limits(cgroup(Table(Document("", {}, problems, {}), (), data)))
     problems += [(found.origin, f"io_max: there is no block device {one.device} here") for one in found.io_max if not one.number]
+    if "pressure" in said:
+        problems.append((found.origin, "pressure: is no limit, and can't change while it runs; write it in the config"))
     if problems:
         raise UsageError("\n".join(text for _, text in problems))
     none = CgroupLimits()

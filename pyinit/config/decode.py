@@ -282,6 +282,11 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + ("..." if text[0] != '"' else '..."')
 
 
+def seconds(text: str) -> float | None:
+    """Of "250ms"; None for what is no duration."""
+    return _with_unit(text, DURATIONS)
+
+
 def _with_unit(text: object, units: Mapping[str, float]) -> float | None:
     if not isinstance(text, str):
         return None

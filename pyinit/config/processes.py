@@ -3,10 +3,10 @@
 Owns these keys and their forms. Must not know what a service is for (services.py).
 """
 
-from pyinit.config.decode import Table, show
+from pyinit.config.decode import Table, seconds, show
 from pyinit.config.probes import address
 from pyinit.errors import hint
-from pyinit.model import CgroupLimits, IoLimit, LogSpec, ProcessSpec, SocketSpec
+from pyinit.model import CgroupLimits, IoLimit, LogSpec, Pressure, ProcessSpec, SocketSpec
 
 RLIMITS = (
     "as", "core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
@@ -17,6 +17,7 @@ LOGGER = "service:"
 _OF_A_FILE = ("max_size", "max_age", "keep", "total_size", "compress")
 _OF_LINES = ("timestamp", "format", "stderr", "max_line", "rate", "rate_burst", "echo")
 _LONGEST_MAX = 1 << 20
+PRESSURES = ("memory", "cpu", "io")
 _NO_SWAP = ("0", "0K", "0M", "0G")
 _KEYS = (
     "nice", "cpu_affinity", "oom_score_adj", "rlimits", "capabilities", "ambient_capabilities", "chroot",
@@ -82,6 +83,7 @@ def cgroup(table: Table | None, later: tuple[str, ...] = ()) -> CgroupLimits:
         pids_max=table.integer("pids_max", 0, 1, 1 << 22),
         io_max=_io_max(table),
         io_weight=table.integer("io_weight", 0, 1, 10_000),
+        pressure=_pressure(table.table("pressure")),
         origin=table.origin,
     )
     if found.memory_max_bytes and found.memory_high_bytes > found.memory_max_bytes:
@@ -90,6 +92,24 @@ def cgroup(table: Table | None, later: tuple[str, ...] = ()) -> CgroupLimits:
         table.fault("memory_low", "expected memory_low <= memory_max, for nothing above that is there to be kept")
     table.close(later)
     return found
+
+
+def _pressure(table: Table | None) -> tuple[Pressure, ...]:
+    """`"150ms/1s"` of each."""
+    if table is None:
+        return ()
+    found = []
+    for kind in PRESSURES:
+        text = table.string(kind)
+        if not text and kind not in table.data:
+            continue
+        stall_s, window_s = (seconds(part) for part in (*text.split("/", 1), "")[:2])
+        if stall_s is None or window_s is None or not 0 < stall_s < window_s or not 0.5 <= window_s <= 10:
+            table.fault(kind, f'expected a wait and a window of 500ms to 10s, such as "150ms/2s", found {show(table.data[kind])}')
+        else:
+            found.append(Pressure(kind, round(stall_s * 1e6), round(window_s * 1e6), table.at(kind)))
+    table.close()
+    return tuple(found)
 
 
 def _io_max(table: Table) -> tuple[IoLimit, ...]:

@@ -7,7 +7,7 @@ Source: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from pyinit.model import CgroupLimits, IoLimit
+from pyinit.model import CgroupLimits, IoLimit, Pressure
 
 _PERIOD_US = 100_000
 _TRACKERS = ("freezer", "pids", "memory")
@@ -155,9 +155,13 @@ def words(limits: CgroupLimits) -> list[str]:
         ("memory_swap_max", limits.memory_swap_max_bytes >= 0, size_text(limits.memory_swap_max_bytes)),
         ("cpu_max", limits.cpu_max, f"{limits.cpu_max:g}"), ("cpu_weight", limits.cpu_weight, limits.cpu_weight),
         ("cpuset", limits.cpuset, cpu_list(limits.cpuset)), ("pids_max", limits.pids_max, limits.pids_max),
-        ("io_weight", limits.io_weight, limits.io_weight), *(("io_max", one, _io_text(one)) for one in limits.io_max),
+        ("io_weight", limits.io_weight, limits.io_weight), *((f"pressure.{one.kind}", one, _wait(one)) for one in limits.pressure), *(("io_max", one, _io_text(one)) for one in limits.io_max),
     )  # fmt: skip
     return [f"{key}={text}" for key, value, text in pairs if value]
+
+
+def _wait(one: Pressure) -> str:
+    return f"{one.stall_us / 1e6:g}s/{one.window_us / 1e6:g}s"
 
 
 def _io_text(one: IoLimit) -> str:

@@ -108,6 +108,14 @@ class Groups:
         else:
             self._killer.thaw(self._directories[name])
 
+    def unified_fd(self, name: str) -> int:
+        """Its group of v2, "" being all together; -1 without one."""
+        return (self._directories.get(name, -1) if name else self._root_fd) if self._is_v2 else -1
+
+    def memory_fd(self, name: str) -> int:
+        """The same of v1's memory controller."""
+        return (self._limits.get(name, {}) if name else self._v1_fds).get("memory", -1)
+
     def numbers(self, name: str) -> dict[str, object]:
         """What the service uses, as far as its own groups count it."""
         v1 = {V1_NAMES.get(key, key): fd for key, fd in self._limits.get(name, {}).items()}

@@ -18,6 +18,7 @@ from pyinit.core import events as e
 from pyinit.core.supervisor import Supervisor
 from pyinit.errors import PyinitError, fault
 from pyinit.init import reaper, sockets, spawn
+from pyinit.init.alarms import Alarms, Group
 from pyinit.init.beside import Beside, failure
 from pyinit.init.children import Base, Children, explain
 from pyinit.init.groups import Groups
@@ -32,11 +33,11 @@ from pyinit.init.readiness import LogWatch, Readiness
 from pyinit.init.reload import Answer, Reader, Reload
 from pyinit.init.render import now_iso
 from pyinit.init.schedule import Schedules
-from pyinit.init.updates import Updates
+from pyinit.init.updates import WHOLE, Updates
 from pyinit.init.upward import Upward
 from pyinit.init.words import Words
 from pyinit.linux import process
-from pyinit.model import RTMIN, Config, ServiceSpec, signal_name
+from pyinit.model import RTMIN, Config, Pressure, ServiceSpec, signal_name
 
 TERM, INT, QUIT, HUP, CHLD, CONT, PWR, KILL = 15, 2, 3, 1, 17, 18, 30, 9
 REBOOT = RTMIN + 5
@@ -98,6 +99,7 @@ class Init:
         self.schedules = Schedules(self.loop, lambda name: self.tell(e.Due(name)), self.log)
         self.pauses = Pauses(self)
         self.updates = Updates(self)
+        self.alarms = Alarms(self.loop, WHOLE, self.happened, self.log)
         self.reloading = Reload(self)
         self.upward = Upward(endpoints.channel_fd, endpoints.given)
         self.server = Server(self.loop, Host(self), self.log)
@@ -124,6 +126,7 @@ class Init:
         self.server.close()
         self.reloading.close()
         self.updates.close()
+        self.alarms.close()
         self.readiness.close()
         self.words.close()
         self.sockets.close()
@@ -138,6 +141,8 @@ class Init:
 
     def _begin(self) -> None:
         self._bind_sockets()
+        box = self.config.container
+        self._watch_group("", box.cgroup.pressure if box is not None and self.endpoints.read_config is None else ())
         self.do(self.supervisor.start(time.monotonic()))
         self._listen()  # after the services: they come first
         self.loop.call_soon(self._reap)
@@ -307,6 +312,7 @@ class Init:
         self.pids[spawned.pid] = spec.name
         self.current[spec.name] = spawned.pid
         self.groups.started(spec.name, spawned.pid)
+        self._watch_group(spec.name, spec.cgroup.pressure)
         self.readiness.started(spec, spawned.pid, notify)
         if spawned.status_fd < 0:
             self.loop.call_soon(lambda: self.tell(e.ExecSucceeded(spec.name, spawned.pid)))
@@ -325,12 +331,16 @@ class Init:
         text = explain(spec, spec.command[0], stage, number)
         self.tell(e.ExecFailed(spec.name, spawned.pid, stage, number, text))
 
+    def _watch_group(self, name: str, pressures: tuple[Pressure, ...]) -> None:
+        self.alarms.watch(name or WHOLE, Group(self.groups.unified_fd(name), self.groups.memory_fd(name)), pressures)
+
     def _forget(self, name: str) -> None:
         self.log(f"{name}: removed")
         self.words.forget(name)
         self.sockets.forget(name)
         self.output.forget(name)
         self.schedules.forget(name)
+        self.alarms.forget(name)
         self.groups.forget(name)
         self.current.pop(name, None)
         self.supervisor.forget(name)

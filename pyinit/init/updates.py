@@ -24,6 +24,7 @@ CHANGE = b"limits\n"
 WHOLE = "(container)"  # no service can have that name
 _PATIENCE_S = 30.0  # memory may have to be given back first
 _MOST_TEXT = 8192
+_NO_LIMITS = ("origin", "pressure")
 Answer = Callable[[dict[str, object]], None]
 
 
@@ -31,7 +32,7 @@ def write_limits(limits: CgroupLimits) -> bytes:
     """What the monitor is told."""
     import json  # once an update
 
-    return CHANGE + json.dumps({key: value for key, value in limits._asdict().items() if key != "origin"}).encode()
+    return CHANGE + json.dumps({key: value for key, value in limits._asdict().items() if key not in _NO_LIMITS}).encode()
 
 
 def read_limits(data: bytes) -> CgroupLimits:
@@ -78,7 +79,7 @@ class Updates:
         box = self._init.config.container
         said = box.cgroup if box is not None and self._init.endpoints.read_config is None else CgroupLimits()
         if said._replace(origin=self._whole.origin) != self._whole:
-            fields = {key: value for key, value in said._asdict().items() if key != "origin"}
+            fields = {key: value for key, value in said._asdict().items() if key not in _NO_LIMITS}
 
             def done(answer: dict[str, object]) -> None:
                 if "error" in answer:

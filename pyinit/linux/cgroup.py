@@ -90,6 +90,11 @@ def read_at(directory_fd: int, name: str) -> bytes:
         os.close(fd)
 
 
+def has_at(directory_fd: int, name: str) -> bool:
+    """Whether a group has a file; no group (-1) has any."""
+    return directory_fd >= 0 and os.access(name, os.F_OK, dir_fd=directory_fd)
+
+
 def is_v1_at(directory_fd: int) -> bool:
     """v1 has `notify_on_release` in every group, v2 in none."""
     return os.access("notify_on_release", os.F_OK, dir_fd=directory_fd)

@@ -147,4 +147,5 @@ def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
         ("waiting", ""), ("starting", ""), ("ready", ""), ("cleaning", reason), ("failed", reason),
     ]  # fmt: skip
     assert f"\npyinit: big: failed: {reason}\n" in third
+    assert "\npyinit: (container): oom: out of memory: 1 process of big killed\n" in third
     assert third.endswith("pyinit: daemons: stopped: shutdown requested\n"), third

@@ -256,3 +256,45 @@ def test_an_update_holds_whole_or_not_at_all_and_up_to_the_next_reload(bench, bu
         ("(container)", "memory_max=40M cpu_max=0.5"), ("app", "memory_max=16M memory_swap_max=0"), ("(container)", "memory_max=64M"),
     ]  # fmt: skip
     assert box.stop() == 0
+
+
+ALARMS = """
+[container]
+name = "lim"
+layers = ["{image}"]
+[container.cgroup]
+memory_max = "64M"
+pressure = {{ cpu = "20ms/2s" }}
+[services.big]
+command = ["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=40M count=1; echo survived"]
+log = {{ to = "stdout", timestamp = "none" }}
+restart = "never"
+cgroup = {{ memory_max = "8M", memory_swap_max = "0" }}
+[services.whole]
+command = ["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1; echo survived"]
+log = {{ to = "stdout", timestamp = "none" }}
+restart = "never"
+enabled = false
+[services.busy]
+command = ["/bin/sh", "-c", "for n in 1 2 3 4; do (while true; do :; done) & done; wait"]
+enabled = false
+cgroup = {{ cpu_max = 0.2, pressure = {{ memory = "100ms/1s" }} }}
+"""
+
+
+def test_memory_that_ran_out_and_pressure_are_events(bench, busybox):
+    box = bench.start(ALARMS.format(image=busybox))
+    box.wait_for("(container): oom: out of memory: 1 process of big killed\n")
+    box.wait_for("big: survived")  # its shell: no exit says what happened
+    assert verb("start", "whole").returncode == 0
+    box.wait_for("(container): oom: out of memory: 1 process killed\n")
+    assert verb("start", "busy").returncode == 0
+    file = bench.folder / "services.toml"
+    if "without CAP_SYS_RESOURCE" in box.output:  # as on a machine whose root is not all-powerful
+        assert f"pyinit: {file}:21: cgroup.pressure.memory: without CAP_SYS_RESOURCE the window must be a multiple of 2s" in box.output
+    box.wait_for("(container): pressure: cpu: some waited 0.02 s or more within 2 s\n")
+    events = [json.loads(line) for line in verb("events", "--json", "-n", "100").stdout.splitlines()]
+    assert [one["reason"] for one in events if one["state"] == "oom"] == [
+        "out of memory: 1 process of big killed", "out of memory: 1 process killed"
+    ]  # fmt: skip
+    assert box.stop() == 0
