@@ -58,11 +58,15 @@ class World:
             return b""
 
     def close(self) -> None:
+        """May be done twice."""
         if self.last is not None:
             self.last.close()
+            self.last = None
         for fd in (self.journal_fd, *self.pipe, self.spool_fd, *self.boxes, *self.shown):
             if fd >= 0:
                 os.close(fd)
+        self.journal_fd = self.spool_fd = -1
+        self.pipe = self.boxes = self.shown = (-1, -1)
 
 
 class Logger:
@@ -71,13 +75,15 @@ class Logger:
         self.outlet = Outlet(world.shown[1], world.boxes[0])
         sinks = Sinks({1: self.outlet, 2: self.outlet}, world.seen.append, self.publish, lambda name: f"{name}: ".encode())
         source = Source("app", "stdout", world.pipe[0], world.spool_fd, 0, world.spec)
-        self.stream = Stream(source, str(world.folder), Journal(world.journal_fd), sinks, lambda _: None)
+        self.journal = Journal(world.journal_fd)
+        self.stream = Stream(source, str(world.folder), self.journal, sinks, lambda _: None)
 
     def publish(self, source: Source, data: bytes, mark: tuple[int, int]) -> None:
         self.world.published += data
 
     def close(self) -> None:
         self.stream.close()
+        self.journal._map.close()
         if self.outlet._fd != self.world.shown[1]:
             os.close(self.outlet._fd)
 
@@ -189,6 +195,7 @@ def test_a_death_before_any_step_loses_nothing_and_doubles_nothing(make, monkeyp
         dies(monkeypatch, world, step % 23 + 1)
         world.logger().work()
         check(world, kind)
+        world.close()
         deaths += died
         if not died:
             break
