@@ -6,6 +6,7 @@ Laws: a value here is complete (every default is filled in) and checked; units s
 NamedTuples rather than dataclasses: PID 1 pays for each import, and dataclasses cost 17 ms.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 SIGNAL_NUMBERS = {
@@ -415,6 +416,17 @@ class Config(NamedTuple):
     services: tuple[ServiceSpec, ...]
     container: Container | None = None
     templates: tuple[str, ...] = ()  # names that end in "@"
+
+
+def meant(names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Each name once; one that is no service's own stands for its instances: `db` for db@1 and db@2."""
+    own: set[str] = set()
+    instances: dict[str, list[str]] = {}
+    for name in known:
+        own.add(name)
+        instances.setdefault(name.partition("@")[0], []).append(name)
+    found = [one for name in names for one in ((name,) if name in own else instances.get(name, (name,)))]
+    return tuple(dict.fromkeys(found))
 
 
 def without_places(value: Any) -> Any:

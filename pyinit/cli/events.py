@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 event = json.loads(line)["event"]
-                if not chosen.names or event["name"] in chosen.names:
+                if not chosen.names or event["name"] in chosen.names or event["name"].partition("@")[0] in chosen.names:
                     print(_text(event, as_json="--json" in chosen.flags), flush=True)
     return EXIT_OK
 

@@ -8,6 +8,7 @@ from typing import Any
 from pyinit.cli import options
 from pyinit.control.client import Connection
 from pyinit.errors import EXIT_NOT_RUNNING, EXIT_OK, no_such_service
+from pyinit.model import meant
 
 _USAGE = """\
 usage: pyinit status [-c NAME | --socket PATH] [--json] [--watch] [SERVICE...]
@@ -47,6 +48,7 @@ def ask(path: str, names: list[str]) -> dict[str, Any]:
         answer: dict[str, Any] = connection.answer()
     services = answer["services"]
     known = [one["name"] for one in services]
+    names = list(meant(names, known))
     for name in names:
         if name not in known:
             raise no_such_service(name, known)

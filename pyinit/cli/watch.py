@@ -93,7 +93,8 @@ class _Watch:
         if not data:
             raise _LeftError
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return any(not self._names or json.loads(line)["event"]["name"] in self._names for line in lines)
+        names = [json.loads(line)["event"]["name"] for line in lines]
+        return any(not self._names or name in self._names or name.partition("@")[0] in self._names for name in names)
 
 
 def _show_json(found: dict[str, Any]) -> None:

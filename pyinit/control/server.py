@@ -18,6 +18,7 @@ from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
 from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault, no_such_service
 from pyinit.linux.fds import receive
+from pyinit.model import meant
 
 if TYPE_CHECKING:
     from pyinit.control.wire import Request
@@ -31,6 +32,7 @@ _PAUSE_S = 1.0  # when no fd is free
 _BACKLOG = 128
 _MOST_EVENTS = 1000
 _MOST_FDS = 3
+_OF_ONE = ("exec", "update")
 _MAKES = ("start", "restart", "enable")  # an instance of a template, if it is not there yet
 _ENDS = {"start": (State.READY, State.DONE, State.SCHEDULED), "stop": (State.STOPPED, State.DONE, State.FAILED)}
 
@@ -170,7 +172,7 @@ class Server:
             return
         if request.verb != "exec":
             self._close_fds(client)
-        self._attempt(client, lambda: self._obey(client, request, line))
+        self._attempt(client, lambda: self._obey(client, request))
 
     def _attempt(self, client: _Client, act: Callable[[], None]) -> None:
         try:
@@ -186,8 +188,10 @@ class Server:
         client.waits.clear()
         self._send(client, {"error": text, "exit_code": exit_code}, last=True)
 
-    def _obey(self, client: _Client, request: "Request", line: bytes) -> None:
+    def _obey(self, client: _Client, request: "Request") -> None:
         known = set(self._host.names())  # a request may hold thousands
+        if request.verb not in _OF_ONE and any(name not in known for name in request.names):
+            request = request._replace(names=meant(request.names, self._host.names()))
         unknown = tuple(name for name in request.names if name not in known)
         if unknown and request.verb in _MAKES:
             self._host.make(unknown, lambda answer: self._made(client, request, answer))
@@ -197,8 +201,10 @@ class Server:
             answer = {"ok": True, **self._host.status()}
             self._send(client, answer, last=True)
         elif request.verb == "logs":
+            from pyinit.control import wire  # see _read
+
             self._forget(client)
-            self._host.logs(line, client.sock.detach())
+            self._host.logs(wire.encode({"verb": "logs", "names": list(request.names), "follow": request.follow}), client.sock.detach())
         elif request.verb == "shutdown":
             self._send(client, {"ok": True})
             self._host.shutdown(request.exit_code)

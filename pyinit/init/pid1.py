@@ -79,6 +79,7 @@ class Init:
         self.endpoints = endpoints
         self.exit_code = 0
         self.reboots = False
+        self._control_path = ""  # that we have bound ourselves
         self.is_ready = False  # everything that was to start has, or has failed
         self.overrides = Overrides(config.init.state_dir, self.log)
         self.supervisor = Supervisor(self.overrides.applied(config.services), config.init, random=random.random)
@@ -124,6 +125,8 @@ class Init:
         if not self.supervisor.finished:
             self.loop.run()
         self.server.close()
+        with contextlib.suppress(OSError):  # it may lie on what has become read-only, or have been removed
+            os.unlink(self._control_path)
         self.reloading.close()
         self.updates.close()
         self.alarms.close()
@@ -168,6 +171,7 @@ class Init:
         if self.endpoints.control_path:
             try:
                 listening.append(bind(self.endpoints.control_path))
+                self._control_path = self.endpoints.control_path
             except (OSError, PyinitError) as error:
                 self.log(f"no control socket at {self.endpoints.control_path}: {error}")
         for fd in listening:

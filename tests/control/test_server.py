@@ -324,6 +324,15 @@ def test_what_starts_nothing_makes_no_instance(bench, verb):
     assert bench.host.asked == []
 
 
+def test_a_name_stands_for_all_its_instances(bench):
+    for name in ("db@1", "db@2"):
+        bench.host.views[name] = bench.host.views["db"]._replace(name=name)
+    del bench.host.views["db"]
+    answers = bench.answers(bench.ask({"verb": "stop", "names": ["db", "app"], "wait": False}))
+    assert answers == [{"ok": True}]
+    assert bench.host.asked == [("stop", "db@1"), ("stop", "db@2"), ("stop", "app")]
+
+
 def test_signal_shutdown_and_logs_reach_the_init(bench):
     bench.become("app", State.READY, 7)
     bench.answers(bench.ask({"verb": "signal", "names": ["app"], "signal": 10}))
@@ -343,7 +352,7 @@ def test_signal_shutdown_and_logs_reach_the_init(bench):
             return True
 
     bench.turn(ended)
-    assert got[0] == b'logs:{"verb": "logs", "names": ["app"]}'
+    assert got[0] == b'logs:{"verb":"logs","names":["app"],"follow":false}\n'
 
 
 @pytest.mark.parametrize(

@@ -469,6 +469,19 @@ def test_a_stranger_may_not_control(manager, tmp_path):
     assert box.stop() == 0
 
 
+def test_a_verb_means_all_instances_and_the_socket_goes_with_pyinit(manager, tmp_path):
+    box = manager('[services.db]\ncommand = ["sleep", "1000"]\ninstances = 2\n')
+    box.wait_for("db@2: ready")
+    assert manager.verb("stop", "db").returncode == 0
+    assert [manager.status(f"db@{number}")["state"] for number in (1, 2)] == ["stopped", "stopped"]
+    assert manager.verb("start", "db").returncode == 0
+    table = manager.verb("status", "db")
+    assert (table.returncode, table.stdout.count("ready")) == (0, 2)
+    assert (tmp_path / "s").exists()
+    assert box.stop() == 0
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_condition_is_asked_once_before_the_hooks(manager, tmp_path):
     flag = tmp_path / "flag"
     box = manager(f"""
