@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
         if not watches:
             return EXIT_OK
         before = found
-        time.sleep(interval_s)
+        time.sleep(interval_s)  # the interval that was asked for: rates are of a time, and no event tells of them
 
 
 class _Screen:

@@ -64,6 +64,7 @@ class _Watch:
                     self._look()
                     looked_at_s = time.monotonic()
                     self._await_change(poll, events, tick_s)
+                    # A storm of events is drawn, and PID 1 asked, only so often.
                     time.sleep(max(0.0, looked_at_s + _PAUSE_S - time.monotonic()))
                     while self._has_come(poll, 0.0):  # the next look will show it, too
                         self._read(events)

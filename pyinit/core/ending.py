@@ -24,7 +24,7 @@ class Ending(Record):
 
     def _next(self, event: Input, now: float) -> None:
         """It is down, and nothing of it is left."""
-        raise NotImplementedError
+        raise NotImplementedError  # what follows an end is service.py's
 
     # Hooks
 
