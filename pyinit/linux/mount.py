@@ -46,9 +46,11 @@ def open_tree(path: str, *, recursive: bool = True, dir_fd: int = AT_FDCWD) -> i
     return syscall("open_tree", _OPEN_TREE, dir_fd, os.fsencode(path), flags, path=path)
 
 
-def mount_setattr(fd: int, *, attributes: int, recursive: bool = True, userns_fd: int = 0) -> None:
-    """Set MOUNT_ATTR_* on the mount behind `fd`; `userns_fd` belongs to MOUNT_ATTR_IDMAP."""
-    attr = (ctypes.c_uint64 * 4)(attributes, 0, 0, userns_fd)
+def mount_setattr(
+    fd: int, *, attributes: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = True, userns_fd: int = 0
+) -> None:
+    """Set and clear MOUNT_ATTR_* on the mount behind `fd`; `propagation` is an MS_*; `userns_fd` belongs to MOUNT_ATTR_IDMAP."""
+    attr = (ctypes.c_uint64 * 4)(attributes, clear, propagation, userns_fd)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     syscall("mount_setattr", _MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
 
