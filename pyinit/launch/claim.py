@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from pyinit.control import places
 from pyinit.errors import LaunchError
-from pyinit.launch import cgroups, network
+from pyinit.launch import cgroups, fuse, network
 from pyinit.launch.plan import UPPER_FOLDERS
 from pyinit.linux import namespaces
 from pyinit.model import Origin
@@ -129,6 +129,7 @@ def _remove_bridge(name: str) -> None:
 _UNDO: dict[str, Callable[[str], None]] = {
     "address": lambda _: None,  # noted for the others to see
     "folder": lambda _: None,  # as the address; it is kept
+    "program": fuse.kill_again,
     "cgroup": cgroups.remove,
     "link": network.remove_link,
     "bridge": _remove_bridge,

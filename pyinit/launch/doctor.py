@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pyinit.core.limits import controllers
-from pyinit.launch.explain import of_image
+from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.plan import NEEDED_CAPABILITIES
 from pyinit.linux import caps, cgroup, mount, namespaces, process
-from pyinit.model import IMAGES, Config, Origin
+from pyinit.linux.programs import find_program
+from pyinit.model import Config, Origin
 
 OLDEST_KERNEL = (5, 14)
 _SYSCTLS = (  # what keeps ordinary users from user namespaces: (file, the value that does, what it is)
@@ -62,7 +63,7 @@ def examine(subjects: tuple[str, ...] = ()) -> list[Finding]:
 
 
 def needs(config: Config) -> list[Need]:
-    """Of a checked config; each subject is one of SUBJECTS."""
+    """Of a checked config; each subject is one of SUBJECTS, or a file system or program of its own."""
     found: list[Need] = []
     box = config.container
     if box is not None:
@@ -72,8 +73,7 @@ def needs(config: Config) -> list[Need]:
         for layer in box.layers:
             found += [Need(subject, layer.origin, layer.path) for subject in of_image(layer.path)]
         for entry in box.mounts:
-            subjects = of_image(entry.source) if entry.type in IMAGES else ("filesystem tmpfs",) if entry.type == "tmpfs" else ()
-            found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in subjects]
+            found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in of_mount(entry)]
         found += [Need(f"cgroup {name}", box.cgroup.origin, "[container.cgroup]") for name in sorted(controllers(box.cgroup))]
         if box.network.mode == "veth":
             found += [Need("network", box.network.origin, "a veth"), Need("capability NET_ADMIN", box.network.origin, "a veth")]
@@ -167,6 +167,14 @@ def _fuse(subject: str) -> Finding:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return Finding(subject, "lack", "", "/dev/fuse can't be opened", "set its mode to 0666")
     return Finding(subject, "ok")
+
+
+def _program(subject: str) -> Finding:
+    name = subject.partition(" ")[2]
+    path = find_program(name, os.environ)
+    if path:
+        return Finding(subject, "ok", path)
+    return Finding(subject, "lack", "", "it is in no folder of the PATH", f"install it (on Debian most likely the package {name})")
 
 
 def _idmap(subject: str) -> Finding:
@@ -286,7 +294,7 @@ def _read(path: str) -> str:
 _PROBES: dict[str, Callable[[str], Finding]] = {
     "kernel": _kernel, "capabilities": _capabilities, "capability": _capability, "namespace": _namespace,
     "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "userns": _userns,
-    "cgroup": _cgroup, "network": _network,
+    "cgroup": _cgroup, "network": _network, "program": _program,
 }  # fmt: skip
 SUBJECTS = (
     "kernel", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",

@@ -17,6 +17,7 @@ import os
 import select
 import socket
 import sys
+import time
 import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
 from collections.abc import Callable
 
@@ -31,6 +32,8 @@ from pyinit.init.upward import relay
 from pyinit.launch import apply, cgroups, digests, network, plan
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.launch.explain import explain
+from pyinit.launch.keeper import Keeper
+from pyinit.launch.outside import Outside
 from pyinit.linux import caps, namespaces, process
 from pyinit.model import RTMIN, Config, Origin
 
@@ -87,6 +90,7 @@ class _Launch:
         self.folder_fds: list[int] = []
         self.verified: dict[str, digests.Identity] = {}
         self.report = report
+        self.outside = Outside()
         self.groups: list[str] = []
         self.unified = ""
         self.control_fd = -1
@@ -109,6 +113,7 @@ class _Launch:
                 helper.close()
             for fd in self.folder_fds:
                 os.close(fd)
+            self.outside.end()
 
     def _run(self, helper: "_NetworkHelper | None") -> int:
         # 2. What stands on the host: journal first, then the thing.
@@ -118,6 +123,9 @@ class _Launch:
                 self.folder_fds.append(self.held.take_folder(step.path, step.origin))
             elif isinstance(step, plan.MakeCgroup):
                 self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
+            elif isinstance(step, plan.Outside):
+                self.outside.run(step)
+        self.outside.finish(self.held.note)
         # 3. PID 1.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         flags = 0
@@ -135,6 +143,7 @@ class _Launch:
             ours.close()
             os._exit(_Child(self, theirs).run())
         theirs.close()
+        self.outside.close()
         os.close(self.control_fd)
         self.held.write_pid(pid)
         try:
@@ -144,7 +153,7 @@ class _Launch:
             self._await_built(ours)
             ours.send(b"go")
             # 5. From here on: the monitor.
-            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self)).run()
+            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self), Keeper(self.outside.programs, self.pidfd, self.report)).run()
         except (PyinitError, OSError):
             process.pidfd_send_signal(self.pidfd, 9)
             select.select([self.pidfd], [], [])
@@ -259,7 +268,7 @@ class _Child:
         cgroup_fd = self._enter_groups()
         if "net" in launch.box.namespaces and launch.box.network.mode != "host":
             namespaces.loopback_up()
-        apply.Builder(launch.held.directory, launch.verified).run(launch.steps.inside)
+        apply.Builder(launch.held.directory, launch.verified, launch.outside).run(launch.steps.inside)
         self._shut_the_host_out({max(cgroup_fd, 0), *v1_fds.values()})
         return Endpoints(
             channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, v1_fds=v1_fds, listen_fds=(launch.control_fd,),
@@ -335,11 +344,12 @@ def _directory(path: str, stack: contextlib.ExitStack) -> int:
 class _Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
-    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits") -> None:
+    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits", keeper: Keeper) -> None:
         self._pidfd = pidfd
         self._channel = channel
         self._read_config = read_config
         self._limits = limits
+        self._keeper = keeper
         self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
         self._on_terminal = _fields_of_self()[4] != "0"  # now: a hangup takes it away before it is told
@@ -351,7 +361,7 @@ class _Monitor:
         poll.register(self._channel, select.POLLIN)
         try:
             while True:
-                ready = [fd for fd, _ in poll.poll()]
+                ready = self._wait(poll)
                 for fd in [fd for fd in ready if fd in self._readers]:
                     poll.unregister(fd)
                     os.close(fd)
@@ -367,6 +377,17 @@ class _Monitor:
                 process.pidfd_send_signal(pidfd, _KILL)
                 os.close(pidfd)
             os.close(self._signals)
+
+    def _wait(self, poll: select.poll) -> list[int]:
+        """What can be read; what is kept beside the container has been attended to."""
+        kept, wait_s = self._keeper.fds(), self._keeper.wait_s(time.monotonic())
+        for fd in kept:
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(None if wait_s is None else wait_s * 1000 + 1)]
+        for fd in kept:
+            poll.unregister(fd)
+        self._keeper.turn(ready, time.monotonic())
+        return [fd for fd in ready if fd not in kept]
 
     def _listen(self, poll: select.poll) -> bool:
         """PID 1 asks for the config, or says how it is; False at the end."""

@@ -11,11 +11,13 @@ import os
 from pyinit.linux.libc import LIBC, check, syscall
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 32, 4096, 16384, 1 << 18, 1 << 19, 1 << 20
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 AT_RECURSIVE, AT_EMPTY_PATH, AT_FDCWD = 0x8000, 0x1000, -100
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+MOUNT_ATTR_NOATIME, MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME, MOUNT_ATTR_NODIRATIME = 0x10, 0x20, 0x70, 0x80
+MOUNT_ATTR_IDMAP, MOUNT_ATTR_NOSYMFOLLOW = 0x100000, 0x200000
 RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS = 0x10, 0x02
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _OPENAT2, _MOUNT_SETATTR = 437, 442
@@ -84,6 +86,17 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
     """openat2 with RESOLVE_IN_ROOT: whatever symlinks say, the answer lies below `root_fd`."""
     how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     return syscall("openat2", _OPENAT2, root_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), path=path)
+
+
+def mountinfo(fd: int, proc: str = "/proc/self") -> list[str]:
+    """The fields of proc_pid_mountinfo(5) of the mount that `fd` is on, without asking its file system; [] if it is detached.
+
+    `proc`: where this process stands in a procfs.
+    """
+    with open(f"{proc}/fdinfo/{fd}") as file:
+        number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    with open(f"{proc}/mountinfo") as file:
+        return next((line.split() for line in file if line.split(" ", 1)[0] == number), [])
 
 
 def pivot_to_cwd() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
 from pyinit.linux.libc import LIBC, check, syscall
+from pyinit.linux.programs import find_program
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
@@ -175,7 +176,7 @@ def run(
     PATH of `env`. After `timeout_s`, or as soon as `cancel_fd` can be read (it is not), it is killed with its group; it dies with us,
     too. What it left in the background otherwise lives on. OSError if there is no such program, folder or permission.
     """
-    path = _find(argv[0], env)
+    path = find_program(argv[0], env) or argv[0]  # exec says what is wrong with that
     status, reports = os.pipe()
     errors, errors_in = os.pipe() if stderr_fd < 0 else (-1, -1)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -202,17 +203,6 @@ def run(
         number, _, what = failure.decode().partition(" ")
         raise OSError(int(number), f"{what}: {os.strerror(int(number))}")
     return ended._replace(why_killed=why, stderr=kept)
-
-
-def _find(name: str, env: Mapping[str, str]) -> str:
-    """As execvp(3); the name itself if it is nowhere, which exec then says."""
-    if "/" in name:
-        return name
-    for folder in env.get("PATH", os.defpath).split(":"):
-        path = os.path.join(folder or ".", name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return name
 
 
 def _exec(

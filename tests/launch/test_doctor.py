@@ -49,7 +49,7 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
 
 
 def test_every_need_is_a_subject_that_is_known():
-    assert {subject.partition(" ")[0] for subject in doctor.SUBJECTS} == set(doctor._PROBES)
+    assert {subject.partition(" ")[0] for subject in doctor.SUBJECTS} | {"program"} == set(doctor._PROBES)
     assert [finding.subject for finding in doctor.examine()] == list(doctor.SUBJECTS)
 
 

@@ -5,6 +5,8 @@ from pyinit.model import (
     CgroupLimits,
     Config,
     Container,
+    Content,
+    FileSpec,
     InitSpec,
     IoLimit,
     Layer,
@@ -104,7 +106,7 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
         network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)),
         cgroup=CgroupLimits(memory_max_bytes=1 << 20, cpu_max=1.5, pids_max=9, origin=at(7)),
         mounts=(
-            Mount("tmpfs", "/run/config", files=(("a.env", "secret", 0o600),), origin=at(20)),
+            Mount("tmpfs", "/run/config", files=(FileSpec("a.env", Content("text", "secret"), 0o600),), origin=at(20)),
             Mount("bind", "/data", "/srv/data", read_only=True, origin=at(30)),
         ),
     )
