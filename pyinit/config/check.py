@@ -6,14 +6,14 @@ Owns the checks across tables and of the files on the host that a config names. 
 import errno
 import os
 import stat
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
 from pyinit.config import images
 from pyinit.config.processes import LOGGER
 from pyinit.core import graph
 from pyinit.errors import hint
 from pyinit.model import IMAGES, NOWHERE, Config, Container, Mount, Origin, ServiceSpec, SocketSpec
+from pyinit.records import NamedTuple
 
 _NAMES = {images.SQUASHFS: "squashfs", images.EROFS: "EROFS"}
 

@@ -4,11 +4,11 @@ Owns the numbers and one wrapper a call. Must not know services or containers.
 Law: clone3 here runs none of CPython's fork hooks, so the caller has one thread and says so.
 """
 
-import ctypes
 import os
 import struct
 import sys
 
+from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check, syscall
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
