@@ -6,8 +6,9 @@ Laws: a value here is complete (every default is filled in) and checked; units s
 NamedTuples rather than dataclasses: PID 1 pays for each import, and dataclasses cost 17 ms.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from _collections_abc import Iterable
+
+from pyinit.records import Any, NamedTuple
 
 SIGNAL_NUMBERS = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9,

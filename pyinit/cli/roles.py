@@ -7,7 +7,7 @@ Owns what these roles find or make around themselves. Must not know services. La
 import errno
 import os
 import zlib
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.core.limits import tracker
 from pyinit.init import sockets

@@ -7,9 +7,9 @@ how each is done.
 import functools
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from pyinit.errors import EXIT_OK, UsageError
+from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.model import Config

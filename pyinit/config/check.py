@@ -6,8 +6,7 @@ Owns the checks across tables and of the files on the host that a config names. 
 import errno
 import os
 import stat
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
 from pyinit.config import images
 from pyinit.config.processes import LOGGER
@@ -27,6 +26,7 @@ from pyinit.model import (
     ServiceSpec,
     SocketSpec,
 )
+from pyinit.records import NamedTuple
 
 _NAMES = {images.SQUASHFS: "squashfs", images.EROFS: "EROFS"}
 

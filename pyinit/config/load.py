@@ -5,7 +5,7 @@ are raised at once, in the order of files and lines; a config that is returned i
 """
 
 import os
-from collections.abc import Mapping
+from _collections_abc import Mapping
 
 try:
     import tomli as toml  # line and column of a syntax error, in every version

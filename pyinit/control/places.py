@@ -4,14 +4,14 @@ Owns the folders and their meaning. Must not know what a container is made of. L
 PID 1 lives, so a free one is a stale folder; without root nobody else's folder is trusted.
 """
 
-import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Mapping
-from typing import NamedTuple
+from _collections_abc import Mapping
 
+from pyinit import scopes as contextlib
 from pyinit.errors import ControlError
+from pyinit.records import NamedTuple
 
 CONTROL_SOCKET = "control.sock"
 _LONGEST_PATH = 107  # of a unix socket's address

@@ -5,8 +5,7 @@ Laws: `handle(event, now)` is the only way in and returns orders; nothing is spa
 a shutdown ends in exactly one Exit, with or without the processes' help; an intended stop is no failure.
 """
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from _collections_abc import Callable, Iterable
 
 from pyinit.core import actions as a
 from pyinit.core import events as e
@@ -17,6 +16,7 @@ from pyinit.core.events import Timer
 from pyinit.core.inputs import input_of
 from pyinit.core.service import DOWN, IDLE, CoreError, Input, Kind, Service, State, Target, Why
 from pyinit.model import CgroupLimits, InitSpec, ServiceSpec
+from pyinit.records import NamedTuple
 
 LAST_SECOND_S = 1.0  # of the shutdown's time: KillAll, reaping, logs
 _HAS_PROCESS = frozenset({State.PREPARING, State.RUNNING, State.STARTED, State.READY})  # and nobody has told it to leave

@@ -6,12 +6,12 @@ signals are blocked before the first child exists; each child is known before it
 read only from the loop; an error at the loop's edge is a line on stderr and the loop goes on.
 """
 
-import contextlib
 import os
-import random
 import resource
 import time
+from _random import Random
 
+from pyinit import scopes as contextlib
 from pyinit.control.server import Server, bind
 from pyinit.core import actions as a
 from pyinit.core import events as e
@@ -39,6 +39,7 @@ from pyinit.init.words import Words
 from pyinit.linux import process
 from pyinit.model import RTMIN, Config, Pressure, ServiceSpec, signal_name
 
+random = Random()  # its core: the module brings hashes and 5 ms
 TERM, INT, QUIT, HUP, CHLD, CONT, PWR, KILL = 15, 2, 3, 1, 17, 18, 30, 9
 REBOOT = RTMIN + 5
 STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, REBOOT, INT)

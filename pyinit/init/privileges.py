@@ -7,10 +7,10 @@ Laws: `fit` is pure; what would make a service less confined than its config say
 import errno
 import os
 import resource
-from typing import NamedTuple
 
 from pyinit.linux import caps
 from pyinit.model import Origin, ProcessSpec, ServiceSpec
+from pyinit.records import NamedTuple
 
 
 class RefusedError(Exception):

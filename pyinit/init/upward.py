@@ -6,7 +6,8 @@ Source: sd_notify(3), the container interface of systemd.
 """
 
 import os
-import socket
+
+from pyinit.linux import sock as socket
 
 _RELAYED = (b"READY=", b"STATUS=", b"STOPPING=", b"RELOADING=", b"EXIT_STATUS=", b"ERRNO=")
 

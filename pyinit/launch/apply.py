@@ -8,7 +8,6 @@ symlink of an image reaches the host; an OSError leaves as LaunchError with the 
 import errno
 import os
 import stat
-from typing import assert_never
 
 from pyinit.errors import LaunchError
 from pyinit.launch import imaging
@@ -21,6 +20,7 @@ from pyinit.launch.resolve import canonical_target
 from pyinit.launch.root import Root, attach, own
 from pyinit.linux import caps, mount, namespaces
 from pyinit.model import Mount
+from pyinit.records import assert_never
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip

@@ -5,13 +5,13 @@ together, so a free one means that both are gone; `monitor` is held by the monit
 journal before the thing that it names is made; undoing what is not there is fine.
 """
 
-import contextlib
 import fcntl
 import os
 import select
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.control import places
 from pyinit.errors import LaunchError
 from pyinit.launch import cgroups, fuse, network

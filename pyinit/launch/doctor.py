@@ -7,8 +7,7 @@ host; what can't be found out is said to be unknown, and is no lack.
 
 import errno
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
 from pyinit.core.limits import controllers
 from pyinit.launch.explain import of_image, of_mount
@@ -16,6 +15,7 @@ from pyinit.launch.plan import NEEDED_CAPABILITIES
 from pyinit.linux import caps, cgroup, mount, namespaces, process
 from pyinit.linux.programs import find_program
 from pyinit.model import Config, Origin
+from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
 _SYSCTLS = (  # what keeps ordinary users from user namespaces: (file, the value that does, what it is)

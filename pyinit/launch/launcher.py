@@ -12,14 +12,12 @@ our own NOTIFY_SOCKET. The monitor says b"go".
 Its end says that the monitor is gone.
 """
 
-import contextlib
 import os
 import select
-import socket
 import sys
 import time
 import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.control import places, server
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
@@ -35,6 +33,7 @@ from pyinit.launch.explain import explain
 from pyinit.launch.keeper import Keeper
 from pyinit.launch.outside import Outside
 from pyinit.linux import caps, namespaces, process
+from pyinit.linux import sock as socket
 from pyinit.model import RTMIN, Config, Origin
 
 HUP, _KILL = 1, 9
@@ -324,10 +323,13 @@ class _Limits:
         """The answer to PID 1: why it was refused, or nothing."""
         try:
             new = read_limits(data)
-            with contextlib.ExitStack() as stack:
-                fds = {name: _directory(place, stack) for name, place in cgroups.v1_places(self._groups).items()}
-                unified = _directory(self._unified, stack) if self._unified else -1
-                why = exchange(places_of(unified, fds), self._limits, new)
+            places = {name: _directory(place) for name, place in cgroups.v1_places(self._groups).items()}
+            unified = _directory(self._unified) if self._unified else -1
+            try:
+                why = exchange(places_of(unified, places), self._limits, new)
+            finally:
+                for fd in {*places.values(), unified} - {-1}:
+                    os.close(fd)
         except (OSError, ValueError) as error:
             return str(error).encode()
         if not why:
@@ -335,10 +337,8 @@ class _Limits:
         return why.encode()
 
 
-def _directory(path: str, stack: contextlib.ExitStack) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return fd
+def _directory(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 class _Monitor:

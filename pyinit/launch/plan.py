@@ -6,8 +6,6 @@ share, and carries the config line that asked for it; what an operation leaves o
 User namespaces go before "isolate", seccomp after "limit-capabilities" when they come.
 """
 
-from typing import NamedTuple
-
 from pyinit.core.limits import controllers, size_text, words
 from pyinit.model import (
     FUSE,
@@ -22,6 +20,7 @@ from pyinit.model import (
     Network,
     Origin,
 )
+from pyinit.records import NamedTuple
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),

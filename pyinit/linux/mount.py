@@ -5,9 +5,9 @@ Sources: mount(2), mount_setattr(2), openat2(2), fsopen(2) of kernel 5.2 and lat
 these calls are the same on every architecture but alpha.
 """
 
-import ctypes
 import os
 
+from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check, syscall
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8

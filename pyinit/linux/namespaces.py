@@ -3,13 +3,13 @@
 Owns the numbers. Must not know which namespaces a container wants.
 """
 
-import ctypes
 import fcntl
 import os
-import socket
 import struct
 
+from pyinit.linux import foreign as ctypes
 from pyinit.linux import process
+from pyinit.linux import sock as socket
 from pyinit.linux.libc import LIBC, check
 
 CLONE_FLAGS = {

@@ -4,7 +4,6 @@ Owns the numbers and one wrapper a call. Must not know services or containers.
 Law: clone3 here runs none of CPython's fork hooks, so the caller has one thread and says so.
 """
 
-import ctypes
 import fcntl
 import os
 import select
@@ -14,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
+from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check, syscall
 from pyinit.linux.programs import find_program
 
