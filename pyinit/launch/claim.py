@@ -21,7 +21,7 @@ from pyinit.model import Origin
 
 _ENDING_S = 1.0  # between the closing of one fd of a process that ends and of the next
 CONTROL_SOCKET = "control.sock"
-_FILES = (CONTROL_SOCKET, "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
+_FILES = (CONTROL_SOCKET, "config", "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
 _HOOK = "poststop"
 
 
@@ -48,6 +48,11 @@ class Claim:
         with open(path + ".new", "w") as file:
             file.write(f"{pid}\n")
         os.rename(path + ".new", path)
+
+    def write_config(self, path: str) -> None:
+        """The config's absolute path, for `list`."""
+        with open(f"{self.directory}/config", "w") as file:
+            file.write(f"{path}\n")
 
     def undo(self) -> list[str]:
         """Undo what the journal names, last first, then run the hooks that it has; what could not be undone, in words.

@@ -56,6 +56,7 @@ def launch(config: Config, import_path: list[str], report: Callable[[str], None]
     process.block_signals(list(FORWARDED))
     held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
     try:
+        held.write_config(config.path)
         _tell(held, [], report)  # of the run before, whose monitor was killed
         while (code := _Launch(config, steps, held, import_path, report).run()) == _REBOOT:
             _tell(held, held.undo(), report)
@@ -152,7 +153,7 @@ class _Launch:
             hooks.prestart(self.steps, self.config, self.held.directory, pid, self.held.note)
             ours.send(b"go")
             # 5. From here on: the monitor.
-            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self)).run()
+            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self), foreign=bool(self.box.init)).run()
         except (PyinitError, OSError):
             process.pidfd_send_signal(self.pidfd, 9)
             select.select([self.pidfd], [], [])
@@ -315,6 +316,7 @@ class _Child:
         try:
             os.execve(path, [path], environment)
         except OSError as error:
+            self._channel.send(b"failed")
             text = f"{self._launch.box.origin}: init {path} of the image: {error.strerror}"
             print(f"pyinit: {text}", file=sys.stderr)
             return 127 if isinstance(error, FileNotFoundError) else 126
@@ -351,11 +353,12 @@ def _directory(path: str, stack: contextlib.ExitStack) -> int:
 class _Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
-    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits") -> None:
+    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits", *, foreign: bool) -> None:
         self._pidfd = pidfd
         self._channel = channel
         self._read_config = read_config
         self._limits = limits
+        self._foreign = foreign  # an init of the image says nothing: it is ready when it runs, which closes the channel
         self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
         self._on_terminal = _fields_of_self()[4] != "0"  # now: a hangup takes it away before it is told
@@ -398,8 +401,9 @@ class _Monitor:
             poll.register(pidfd, select.POLLIN)
         elif data.startswith(CHANGE) and len(fds) == 1:
             os.write(fds[0], self._limits.change(data))
-        elif data:
-            relay(data)
+        elif data or self._foreign:
+            self._foreign = False
+            relay(data or b"READY=1")
         for fd in fds:
             os.close(fd)
         return bool(data)

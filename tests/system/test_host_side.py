@@ -1,11 +1,13 @@
-"""What comes along with a container on the host: sysctls, limits, hooks."""
+"""What comes along with a container on the host: sysctls, limits, hooks, --detach."""
 
+import json
 import os
 import pathlib
 import signal
+import subprocess
 
 import pytest
-from conftest import leftovers, wait_until
+from conftest import leftovers, verb, wait_until
 from test_container import VETH, config, said
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -230,3 +232,165 @@ def test_a_reboot_runs_the_hooks_again(bench, busybox):
     box.wait_for("app: up", count=2)
     assert box.stop() == 0
     assert [line for line in box.output.splitlines() if line in ("pre", "post")] == ["pre", "post", "pre", "post"]
+
+
+PLAIN = """
+[container]
+name = "pyinit-test"
+layers = ["{image}"]
+{more}
+[services.app]
+command = ['/bin/sh', '-c', '''{command}''']
+"""
+
+
+def plain(image, command: str, more: str = "", service: str = "") -> str:
+    """Its log goes to a file."""
+    return PLAIN.format(image=image, more=more, command=command) + service
+
+
+def detached(bench, text: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return verb("--config", str(bench.write(text)), "--detach", *words)
+
+
+def listed() -> dict[str, dict]:
+    return {one["name"]: one for one in json.loads(verb("list", "--json").stdout)}
+
+
+def parent_of(pid: int) -> int:
+    return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def shut_down(name: str) -> None:
+    assert verb("shutdown", "-c", name).returncode == 0
+    wait_until(lambda: name not in listed(), "the end of the monitor")
+    wait_until(lambda: not pathlib.Path("/run/pyinit", name).exists(), "the end of its folder")
+
+
+def test_detach_returns_when_all_is_ready_and_the_rest_goes_on_alone(bench, busybox):
+    output = bench.folder / "out"
+    text = plain(busybox, "echo up; sleep 0.4; touch /run/go; while :; do sleep 0.02; done", service='ready = { path = "/run/go" }\nlog = { echo = true }\n')
+    done = detached(bench, text, "--output", str(output))
+    pid = int(pathlib.Path("/run/pyinit/pyinit-test/pid").read_text())
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"pyinit-test: running as pid {pid}\n", "")
+    assert pathlib.Path(f"/proc/{pid}/root/run/go").exists()
+    monitor = parent_of(pid)
+    assert os.getsid(monitor) == monitor
+    assert os.readlink(f"/proc/{monitor}/cwd") == "/"
+    assert [os.readlink(f"/proc/{monitor}/fd/{n}") for n in range(3)] == ["/dev/null", str(output), str(output)]
+    one = listed()["pyinit-test"]
+    assert (one["pid"], one["state"], one["config"]) == (pid, "running", f"{bench.folder}/services.toml")
+    assert 0 < one["uptime_s"] < 60
+    shut_down("pyinit-test")
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert "app: up\n" in output.read_text()
+    again = detached(bench, text, "--output", str(output))
+    assert again.returncode == 0
+    shut_down("pyinit-test")
+    assert output.read_text().count("app: up\n") == 2
+
+
+def test_without_output_there_is_none_and_the_log_is_the_file(bench, busybox):
+    done = detached(bench, plain(busybox, HOLD))
+    assert done.returncode == 0
+    pid = int(pathlib.Path("/run/pyinit/pyinit-test/pid").read_text())
+    assert [os.readlink(f"/proc/{parent_of(pid)}/fd/{n}") for n in range(3)] == ["/dev/null"] * 3
+    assert verb("logs", "-c", "pyinit-test", "app").stdout.endswith("up\n")
+    shut_down("pyinit-test")
+
+
+@pytest.mark.parametrize(("log", "words"), [
+    ('{ to = "stdout" }', 'to = "stdout"'), ('{ to = "inherit" }', 'to = "inherit"'), ("{ echo = true }", "echo = true"),
+])  # fmt: skip
+def test_output_that_would_be_lost_is_refused_before_anything_starts(bench, busybox, log, words):
+    done = detached(bench, plain(busybox, HOLD, service=f"log = {log}\n"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"{line_of(bench, 'log = ')}: services.app.log: {words} goes to standard output, which --detach has none of: "
+        "say --output FILE, or log to a file\n"
+    )
+
+
+def test_detach_fails_as_a_start_without_it_does(bench, busybox):
+    """The launcher's own errors, those of a hook, warnings before them, and a container that ends before it is ready."""
+    done = detached(bench, plain(busybox, HOLD, more="orphn = true"))
+    assert (done.returncode, done.stderr) == (100, f"{line_of(bench, 'orphn')}: container.orphn: there is no such key; did you mean orphan?\n")
+    hooks = f"hooks.poststop = {sh('exit 3')}\nhooks.prestart = {sh('echo no >&2; exit 5')}"
+    done = detached(bench, plain(busybox, HOLD, more=hooks))
+    assert (done.returncode, done.stdout) == (111, "")
+    assert done.stderr == (
+        f"{line_of(bench, 'poststop')}: container.hooks.poststop: /bin/sh -c exit 3: exit code 3\n"
+        f"{line_of(bench, 'prestart')}: container.hooks.prestart: /bin/sh -c echo no >&2; exit 5: exit code 5: no\n"
+    )
+    ending = plain(busybox, "exit 7", service='ready = { path = "/none" }\n[init]\nexit = "when-main-exits"\nmain = "app"\n')
+    done = detached(bench, ending)
+    assert (done.returncode, done.stderr) == (7, "pyinit: pyinit-test: ended before it was ready, with exit code 7; --output FILE keeps what it says\n")
+    done = detached(bench, ending, "--output", f"{bench.folder}/out")
+    assert (done.returncode, done.stderr) == (7, f"pyinit: pyinit-test: ended before it was ready, with exit code 7; its output is in {bench.folder}/out\n")
+    assert "app: failed" in (bench.folder / "out").read_text() or "exit code 7" in (bench.folder / "out").read_text()
+
+
+def test_the_name_in_use_is_told_by_who_waits(bench, busybox):
+    text = plain(busybox, HOLD)
+    assert detached(bench, text).returncode == 0
+    done = detached(bench, text)
+    assert done.returncode == 111
+    assert "container pyinit-test is running already" in done.stderr
+    shut_down("pyinit-test")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_of_the_one_that_waits_stops_the_container_in_order(bench, busybox, number):
+    output = bench.folder / "out"
+    service = 'ready = { path = "/none" }\nlog = { echo = true, timestamp = "none" }\n'
+    box = bench.start(plain(busybox, 'trap "echo bye; exit" TERM; echo up; while :; do sleep 0.02; done', service=service), "--detach", "--output", str(output))
+    wait_until(lambda: output.exists() and "app: up\n" in output.read_text(), "the service")
+    assert listed()["pyinit-test"]["state"] == "starting"
+    assert box.stop(number) == 0
+    assert box.output == ""
+    assert "app: bye\n" in output.read_text()
+
+
+@pytest.mark.parametrize("words", [("--output", "/x"), ("--detach", "--output", "/none/x"), ("--detach", "--output")])
+def test_words_of_detach_that_are_wrong(bench, busybox, words):
+    done = verb("--config", str(bench.write(plain(busybox, HOLD))), *words)
+    assert (done.returncode, done.stdout, done.stderr) == {
+        1: (111, "", "pyinit: --output /none/x: No such file or directory; name a file that can be written\n"),
+        0: (2, "", "pyinit: --output belongs to --detach; add that, or take this out\n"),
+        2: (2, "", "pyinit: --output needs a file: `pyinit --config services.toml`\n"),
+    }[0 if words[0] == "--output" else 1 if len(words) == 3 else 2]
+
+
+def test_an_init_of_the_image_is_ready_when_it_runs(bench, busybox):
+    top = bench.folder / "top"
+    top.mkdir()
+    (top / "init").write_text("#!/bin/sh\ntrap exit TERM\nwhile :; do sleep 0.02; done\n")
+    (top / "init").chmod(0o755)
+    done = detached(bench, init_of_the_image(busybox, ""))
+    pid = int(pathlib.Path("/run/pyinit/pyinit-test/pid").read_text())
+    assert (done.returncode, done.stdout) == (0, f"pyinit-test: running as pid {pid}\n")
+    assert listed()["pyinit-test"]["state"] is None  # it does not answer
+    os.kill(parent_of(pid), signal.SIGTERM)
+    wait_until(lambda: "pyinit-test" not in listed(), "its end")
+    wait_until(lambda: not pathlib.Path("/run/pyinit/pyinit-test").exists(), "the end of its folder")
+    (top / "init").write_text("#!/none/sh\n")
+    done = detached(bench, init_of_the_image(busybox, ""), "--output", f"{bench.folder}/out")
+    assert done.returncode == 127
+    assert (bench.folder / "out").read_text() == f"{line_of(bench, '[container]')}: init /init of the image: No such file or directory\n"
+
+
+def test_a_supervisor_detaches_too(bench):
+    done = detached(bench, '[services.app]\ncommand = ["sleep", "1000"]\n')
+    assert done.returncode == 0, done.stderr
+    name, mark, pid = done.stdout.strip().rpartition(": running as pid ")
+    assert mark
+    one = listed()[name]
+    assert (one["pid"], one["state"], one["config"]) == (int(pid), "running", f"{bench.folder}/services.toml")
+    assert os.getsid(int(pid)) == int(pid)
+    shut_down(name)
+
+
+def test_with_nothing_to_wait_for_it_is_ready_at_once(bench):
+    done = detached(bench, '[services."worker@"]\ncommand = ["sleep", "1000"]\n')
+    assert done.returncode == 0, done.stderr
+    shut_down(done.stdout.partition(":")[0])
