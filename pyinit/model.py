@@ -428,6 +428,28 @@ class Place(NamedTuple):
 
 
 SECRETS = "/run/secrets"
+class Sysctl(NamedTuple):
+    """One setting of the kernel's, of a namespace that is the container's own; `path` is below /proc/sys."""
+
+    name: str  # as the config has it
+    path: str
+    value: str
+    origin: Origin = NOWHERE
+
+
+class HostHook(NamedTuple):
+    """A command that the launcher runs on the host."""
+
+    command: tuple[str, ...]
+    origin: Origin = NOWHERE
+
+
+class HostHooks(NamedTuple):
+    """`prestart`: before the services start; `poststop`: after all else is undone; each command has `timeout_s`."""
+
+    prestart: tuple[HostHook, ...] = ()
+    poststop: tuple[HostHook, ...] = ()
+    timeout_s: float = 30.0
 
 
 class Container(NamedTuple):
@@ -454,6 +476,10 @@ class Container(NamedTuple):
     writable_origin: Origin = NOWHERE
     secrets: tuple[FileSpec, ...] = ()  # in SECRETS
     secrets_origin: Origin = NOWHERE
+    sysctl: tuple[Sysctl, ...] = ()
+    rlimits: tuple[tuple[str, int, int], ...] = ()  # as a service's, whose default they are; not PID 1's own
+    rlimits_origin: Origin = NOWHERE
+    hooks: HostHooks = HostHooks()
 
 
 class Config(NamedTuple):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from enum import Enum as Enum
     from typing import Any as Any
     from typing import NamedTuple as NamedTuple
+    from typing import NoReturn as NoReturn
     from typing import Protocol as Protocol
     from typing import TypedDict as TypedDict
     from typing import Unpack as Unpack
@@ -21,7 +22,7 @@ else:
     from _collections import _tuplegetter
     from _collections import deque as deque
 
-    Any = object
+    Any = NoReturn = object
     FunctionType = type(lambda: 0)  # types would read a file
     _tuple_new = tuple.__new__
 

@@ -121,6 +121,7 @@ def as_supervisor(config: Config, read: Reader) -> int:
     os.chdir("/")  # config.path is absolute; a service's folder is not to depend on ours, which posix_spawn hands on
     held = claim(supervisor_name(config.path), Origin(config.path, 1), patience_s=config.init.stop_timeout_s + _PATIENCE_S)
     try:
+        held.write_config(config.path)
         held.write_pid(os.getpid())
         config = _settled(config, held.directory)
         init = config.init

@@ -8,8 +8,10 @@ import zlib
 
 from pyinit.config import mounts, sources
 from pyinit.config.decode import Table, show
+from pyinit.config.hooks import hooks
 from pyinit.config.probes import is_address
-from pyinit.config.processes import capabilities, cgroup
+from pyinit.config.processes import capabilities, cgroup, rlimits
+from pyinit.config.sysctl import sysctl
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
@@ -89,11 +91,15 @@ def container(table: Table, path: str) -> Container:
         origin=table.origin,
         secrets=mounts.secrets(table.table("secrets")),
         secrets_origin=table.at("secrets"),
+        sysctl=sysctl(table.table("sysctl"), namespaces, network.mode),
+        rlimits=rlimits(table.table("rlimits")),
+        rlimits_origin=table.at("rlimits"),
+        hooks=hooks(table.table("hooks")),
     )
     if network.mode != "host" and "net" not in namespaces:
         text = 'expected "net" among them, or [container.network] mode = "host": without it the network is the host\'s'
         table.fault("namespaces", text)
-    table.close(("user_namespace", "publish", "hooks"))
+    table.close(("user_namespace", "publish"))
     return found
 
 

@@ -57,7 +57,7 @@ def running() -> list[Running]:
     for name in sorted(os.listdir(base)):
         directory = f"{base}/{name}"
         if _is_locked(f"{directory}/lock"):
-            found.append(Running(name, _read_pid(f"{directory}/pid"), f"{directory}/{CONTROL_SOCKET}", directory))
+            found.append(Running(name, read_pid(f"{directory}/pid"), f"{directory}/{CONTROL_SOCKET}", directory))
     return found
 
 
@@ -75,7 +75,8 @@ def _is_locked(path: str) -> bool:
     return False
 
 
-def _read_pid(path: str) -> int:
+def read_pid(path: str) -> int:
+    """0 if it is not there yet."""
     with contextlib.suppress(OSError, ValueError), open(path) as file:
         return int(file.read())
     return 0

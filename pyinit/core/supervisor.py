@@ -19,6 +19,7 @@ from pyinit.model import CgroupLimits, InitSpec, ServiceSpec
 from pyinit.records import NamedTuple
 
 LAST_SECOND_S = 1.0  # of the shutdown's time: KillAll, reaping, logs
+_ENDING = (State.STOPPING, State.FINISHING, State.CLEANING)  # what follows, an end of all perhaps, is yet to come
 _HAS_PROCESS = frozenset({State.PREPARING, State.RUNNING, State.STARTED, State.READY})  # and nobody has told it to leave
 _HEEDS_START = frozenset({  # up by its target, and a request runs it whatever its policy says
     State.SCHEDULED, State.DONE, State.BACKOFF, State.DRAINING, State.STOPPING, State.FINISHING, State.CLEANING,
@@ -133,7 +134,7 @@ class Supervisor:
 
     def settled(self) -> bool:
         """Whether nothing is on its way: each service that is wanted is ready, done, failed or trying again."""
-        return not any(service.on_its_way() for service in self._services.values())
+        return not any(service.on_its_way() or service.state in _ENDING for service in self._services.values())
 
     # Reload
 

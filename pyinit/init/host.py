@@ -55,7 +55,7 @@ class Host:
 
     def status(self) -> dict[str, object]:
         now = time.monotonic()
-        state = "stopping" if self._init.supervisor.stopping else "running"
+        state = "stopping" if self._init.supervisor.stopping else "running" if self._init.is_ready else "starting"
         own = {"pid": os.getpid(), "version": __version__, "uptime_s": round(now - self._since, 3), "state": state}
         running = tuple(name for name in self.names() if self.view(name).pid)
         members = self._init.groups.census(running)

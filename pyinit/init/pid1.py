@@ -149,6 +149,7 @@ class Init:
         self._watch_group("", box.cgroup.pressure if box is not None and self.endpoints.read_config is None else ())
         self.do(self.supervisor.start(time.monotonic()))
         self._listen()  # after the services: they come first
+        self._look_if_ready()  # now, if nothing is to be started
         self.loop.call_soon(self._reap)
 
     def make_room_for_fds(self) -> None:
@@ -185,7 +186,12 @@ class Init:
         if self.supervisor.stopping and not was_stopping:
             self.pauses.end_all("the init is stopping")  # others may need it for their own stop
             self.upward.stopping()
-        elif not self.is_ready and self.supervisor.settled():
+        else:
+            self._look_if_ready()
+
+    def _look_if_ready(self) -> None:
+        """What leaves with an error because of this very fact has never been ready."""
+        if not self.is_ready and not self.exit_code and not self.supervisor.stopping and self.supervisor.settled():
             self.is_ready = True
             self.upward.ready(f"{len(self.supervisor.names)} services")
 

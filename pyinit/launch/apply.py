@@ -8,6 +8,7 @@ symlink of an image reaches the host; an OSError leaves as LaunchError with the 
 import errno
 import os
 import stat
+from _collections_abc import Callable
 
 from pyinit.errors import LaunchError
 from pyinit.launch import imaging
@@ -31,12 +32,15 @@ _SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 class Builder:
     """The state of one build: the staging folder (absolute) and, once mounted, the new root."""
 
-    def __init__(self, staging: str, verified: dict[str, Identity], outside: Outside) -> None:
-        """`verified`: what the pinned images, by their path, were when their digest was right."""
+    def __init__(
+        self, staging: str, verified: dict[str, Identity], outside: Outside, linked: Callable[[], None] = lambda: None
+    ) -> None:
+        """`verified`: what the pinned images, by their path, were when their digest was right; `linked()` waits for the network."""
         self.staging = staging
         self.root = Root(-1)
         self._images = imaging.Images(staging, verified)
         self._declared = Declared(self.root, staging, self._images, outside)
+        self._linked = linked
         self._file_targets: set[str] = set()  # a file is bound there, so the mount point must be one
 
     def run(self, operations: tuple[p.Inside, ...]) -> None:
@@ -73,6 +77,8 @@ class Builder:
                 self._hide(operation)
             case p.SetHostname():
                 namespaces.set_hostname(operation.hostname)
+            case p.SetSysctl():
+                self._sysctl(operation)
             case p.Pivot():
                 os.fchdir(self.root.fd)
                 mount.pivot_to_cwd()
@@ -207,6 +213,29 @@ class Builder:
                 os.mkdir(name, 0o755, dir_fd=dev)
         finally:
             os.close(dev)
+
+    def _sysctl(self, operation: p.SetSysctl) -> None:
+        """Through a procfs of our own that is mounted nowhere: nothing in the image can lead us elsewhere."""
+        if operation.path.startswith("net/"):
+            self._linked()
+            self._linked = lambda: None
+        tree = mount.new_filesystem("proc", {}, attributes=_SAFE | mount.MOUNT_ATTR_NOEXEC)
+        try:
+            fd = mount.open_in_root(tree, f"sys/{operation.path}", os.O_WRONLY)
+        except FileNotFoundError:
+            raise OSError(errno.ENOENT, "this kernel has no such setting; mend its name, or load the module that it belongs to") from None
+        except PermissionError:
+            raise OSError(errno.ENOTSUP, "it can only be read in a namespace of its own; set it on the host") from None
+        finally:
+            os.close(tree)
+        try:
+            if mount.filesystem_magic(fd) != mount.PROC_SUPER_MAGIC:
+                raise OSError(errno.EPERM, f"sys/{operation.path} is no file of procfs")
+            os.write(fd, operation.value.encode())
+        except OSError as error:
+            raise OSError(error.errno, f"the kernel refuses that value: {error.strerror}") from None
+        finally:
+            os.close(fd)
 
     def _hide(self, operation: p.HidePaths) -> None:
         for path in operation.masked:

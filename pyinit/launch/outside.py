@@ -8,10 +8,9 @@ goes from its source into memory that has no name, and through no string of ours
 import errno
 import os
 import select
-import socket
 import stat
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.errors import LaunchError
 from pyinit.launch import netfs
@@ -20,6 +19,7 @@ from pyinit.launch.fuse import Program, await_root, identity
 from pyinit.launch.plan import OPTION, ConnectMount, MapIds, OpenTree, TakeContent
 from pyinit.launch.plan import Outside as Step
 from pyinit.linux import mount, namespaces, process
+from pyinit.linux import sock as socket
 from pyinit.model import FUSE, Content, Mount
 
 _COMMAND_S = 30.0

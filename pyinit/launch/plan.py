@@ -165,6 +165,34 @@ class Isolate(NamedTuple):
         return "kill PID 1: all else in its pid namespace goes with it"
 
 
+class NoteHook(NamedTuple):
+    """A poststop hook: in the journal before a prestart hook runs, carried out by the undoing."""
+
+    command: tuple[str, ...]
+    timeout_s: float
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"note what is run on the host in the end: {' '.join(self.command)}"
+
+    def undo(self) -> str:
+        return f"run it, after all else is undone ({self.timeout_s:g} s at most)"
+
+
+class RunHook(NamedTuple):
+    """A prestart hook."""
+
+    command: tuple[str, ...]
+    timeout_s: float
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"run on the host, before the services start: {' '.join(self.command)} ({self.timeout_s:g} s at most)"
+
+    def undo(self) -> str:
+        return ""
+
+
 class Stage(NamedTuple):
     """A private tmpfs to build the root on; no mount of ours is seen by the host from here on."""
 
@@ -326,6 +354,21 @@ class SetHostname(NamedTuple):
         return ""
 
 
+class SetSysctl(NamedTuple):
+    """A setting of the kernel's, of one of the container's own namespaces; `path` is below /proc/sys."""
+
+    name: str
+    path: str
+    value: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"set the sysctl {self.name} to {self.value}"
+
+    def undo(self) -> str:
+        return ""
+
+
 class Pivot(NamedTuple):
     """The new root becomes /, the host's is detached."""
 
@@ -353,21 +396,29 @@ class LimitCapabilities(NamedTuple):
 
 Inside = (
     Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
-    | LimitCapabilities
+    | LimitCapabilities | SetSysctl
 )  # fmt: skip
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
 OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | MakeNetwork | Isolate
-Operation = OnHost | Inside
+WhenBuilt = NoteHook | RunHook
+Operation = OnHost | Inside | WhenBuilt
 
 
 class Plan(NamedTuple):
-    """`host`: done by the launcher before PID 1 goes on; `inside`: done by PID 1, in this order."""
+    """`host`: done by the launcher before PID 1 goes on; `inside`: done by PID 1, in this order; `built`: by the launcher, then."""
 
     host: tuple[OnHost, ...]
     inside: tuple[Inside, ...]
+    built: tuple[WhenBuilt, ...] = ()
 
     def operations(self) -> tuple[Operation, ...]:
-        return self.host + self.inside
+        return self.host + self.inside + self.built
+
+    def network_first(self) -> bool:
+        """Whether PID 1 has to wait for the network: settings of its links, or of what is the default of later ones."""
+        return any(isinstance(step, MakeNetwork) for step in self.host) and any(
+            isinstance(step, SetSysctl) and step.path.startswith("net/") for step in self.inside
+        )
 
 
 def make(config: Config) -> Plan:
@@ -401,8 +452,12 @@ def make(config: Config) -> Plan:
     inside.append(HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
     if "uts" in box.namespaces:
         inside.append(SetHostname(box.hostname, box.origin))
+    inside += [SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
     inside += [Pivot(box.origin), LimitCapabilities(box.security.capabilities, box.origin)]
-    return Plan(tuple(host), tuple(inside))
+    hooks = box.hooks
+    built: list[WhenBuilt] = [NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
+    built += [RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
+    return Plan(tuple(host), tuple(inside), tuple(built))
 
 
 def is_elsewhere(mount: Mount) -> bool:

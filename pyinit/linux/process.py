@@ -10,12 +10,12 @@ import select
 import struct
 import sys
 import time
-from collections.abc import Mapping
-from typing import NamedTuple, NoReturn
+from _collections_abc import Mapping
 
 from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check, syscall
 from pyinit.linux.programs import find_program
+from pyinit.records import NamedTuple, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
