@@ -54,6 +54,7 @@ class Builder:
             case p.Stage():
                 mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
                 mount.mount("tmpfs", self.staging, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700")
+                mount.use_staging(self.staging)
             case p.AttachLayer():
                 self._layer(operation)
             case p.CheckRelease():
