@@ -3,6 +3,8 @@
 import errno
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -153,3 +155,11 @@ def test_no_jump_through_the_links_of_procfs(path):
         assert seen(mount_old.open_in_root, fd, "self/status", os.O_PATH)[0] == os.fstat(fd).st_dev
     finally:
         os.close(fd)
+
+
+def test_the_old_api_is_imported_only_where_a_call_is_refused():
+    code = "import sys\nfrom pyinit.linux import mount\nmount.settle()\nprint('pyinit.linux.mount_old' in sys.modules, mount.refused_mounts() or mount.refused_walks())"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    imported, _, refused = done.stdout.strip().partition(" ")
+    assert imported == str(refused != "None")

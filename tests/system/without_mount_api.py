@@ -1,4 +1,7 @@
-"""`without_mount_api.py ERRNO COMMAND ...`: a seccomp filter answers ERRNO to the new mount API and to openat2, as old runtimes' do."""
+"""`without_mount_api.py ERRNO[:NUMBER,...] COMMAND ...`: a seccomp filter answers ERRNO to the new mount API and to openat2, as old runtimes' do.
+
+Or to the calls of these numbers only.
+"""
 
 import ctypes
 import errno
@@ -12,7 +15,7 @@ ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 REFUSED = (428, 429, 430, 431, 432, 433, 437, 442)  # open_tree .. fspick, openat2, mount_setattr; the same on every machine but alpha
 
 
-def program(number: int, refused=REFUSED) -> bytes:
+def program(number: int, refused: tuple[int, ...]) -> bytes:
     """struct sock_filter: code, jump if true, jump if false, operand."""
     lines = [(LOAD, 0, 0, 0)]  # seccomp_data.nr
     lines += [(IF_EQUAL, len(refused) - at, 0, call) for at, call in enumerate(refused)]
@@ -21,7 +24,8 @@ def program(number: int, refused=REFUSED) -> bytes:
 
 
 def main(words: list[str]) -> None:
-    text = program(getattr(errno, words[0]))
+    name, _, some = words[0].partition(":")
+    text = program(getattr(errno, name), tuple(int(word) for word in some.split(",")) if some else REFUSED)
     code = ctypes.create_string_buffer(text, len(text))
     head = ctypes.create_string_buffer(struct.pack("@HxxxxxxP", len(text) // 8, ctypes.addressof(code)))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, head, 0, 0):
