@@ -59,6 +59,7 @@ class Builder:
             case p.Stage():
                 mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
                 mount.mount("tmpfs", self.staging, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700")
+                mount.use_staging(self.staging)
             case p.AttachLayer():
                 self._layer(operation)
             case p.CheckRelease():
@@ -132,7 +133,12 @@ class Builder:
         os.chdir(self.staging)
         self._copy_directories(self.root.fd, real, f"{_UPPER}/upper")
         os.makedirs(f"{_UPPER}/works{real}", 0o700, exist_ok=True)
-        lowers = ":".join(layer + real for layer in self._layers_with(real))
+        lowers = f"generated{real}"
+        for layer in self._layers_with(real):
+            lower = f"lower-{operation.position}-{layer}"
+            os.mkdir(lower)
+            attach(_folder_of(layer, real), lower)
+            lowers += f":{lower}"
         place = f"writable-{operation.position}"
         os.mkdir(place)
         options = f"lowerdir={lowers},upperdir={_UPPER}/upper{real},workdir={_UPPER}/works{real}{imaging.FREE}"
@@ -142,14 +148,14 @@ class Builder:
         self.root.mount(tree, p.Point(operation.path))
 
     def _layers_with(self, path: str) -> list[str]:
-        """Layers whose folder `path` shows in the root, uppermost first; OSError if it is none.
+        """Layers below the generated one whose folder `path` shows in the root, uppermost first; OSError if it is none.
 
         As overlayfs looks them up (kernel: Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
         """
-        found = ["generated"]
+        found: list[str] = []
         for position in reversed(range(self._images.layers)):
             kind = _kind(str(position), path)
-            if kind == "other" and len(found) == 1:
+            if kind == "other" and not found:
                 raise OSError(errno.ENOTDIR, f"{path} is no folder in the image; name a folder")
             if kind in ("folder", "opaque"):
                 found.append(str(position))
@@ -289,6 +295,19 @@ class Builder:
             os.close(tree)
         finally:
             os.close(place)
+
+
+def _folder_of(layer: str, path: str) -> int:
+    """A mount of a layer's folder, found inside the layer: by a path overlayfs would follow what has become a link since."""
+    top = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        folder = mount.open_in_root(top, path, os.O_PATH | os.O_DIRECTORY)
+    finally:
+        os.close(top)
+    try:
+        return mount.open_tree("", recursive=False, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _kind(layer: str, path: str) -> str:
