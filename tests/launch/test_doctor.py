@@ -12,6 +12,7 @@ from pyinit.model import (
     CgroupLimits,
     Config,
     Container,
+    IdRange,
     InitSpec,
     Layer,
     Mount,
@@ -46,6 +47,22 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
         Need("network", at(7), "a veth"), Need("capability NET_ADMIN", at(7), "a veth"),
         Need("cgroup pids", at(9), "the limits of app"), Need("capability SYS_RESOURCE", at(10), "oom_score_adj of app"),
     ]  # fmt: skip
+
+
+def test_what_mounts_need():
+    layers = (Layer("/no/a.squashfs", at(9)),)
+    mounts = (
+        Mount("bind", "/b", "/b", idmap=(IdRange("uid", 1, 2),), origin=at(4)), Mount("nfs4", "/n", "h:/x", origin=at(5)),
+        Mount("fuse.no-such", "/f", "x", origin=at(6)), Mount("overlay", "/o", layers=layers, origin=at(7)),
+    )  # fmt: skip
+    needs = doctor.needs(Config("/x.toml", InitSpec(), (), Container("web", "web", (), namespaces=(), mounts=mounts, origin=at(1))))
+    assert [(need.subject, need.origin.line) for need in needs if "mount" in need.what] == [
+        ("idmap", 4), ("filesystem nfs4", 5), ("fuse", 6), ("program no-such", 6),
+        ("filesystem overlay", 7), ("filesystem squashfs", 7), ("loop", 7),
+    ]  # fmt: skip
+    assert doctor.diagnosis(("program no-such", "program sh")) == (
+        "program no-such: it is in no folder of the PATH; install it (on Debian most likely the package no-such)"
+    )
 
 
 def test_every_need_is_a_subject_that_is_known():

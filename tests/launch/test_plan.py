@@ -9,6 +9,7 @@ from pyinit.model import (
     FileSpec,
     HostHook,
     HostHooks,
+    IdRange,
     InitSpec,
     IoLimit,
     Layer,
@@ -122,6 +123,41 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
         "20 mount tmpfs on /run/config, with a.env",
     ]
     assert "secret" not in "".join(found)
+
+
+def test_what_the_inside_can_not_get_at_is_had_before_the_clone():
+    mounts = (
+        Mount(
+            "tmpfs", "/cfg", files=(FileSpec("a", Content("text", "x")), FileSpec("b", Content("command", command=("vault", "read"), origin=at(9)))),
+            options=(("nr_inodes", "9"),), flags=("nodev", "noexec"), origin=at(8),
+        ),
+        Mount("bind", "/data", "/srv/data", idmap=(IdRange("uid", 1000, 33), IdRange("gid", 5, 7, 10)), propagation="slave", origin=at(12)),
+        Mount("overlay", "/ov", layers=(Layer("/a", at(21)), Layer("/b.squashfs", at(21), "2" * 64)), writable="/srv/ov", origin=at(20)),
+        Mount("nfs4", "/files", "h:/x", options=(("soft", None),), secret_options=(("key", Content("env", "KEY", origin=at(31))),), origin=at(30)),
+        Mount("fuse.sshfs", "/home", "h:", read_only=True, origin=at(40)),
+    )  # fmt: skip
+    secrets = (FileSpec("db", Content("file", "/etc/db", origin=at(51)), 0o400),)
+    found = [line for line in words(mounts=mounts, secrets=secrets, secrets_origin=at(50)) if line not in DEFAULT]
+    assert found == [
+        f"21 check that /b.squashfs has the digest sha256:{'2' * 64}",
+        "20 make /srv/ov with its upper and work folders, lock it for this container",
+        "9 read /cfg/b from the output of vault",
+        "12 map the ids of /data: uid 1000 is 33, gid 5-14 is 7-16",
+        "12 open /srv/data, slave with the host",
+        "31 read the option key of /files from the variable KEY",
+        "30 connect nfs4 h:/x for /files",
+        "40 connect fuse.sshfs h: for /home",
+        "51 read /run/secrets/db from the file /etc/db",
+        "8 mount tmpfs on /cfg (suid,noexec,nr_inodes=9), with a b",
+        "12 mount bind /srv/data on /data (slave)",
+        "20 mount overlay of 2 layer(s) on /ov (writable=/srv/ov)",
+        "30 mount nfs4 h:/x on /files (soft,key)",
+        "40 mount fuse.sshfs h: on /home read-only",
+        "50 mount tmpfs on /run/secrets read-only (noexec,never swapped), with db",
+    ]
+    undone = {step.describe(): step.undo() for step in plan.make(config(mounts=mounts)).operations()}
+    assert undone["connect nfs4 h:/x for /files"] == "the mount goes with PID 1"
+    assert undone["connect fuse.sshfs h: for /home"] == "the mount goes with PID 1, sshfs with its mount"
 
 
 def test_every_limit_is_told():
