@@ -19,6 +19,7 @@ from pyinit.linux import cgroup
 from pyinit.model import CgroupLimits, ServiceSpec
 
 _KILL = 9
+_MOST_ROUNDS = 16
 _ACCOUNTED = frozenset({"memory", "cpu", "io", "pids"})
 MARKER = "PYINIT_SERVICE"
 _MARK = b"\0PYINIT_SERVICE="
@@ -130,26 +131,53 @@ class Groups:
         found: dict[str, int] = {}
         self._limits[spec.name] = found
         for name in sorted(wanted):
-            fd = self._v1_fds.get(V1_NAMES.get(name, name), -1)
-            if fd < 0:
-                continue
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(f"svc-{spec.name}", dir_fd=fd)
-            found[name] = os.open(f"svc-{spec.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-            if name == "cpuset":
-                seed_cpuset(found[name])
-            lacks += hold(found[name], [one for one in v1_settings(spec.cgroup) if one.controller == name])
+            if self._make_v1(spec.name, name):
+                lacks += hold(found[name], [one for one in v1_settings(spec.cgroup) if one.controller == name])
         return list(found.values())
 
-    def limit_again(self, spec: ServiceSpec) -> list[str]:
-        """Other limits for a service that runs: what can't be held of them; OSError.
+    def _make_v1(self, service: str, controller: str) -> bool:
+        """Its group below the container's in the hierarchy of v1 that has the controller, if there is one."""
+        fd = self._v1_fds.get(V1_NAMES.get(controller, controller), -1)
+        if fd < 0:
+            return False
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"svc-{service}", dir_fd=fd)
+        made = self._limits[service][controller] = os.open(f"svc-{service}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        if controller == "cpuset":
+            seed_cpuset(made)
+        return True
 
-        A controller that it had no limit of waits for its next start.
+    def _join_v1(self, name: str, limits: CgroupLimits) -> None:
+        """Groups of v1 that the limits need and the service has not, with all its processes in them; OSError.
+
+        What was counted before stays with the container's group: v1 moves no memory (memory.rst, 3.3).
         """
+        had = self._limits.get(name, {})
+        here = frozenset(cgroup.read_at(self._directories[name], "cgroup.controllers").decode().split()) if self._is_v2 else frozenset()
+        for controller in sorted(controllers(limits) - here - had.keys()):
+            if name in self._directories and self._make_v1(name, controller):
+                self._procs[name] = (*self._procs[name], os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=had[controller]))
+                self._move(name, had[controller])
+
+    def _move(self, name: str, into: int) -> None:
+        """Again for those that were forked meanwhile: a child is where its parent was."""
+        moved: set[int] = set()
+        for _ in range(_MOST_ROUNDS):
+            left = set(self.members(name)) - moved
+            if not left:
+                return
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    cgroup.write_at(into, "cgroup.procs", str(pid))
+            moved |= left
+
+    def limit_again(self, spec: ServiceSpec) -> list[str]:
+        """Other limits for a service that runs: what can't be held of them; OSError."""
         name = spec.name
         if name not in self._procs:
             return []
         self._killer.end(name)  # it would write back a limit that it found
+        self._join_v1(name, spec.cgroup)
         old, self._held[name] = self._held[name], spec.cgroup
         lacks: list[Lack] = []
         for controller, fd in self._limits.get(name, {}).items():
@@ -164,6 +192,10 @@ class Groups:
         if name not in self._procs:
             return ""
         self._killer.end(name)
+        try:
+            self._join_v1(name, new)
+        except OSError as error:
+            return f"its processes can't be put into a group for it: {error.strerror}"
         unified = self._directories.get(name, -1) if self._is_v2 else -1
         why = exchange(places(unified, self._limits.get(name, {})), old, new)
         if not why:

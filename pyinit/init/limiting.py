@@ -77,7 +77,7 @@ def exchange(where: list[Place], old: CgroupLimits, new: CgroupLimits) -> str:
     missing = needed - {name for place in where for name in place.controllers}
     if missing:
         names = ", ".join(sorted(missing))
-        return f"it has no group here whose controller {names} could hold the limit; one in its config is held from its start on"
+        return f"it has no group here whose controller {names} could hold the limit; one in the config makes it"
     done: list[Place] = []
     for place in where:
         keys = differing(old, new, place.version)

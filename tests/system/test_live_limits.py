@@ -222,6 +222,37 @@ cgroup = {{ memory_max = "32M", pids_max = 9 }}
 """
 
 
+FORKS = """
+[container]
+name = "lim"
+layers = ["{image}"]
+[services.app]
+command = ["/bin/sh", "-c", "while :; do sleep 0.01; sh -c 'sleep 0.02' & done"]
+"""
+
+
+def test_an_update_limits_what_ran_without_any_limit_and_what_it_forks(bench, busybox):
+    box = bench.start(FORKS.format(image=busybox))
+    box.wait_for("app: ready")
+    assert verb("update", "app", "memory_max=24M", "pids_max=50", "cpu_weight=50").stderr == ""
+    for controller in ("memory", "pids", "cpu"):
+        wait_until(lambda where=controller: _all_in(where), f"all of app in its group of {controller}")
+    [app] = stats("app")["services"]
+    assert (app["memory"]["max_bytes"], app["pids"]["max"]) == (24 << 20, 50)
+    assert verb("restart", "app").returncode == 0
+    wait_until(lambda: _all_in("memory"), "all of app in its group after a restart")
+    assert box.stop() == 0
+
+
+def _all_in(controller: str) -> bool:
+    """Whether the group has those that the tracking group has: read before and after, for they come and go."""
+    tracked = set(read("unified", "cgroup.procs", "svc-app").split())
+    found = set(read(controller, "cgroup.procs", "svc-app").split())
+    return bool(found) and not tracked & set(read("unified", "cgroup.procs", "svc-app").split()) - found - set(
+        read(controller, "cgroup.procs", "svc-app").split()
+    )
+
+
 def test_an_update_holds_whole_or_not_at_all_and_up_to_the_next_reload(bench, busybox):
     box = bench.start(UPDATED.format(image=busybox))
     box.wait_for("app: up")
@@ -233,8 +264,8 @@ def test_an_update_holds_whole_or_not_at_all_and_up_to_the_next_reload(bench, bu
     assert (app["memory"]["max_bytes"], app["pids"]["max"]) == (16 << 20, None)
     assert read("memory", "memory.memsw.limit_in_bytes", "svc-app") == str(16 << 20)
     refusals = {
-        ("app", "memory_max=8M", "cpuset=1"): "app: it has no group here whose controller cpuset could hold the limit; "
-        "one in its config is held from its start on; nothing was changed",
+        ("app", "memory_max=8M", "cpuset=1"):
+            "app: it has no group here whose controller cpuset could hold the limit; one in the config makes it; nothing was changed",
         ("app", "memory_max=8M", "memory_low=1M"): "app: memory_low can't be held here: cgroup v1 has no such limit; nothing was changed",
         ("memory_max=30M", "memory_swap_max=1G", "pids_max=4", "memory_low=1M"):
             "(container): memory_low can't be held here: cgroup v1 has no such limit; nothing was changed",
