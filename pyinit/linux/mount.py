@@ -79,12 +79,10 @@ def refused_walks() -> Refusal | None:
 
 def _first_refused(probes: tuple[_Probe, ...]) -> Refusal | None:
     """Without CAP_SYS_ADMIN the kernel itself answers EPERM to some; mount(2) says so then, too."""
-    for call, number, arguments in probes:
-        try:
-            syscall(call, number, *arguments)
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.EPERM):
-                return Refusal(call, error.errno)
+    for call, number, arguments in probes:  # at each start, so without the cost of an exception
+        result = LIBC.syscall(ctypes.c_long(number), *[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
+        if result < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM):
+            return Refusal(call, ctypes.get_errno())
     return None
 
 
