@@ -114,6 +114,10 @@ def _cifs(source: str, place: netsources.Place, options: Options, reach: Reach) 
     if "guest" in options:
         del options["guest"]  # mount.cifs's own word: the kernel knows no user by an empty name
         options = {**options, "username": "", "password": ""}
+    elif not {"username", "user"} & set(options) and options.get("sec") != "none":
+        if not (options.get("sec") or "").startswith("krb5"):
+            raise _invalid("cifs needs an option username, with a password in secret_options, or the option guest, or sec=krb5")
+        options = {**options, "username": "root"}  # the kernel wants one, whoever the ticket is for
     port = 0 if "rdma" in options else _port(options, CIFS_PORT)
     peer = reach(Server(place.host, port))
     # The share, and the folder in it, the kernel reads in the source. `sloppy` forgives what comes after it, and `sec`
@@ -234,6 +238,7 @@ _MEANINGS = {
     ("cifs", errno.EOPNOTSUPP): "the server does not speak SMB {vers}: set vers to one that it does (3.1.1, 3.0, 2.1)",
     ("cifs", errno.ENOKEY): "sec=krb5 needs a ticket, and cifs.upcall to fetch it",
     ("cifs", errno.EIO): "the server answers what the kernel does not understand: look at both logs",
+    ("9p", errno.EINVAL): "the kernel takes an option amiss, or has no such trans as {trans}; dmesg(1) tells",
     ("9p", errno.ENOENT): "there is no 9p device of that tag (trans={trans}): the machine must be given one, of qemu by -fsdev and -device virtio-9p-pci,mount_tag=",
     ("9p", errno.EBUSY): "that 9p device is mounted already, and serves one mount at a time",
     ("9p", errno.EPROTO): "what answers there does not speak 9P as we do: set version",

@@ -71,6 +71,7 @@ def test_cifs_has_its_password_last():
             ("password", "s3cret"),
         ],
     )  # fmt: skip
+    assert prepared("cifs", "//nas/share", {"sec": "krb5i"}, Server("nas", 445))[1][-1] == ("username", "root")
     assert prepared("cifs", "//nas/share", {"guest": None, "port": "10445"}, Server("nas", 10445)) == (
         "cifs",
         [("source", "//nas/share"), ("ip", "192.0.2.9"), ("port", "10445"), ("username", ""), ("password", "")],
@@ -93,7 +94,8 @@ def test_9p_is_a_device_or_a_server():
         ("nfs", "n:/x", {"port": "nfs"}, "port: expected 1-65535, found nfs"),
         ("nfs", "n:/x", {"port": None}, "port: expected 1-65535, found nothing"),
         ("nfs", "n:/x", {"addr": "1.2.3.4"}, "addr is made of the mount's source; leave it out"),
-        ("cifs", "//n/x", {"port": "70000"}, "port: expected 1-65535, found 70000"),
+        ("cifs", "//n/x", {"domain": "D"}, "cifs needs an option username, with a password in secret_options, or the option guest, or sec=krb5"),
+        ("cifs", "//n/x", {"guest": None, "port": "70000"}, "port: expected 1-65535, found 70000"),
         ("cifs", "//n/x", {"password": "s3cret\0"}, "option password: the kernel takes 255 bytes at most, and no NUL"),
         ("cifs", "//n/x", {"password": "s3cret" * 50}, "option password: the kernel takes 255 bytes at most, and no NUL"),
     ],
