@@ -33,6 +33,7 @@ VERBS = {
 }  # fmt: skip
 USAGE = """\
 usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
+       pyinit --config FILE --detach [--output FILE]   the same, and return when all is ready
        pyinit [TINI OPTIONS] -- COMMAND [ARGUMENT...]  run one command as tini does
        pyinit check FILE | plan FILE | build FILE      look at a config; build images
        pyinit doctor [FILE]                            look at what this host can do

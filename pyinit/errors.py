@@ -4,7 +4,7 @@ Owns the family of errors and the exit codes. Must not know any other module of 
 Law: a message is one line a user can act on: where, what was expected, what was found, what to do.
 """
 
-from collections.abc import Iterable
+from _collections_abc import Iterable
 
 EXIT_OK = 0
 EXIT_FAILED = 1  # the thing asked for failed

@@ -6,8 +6,9 @@ Laws: a value here is complete (every default is filled in) and checked; units s
 NamedTuples rather than dataclasses: PID 1 pays for each import, and dataclasses cost 17 ms.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from _collections_abc import Iterable
+
+from pyinit.records import Any, NamedTuple
 
 SIGNAL_NUMBERS = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9,
@@ -322,11 +323,44 @@ class Layer(NamedTuple):
     sha256: str = ""  # the digest that it is pinned to, in lower case
 
 
-class Mount(NamedTuple):
-    """One `[[container.mounts]]`: `type` is "squashfs", "erofs", "tmpfs" or "bind"; `source` is absolute, "" for tmpfs.
+class Content(NamedTuple):
+    """What a file shall hold: `kind` is "text", or "file" (of the host), "env" (of the launcher) or "command" (on the host)."""
 
-    An image's `source` that starts with "image:" is a file inside the root (a nested image).
-    `files` are (path relative to the target, content, mode, owner uid, owner gid), written before any service starts.
+    kind: str
+    text: str = ""  # the text itself, the file's path, the variable's name
+    command: tuple[str, ...] = ()
+    origin: Origin = NOWHERE
+
+
+class FileSpec(NamedTuple):
+    """A file that is written into a RAM disk before any service starts; ids of -1 are the mount's."""
+
+    name: str  # below the mount's target
+    content: Content
+    mode: int = 0o644
+    uid: int = -1
+    gid: int = -1
+
+
+class IdRange(NamedTuple):
+    """`length` ids from `source` on the file system are seen as those from `inside` on; `kind` is "uid" or "gid"."""
+
+    kind: str
+    source: int
+    inside: int
+    length: int = 1
+
+
+NETWORK_TYPES = ("nfs", "nfs4", "cifs", "9p")
+FUSE = "fuse."  # before the program's name
+
+
+class Mount(NamedTuple):
+    """One `[[container.mounts]]`: `type` is "squashfs", "erofs", "tmpfs", "bind", "overlay", one of NETWORK_TYPES or "fuse.PROGRAM".
+
+    `source` is absolute, "" for tmpfs and overlay, of what is elsewhere as its type has it. An image's `source` that
+    starts with "image:" is a file inside the root (a nested image). `mode`, `uid`, `gid` are of a RAM disk, of a source
+    that is made, and else of the mount point, where that is made.
     """
 
     type: str
@@ -338,10 +372,19 @@ class Mount(NamedTuple):
     uid: int = 0
     gid: int = 0
     create: bool = False  # bind: make a missing source directory
-    files: tuple[tuple[str, str, int], ...] = ()
+    files: tuple[FileSpec, ...] = ()  # tmpfs
     origin: Origin = NOWHERE
     source_origin: Origin = NOWHERE
     sha256: str = ""  # as a layer's
+    flags: tuple[str, ...] = ("nosuid", "nodev")  # of every mount, as mount(8) calls them, beside read_only
+    options: tuple[tuple[str, str | None], ...] = ()  # of the file system; None: a word without a value
+    secret_options: tuple[tuple[str, Content], ...] = ()
+    idmap: tuple[IdRange, ...] = ()  # bind
+    propagation: str = "private"  # bind; or "slave", "shared"
+    layers: tuple["Layer", ...] = ()  # overlay, lowest first
+    writable: str = "none"  # overlay; as the container's
+    timeout_s: float = 30.0  # for what is elsewhere, to be there
+    secret: bool = False  # the RAM disk never goes to swap
 
 
 class Network(NamedTuple):
@@ -384,6 +427,31 @@ class Place(NamedTuple):
     origin: Origin = NOWHERE
 
 
+SECRETS = "/run/secrets"
+class Sysctl(NamedTuple):
+    """One setting of the kernel's, of a namespace that is the container's own; `path` is below /proc/sys."""
+
+    name: str  # as the config has it
+    path: str
+    value: str
+    origin: Origin = NOWHERE
+
+
+class HostHook(NamedTuple):
+    """A command that the launcher runs on the host."""
+
+    command: tuple[str, ...]
+    origin: Origin = NOWHERE
+
+
+class HostHooks(NamedTuple):
+    """`prestart`: before the services start; `poststop`: after all else is undone; each command has `timeout_s`."""
+
+    prestart: tuple[HostHook, ...] = ()
+    poststop: tuple[HostHook, ...] = ()
+    timeout_s: float = 30.0
+
+
 class Container(NamedTuple):
     """The `[container]` table; `writable` is "none", "tmpfs" (with its size and inodes) or an absolute folder of the host.
 
@@ -406,6 +474,12 @@ class Container(NamedTuple):
     writable_inodes: int = 0
     writable_paths: tuple[Place, ...] = ()
     writable_origin: Origin = NOWHERE
+    secrets: tuple[FileSpec, ...] = ()  # in SECRETS
+    secrets_origin: Origin = NOWHERE
+    sysctl: tuple[Sysctl, ...] = ()
+    rlimits: tuple[tuple[str, int, int], ...] = ()  # as a service's, whose default they are; not PID 1's own
+    rlimits_origin: Origin = NOWHERE
+    hooks: HostHooks = HostHooks()
 
 
 class Config(NamedTuple):

@@ -7,14 +7,14 @@ import re
 import select
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from _collections_abc import Callable, Iterable, Iterator
 
 from pyinit.cli import options
 from pyinit.control.client import Connection
 from pyinit.errors import EXIT_FAILED, EXIT_OK, ControlError, UsageError
 from pyinit.init import render
 from pyinit.init.logtail import Line, Past, Wanted
+from pyinit.records import Any, NamedTuple
 
 _USAGE = """\
 usage: pyinit logs [-c NAME | --socket PATH] [-f] [-n LINES] [--since TIME] [--grep REGEX] [--json] [SERVICE...]

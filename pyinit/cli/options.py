@@ -4,7 +4,7 @@ Owns the parsing. Must not know what a verb does. By hand: argparse costs 8 ms o
 """
 
 import os
-from collections.abc import Mapping
+from _collections_abc import Mapping
 
 from pyinit.control.places import find_socket
 from pyinit.errors import UsageError, hint

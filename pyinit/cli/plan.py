@@ -6,7 +6,7 @@ shown, for it may be a secret and plans get pasted.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from _collections_abc import Iterator, Mapping
 
 from pyinit.config.load import load
 from pyinit.core import graph

@@ -1,11 +1,11 @@
 """`pyinit ps [NAME...]`: the processes of each service, as a tree."""
 
 import json
-from typing import Any
 
 from pyinit.cli import options
 from pyinit.control.client import Connection
 from pyinit.errors import EXIT_OK
+from pyinit.records import Any
 
 _USAGE = """\
 usage: pyinit ps [-c NAME | --socket PATH] [--json] [SERVICE...]

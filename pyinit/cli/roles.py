@@ -4,9 +4,10 @@ Owns what these roles find or make around themselves. Must not know services. La
 (a cgroup, a writable folder) is one warning, never an end.
 """
 
+import errno
 import os
 import zlib
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.core.limits import tracker
 from pyinit.init import sockets
@@ -14,7 +15,7 @@ from pyinit.init.pid1 import HANDLED, Endpoints, Init
 from pyinit.init.reload import Reader
 from pyinit.launch.claim import CONTROL_SOCKET, claim
 from pyinit.linux import cgroup, namespaces, process
-from pyinit.model import Config, InitSpec, Mount, Origin, ServiceSpec
+from pyinit.model import SECRETS, Config, FileSpec, InitSpec, Mount, Origin, ServiceSpec
 
 _DEFAULTS = InitSpec()
 _PATIENCE_S = 3.0
@@ -53,24 +54,30 @@ def _write_files(config: Config, report: Callable[[str], None]) -> None:
     """The RAM disks' files, where the runtime has mounted something writable in their place."""
     skipped: list[str] = []
     for entry in config.container.mounts if config.container else ():
-        for name, content, mode in entry.files:
-            path = os.path.join(entry.target, name)
+        for file in entry.files:
+            path = os.path.join(entry.target, file.name)
             try:
-                _write(entry, path, content, mode)
+                _write(entry, path, file)
             except OSError as error:
                 skipped.append(f"{path} ({error.strerror})")
+    if config.container is not None:
+        skipped += [f"{SECRETS}/{file.name} (secrets are brought in by a launcher)" for file in config.container.secrets]
     if skipped:
         report(f"these files of [[container.mounts]] can't be written here: {', '.join(skipped)}")
 
 
-def _write(entry: Mount, path: str, content: str, mode: int) -> None:
+def _write(entry: Mount, path: str, file: FileSpec) -> None:
+    kind = file.content.kind
+    if kind not in ("text", "env"):
+        raise OSError(errno.ENOENT, f"its {kind} is the host's")
+    text = file.content.text if kind == "text" else os.environ[file.content.text]
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd = os.open(path + ".new", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with open(fd, "w") as file:
-        os.fchmod(fd, mode)
+    fd = os.open(path + ".new", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "w") as stream:
         if os.geteuid() == 0:
-            os.fchown(fd, entry.uid, entry.gid)
-        file.write(content)
+            os.fchown(fd, entry.uid if file.uid < 0 else file.uid, entry.gid if file.gid < 0 else file.gid)
+        os.fchmod(fd, file.mode)
+        stream.write(text)
     os.rename(path + ".new", path)
 
 
@@ -114,6 +121,7 @@ def as_supervisor(config: Config, read: Reader) -> int:
     os.chdir("/")  # config.path is absolute; a service's folder is not to depend on ours, which posix_spawn hands on
     held = claim(supervisor_name(config.path), Origin(config.path, 1), patience_s=config.init.stop_timeout_s + _PATIENCE_S)
     try:
+        held.write_config(config.path)
         held.write_pid(os.getpid())
         config = _settled(config, held.directory)
         init = config.init

@@ -7,22 +7,24 @@ how each is done.
 import functools
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from pyinit.errors import EXIT_OK, UsageError
+from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyinit.model import Config
 
 DEFAULT_CONFIG = "/etc/pyinit/services.toml"
-_HELP = "usage: pyinit --config FILE [--launch | --no-launch]\n"
+_HELP = "usage: pyinit --config FILE [--launch | --no-launch] [--detach [--output FILE]]\n"
 _MOST_CONFIG_BYTES = 1 << 20
 
 
 def run(words: list[str]) -> int:
     """The exit code of the container or of the services."""
     import_path = _take_over()
-    path, role = _parse(words)
+    path, role, output = _parse(words)
     if not path:
         print(_HELP, end="")
         return EXIT_OK
@@ -43,15 +45,31 @@ def run(words: list[str]) -> int:
     environment = dict(os.environ)
     config = read(path)
     again = functools.partial(read, config.path)  # absolute: the folder may be another by then
-    if launches and config.container is not None:
+    box = config.container if launches else None
+    if box is not None:
         from pyinit.launch import launcher
 
-        return launcher.launch(config, import_path or [], _report)
+        def work(report: "Callable[[str], None]") -> int:
+            return launcher.launch(config, import_path or [], report)
+
+        return work(_report) if output is None else _detached(config, box.name, output, work)
     if role == "launch":
         raise UsageError(f"{path}: --launch needs a [container] table in the config, and there is none")
     from pyinit.cli import roles
 
+    if output is not None:
+        return _detached(config, roles.supervisor_name(config.path), output, lambda _: roles.as_supervisor(config, again))
     return roles.as_init(config, _report, again) if as_init else roles.as_supervisor(config, again)
+
+
+def _detached(config: "Config", name: str, output: str, work: "Callable[[Callable[[str], None]], int]") -> int:
+    from pyinit.launch import detach
+
+    code = detach.run(config, name, output, work, _report)
+    if code >= 0:
+        return code
+    print(f"{name}: running as pid {-code}")
+    return EXIT_OK
 
 
 def _take_over() -> list[str] | None:
@@ -63,25 +81,34 @@ def _take_over() -> list[str] | None:
     return clone.take_over()
 
 
-def _parse(words: list[str]) -> tuple[str, str]:
+def _parse(words: list[str]) -> tuple[str, str, str | None]:
+    """The file, the role, and with --detach the absolute path that the output goes to, or "" for nowhere; no file: help was given."""
     path, role = os.environ.get("PYINIT_CONFIG", DEFAULT_CONFIG), ""
+    detach, output = False, ""
     pending = list(words)
     while pending:
         word = pending.pop(0)
         name, mark, value = word.partition("=")
-        if name in ("--config", "-c"):
-            if not mark and not pending:
+        if name in ("--config", "-c", "--output"):
+            if not (value if mark else pending):
                 raise UsageError(f"{name} needs a file: `pyinit --config services.toml`")
-            path = value if mark else pending.pop(0)
+            value = value if mark else pending.pop(0)
+            path, output = (path, os.path.abspath(value)) if name == "--output" else (value, output)
+        elif word == "--detach":
+            detach = True
         elif word == "--launch":
             role = "launch"
         elif word == "--no-launch":
             role = "init"
         elif word in ("--help", "-h"):
-            return "", ""
+            return "", "", None
         else:
             raise UsageError(f"{word}: there is no such option; `pyinit --help` lists them")
-    return path, role
+    if detach and os.getpid() == 1:
+        raise UsageError("--detach: as PID 1 there is nobody to go back to; take it out")
+    if output and not detach:
+        raise UsageError("--output belongs to --detach; add that, or take this out")
+    return path, role, output if detach else None
 
 
 def _may_launch(path: str) -> bool:

@@ -1,12 +1,12 @@
 """`pyinit start|stop|restart|enable|disable|wait|hup|signal`: change services, and wait until it is so."""
 
 import sys
-from typing import Any
 
 from pyinit.cli import options
 from pyinit.control.client import LateError, call
 from pyinit.errors import EXIT_OK, ControlError, UsageError
 from pyinit.model import signal_number
+from pyinit.records import Any
 
 _USAGE = """\
 usage: pyinit {verb} [-c NAME | --socket PATH] [{flag}] [--timeout DURATION] SERVICE...

@@ -1,10 +1,9 @@
 """`pyinit shutdown [--exit-code N]`: stop everything in order, and wait for the end."""
 
-from typing import Any
-
 from pyinit.cli import options
 from pyinit.control.client import Connection
 from pyinit.errors import EXIT_OK, UsageError
+from pyinit.records import Any
 
 _USAGE = """\
 usage: pyinit shutdown [-c NAME | --socket PATH] [--exit-code N] [--no-wait] [--timeout DURATION]

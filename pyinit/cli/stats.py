@@ -8,11 +8,11 @@ import json
 import os
 import sys
 import time
-from typing import Any
 
 from pyinit.cli import options
 from pyinit.control.client import Connection
 from pyinit.errors import EXIT_OK, UsageError
+from pyinit.records import Any
 
 _USAGE = """\
 usage: pyinit stats [-c NAME | --socket PATH] [--json] [--watch] [--interval DURATION] [SERVICE...]

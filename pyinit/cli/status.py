@@ -3,12 +3,12 @@
 import json
 import os
 import sys
-from typing import Any
 
 from pyinit.cli import options
 from pyinit.control.client import Connection
 from pyinit.errors import EXIT_NOT_RUNNING, EXIT_OK, no_such_service
 from pyinit.model import meant
+from pyinit.records import Any
 
 _USAGE = """\
 usage: pyinit status [-c NAME | --socket PATH] [--json] [--watch] [SERVICE...]

@@ -10,12 +10,12 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from _collections_abc import Callable
 
 from pyinit.cli.status import ask, table
 from pyinit.control.client import Connection, EndedError
 from pyinit.errors import EXIT_NOT_RUNNING, ControlError
+from pyinit.records import Any
 
 _TICK_S = 2.0
 _PAUSE_S = 0.1  # services that come and go in a storm are asked for ten times a second, not more

@@ -6,14 +6,27 @@ Owns the checks across tables and of the files on the host that a config names. 
 import errno
 import os
 import stat
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
 from pyinit.config import images
 from pyinit.config.processes import LOGGER
 from pyinit.core import graph
 from pyinit.errors import hint
-from pyinit.model import IMAGES, NOWHERE, Config, Container, Mount, Origin, ServiceSpec, SocketSpec
+from pyinit.linux.programs import find_program
+from pyinit.model import (
+    FUSE,
+    IMAGES,
+    NOWHERE,
+    SECRETS,
+    Config,
+    Container,
+    Content,
+    Mount,
+    Origin,
+    ServiceSpec,
+    SocketSpec,
+)
+from pyinit.records import NamedTuple
 
 _NAMES = {images.SQUASHFS: "squashfs", images.EROFS: "EROFS"}
 
@@ -115,6 +128,12 @@ def container(box: Container) -> list[Problem]:
             found.append(Problem(layer.origin, text))
     for mount in box.mounts:
         found += _source(mount)
+        for layer in mount.layers:
+            if not os.path.isdir(layer.path):
+                found += _image(layer.path, layer.origin, "container.mounts.layers", (images.SQUASHFS, images.EROFS))
+        found += _contents([one.content for one in mount.files], "container.mounts.files")
+        found += _contents([content for _, content in mount.secret_options], "container.mounts.secret_options")
+    found += _contents([one.content for one in box.secrets], "container.secrets")
     if box.writable not in ("none", "tmpfs") and os.path.lexists(box.writable) and not os.path.isdir(box.writable):
         found.append(Problem(box.writable_origin, f"container.writable: expected a folder, found something else: {box.writable}"))
     return found
@@ -128,6 +147,15 @@ def targets(box: Container) -> list[Problem]:
             if place.path == mount.target or place.path.startswith(mount.target + "/"):
                 text = f"container.writable_paths: {place.path} is hidden by the mount of {mount.target} at {mount.origin}; take one out"
                 found.append(Problem(place.origin, text))
+    fuse = [mount for mount in box.mounts if mount.type.startswith(FUSE)]
+    for mount in box.mounts:
+        for above in fuse:
+            if mount.target.startswith(above.target + "/"):
+                text = f"container.mounts: {mount.target} lies in {above.target}, which is mounted anew when its program ends; move one"
+                found.append(Problem(mount.origin, text))
+        if box.secrets and (SECRETS + "/").startswith(mount.target + "/") and mount.target != "/run":
+            text = f"container.mounts: {mount.target} is where the secrets of {box.secrets_origin} are; move one"
+            found.append(Problem(mount.origin, text))
     first: dict[str, Mount] = {}
     for mount in box.mounts:
         there = first.setdefault(mount.target, mount).origin
@@ -136,7 +164,21 @@ def targets(box: Container) -> list[Problem]:
     return found
 
 
+def _contents(contents: list[Content], key: str) -> list[Problem]:
+    """Files that can't be read, programs that are not there."""
+    found = []
+    for one in contents:
+        if one.kind == "file" and not os.path.isfile(one.text):
+            found.append(Problem(one.origin, f"{key}: expected a file on the host, found none: {one.text}"))
+        if one.kind == "command" and one.command and not find_program(one.command[0], os.environ):
+            found.append(Problem(one.origin, f"{key}: there is no program {one.command[0]} on the host; install it, or write its path"))
+    return found
+
+
 def _source(mount: Mount) -> list[Problem]:
+    program = mount.type.removeprefix(FUSE)
+    if program != mount.type and not find_program(program, os.environ):
+        return [Problem(mount.origin, f"container.mounts.type: there is no program {program} on the host, which {mount.type} needs; install it")]
     at = mount.source_origin if mount.source_origin is not NOWHERE else mount.origin
     if mount.type in IMAGES and mount.source and not mount.source.startswith("image:"):
         return _image(mount.source, at, "container.mounts.source", (mount.type,))

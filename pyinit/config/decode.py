@@ -4,7 +4,7 @@ Owns the getters and the units. Must not know which keys there are. Laws: a wron
 the default, so that one pass finds all errors; a key that nobody asked for is unknown, and `close` says so.
 """
 
-from collections.abc import Mapping
+from _collections_abc import Mapping
 
 from pyinit.config.expand import MissingError, SyntaxFaultError, expand
 from pyinit.config.source import Path

@@ -4,7 +4,7 @@ Owns the substitution. Must not know which values are expanded. Law: what is not
 a lone `$` too; a value from outside is never expanded again.
 """
 
-from collections.abc import Mapping
+from _collections_abc import Mapping
 
 
 class MissingError(Exception):

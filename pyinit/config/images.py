@@ -6,7 +6,8 @@ Sources: the kernel's fs/squashfs/squashfs_fs.h and fs/erofs/erofs_fs.h.
 """
 
 import struct
-from typing import NamedTuple
+
+from pyinit.records import NamedTuple
 
 HEAD_BYTES = 1024 + 128
 SQUASHFS, EROFS = "squashfs", "erofs"

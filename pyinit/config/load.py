@@ -5,7 +5,7 @@ are raised at once, in the order of files and lines; a config that is returned i
 """
 
 import os
-from collections.abc import Mapping
+from _collections_abc import Mapping
 
 try:
     import tomli as toml  # line and column of a syntax error, in every version
@@ -20,7 +20,7 @@ from pyinit.config.services import Defaults, instances, service
 from pyinit.config.source import positions
 from pyinit.core.actions import END_OF_INPUT
 from pyinit.errors import ConfigError
-from pyinit.model import Config, Origin, ServiceSpec, StopStep
+from pyinit.model import Config, Container, Origin, ServiceSpec, StopStep
 
 _MOST_FILES = 1000
 _READS_ON_S = 2.0  # what a logger has, once its input has ended, before its own stop signals
@@ -120,9 +120,11 @@ class _Loader:
                 self._decode(name, template)
                 todo += _named(self.services[name])
 
-    def specs(self, *, strict: bool) -> tuple[ServiceSpec, ...]:
+    def specs(self, box: Container | None, *, strict: bool) -> tuple[ServiceSpec, ...]:
         """All services, with what [init] and [container] say for each: in a container each has a cgroup of its own."""
         found = tuple(self._finished(name, spec, strict=strict) for name, spec in self.services.items())
+        if box is not None and box.rlimits:
+            found = tuple(_limited(spec, box) for spec in found)
         loggers = {spec.log.to.removeprefix(LOGGER) for spec in found if spec.log.to.startswith(LOGGER)}
         return tuple(_as_logger(spec) if spec.name in loggers else spec for spec in found) if loggers else found
 
@@ -179,6 +181,19 @@ def _syntax(file: str, text: str, said: str) -> tuple[Origin, str]:
     return Origin(file, text.count("\n") + 1), f"no valid TOML at its end: {what[:1].lower()}{what[1:]}"
 
 
+def _limited(spec: ServiceSpec, box: Container) -> ServiceSpec:
+    """With the container's limits, where it has none of its own.
+
+    They are the services', and not set on PID 1, which all would inherit them from: it needs its own descriptors,
+    processes and memory to go on, and a hard limit that it had lowered could not be raised again for a service that
+    asks for more.
+    """
+    own = {name for name, _, _ in spec.process.rlimits}
+    more = tuple(one for one in box.rlimits if one[0] not in own)
+    places = tuple((f"rlimits.{name}", box.rlimits_origin) for name, _, _ in more)
+    return spec._replace(process=spec.process._replace(rlimits=spec.process.rlimits + more, origins=spec.process.origins + places))
+
+
 def _named(spec: ServiceSpec) -> list[str]:
     logger = [spec.log.to.removeprefix(LOGGER)] if spec.log.to.startswith(LOGGER) else []
     return [*spec.requires, *spec.wants, *logger]
@@ -208,7 +223,7 @@ def load(
     absolute = os.path.abspath(path)
     init = tables.init(loader.once.get("init"))._replace(forward_signals=tuple(loader.forwarded))
     box = tables.container(loader.once["container"], absolute) if "container" in loader.once else None
-    config = Config(absolute, init, loader.specs(strict=init.strict), box, tuple(loader.templates))
+    config = Config(absolute, init, loader.specs(box, strict=init.strict), box, tuple(loader.templates))
     if not loader.services and not loader.templates and not loader.problems and not (box and box.init):
         loader.note(Origin(path, 1), 'expected at least one service, such as [services.app] with command = ["..."], found none')
     found = [*loader.problems, *check.services(config, loader.place)]

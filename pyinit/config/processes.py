@@ -33,7 +33,7 @@ def process(table: Table, *, strict: bool) -> ProcessSpec:
         nice=table.integer("nice", 0, -20, 19) if table.has("nice") else None,
         cpu_affinity=_cpus(table, "cpu_affinity"),
         oom_score_adj=table.integer("oom_score_adj", 0, -1000, 1000) if table.has("oom_score_adj") else None,
-        rlimits=_rlimits(table.table("rlimits")),
+        rlimits=rlimits(table.table("rlimits")),
         capabilities=capabilities(table, "capabilities") if table.has("capabilities") else None,
         ambient_capabilities=capabilities(table, "ambient_capabilities"),
         no_new_privileges=table.boolean("no_new_privileges"),
@@ -152,7 +152,8 @@ def _cpus(table: Table, key: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _rlimits(table: Table | None) -> tuple[tuple[str, int, int], ...]:
+def rlimits(table: Table | None) -> tuple[tuple[str, int, int], ...]:
+    """(name, soft, hard) of each, in the file's order."""
     if table is None:
         return ()
     found = []

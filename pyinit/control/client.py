@@ -5,15 +5,15 @@ Owns the connection. Must not know verbs. Blocking, and lean: sockets and json.
 
 import json
 import os
-import socket
 import time
-from collections.abc import Iterator
-from typing import Any
+from _collections_abc import Iterator
 
 from pyinit.control.places import short
 from pyinit.control.wire import VERSION
 from pyinit.errors import EXIT_FAILED, EXIT_NOT_RUNNING, ControlError
+from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
+from pyinit.records import Any
 
 
 class EndedError(ControlError):

@@ -3,10 +3,10 @@
 Owns the shapes. Must not know who fills them.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from _collections_abc import Callable
 
 from pyinit.core.supervisor import ServiceView
+from pyinit.records import Protocol
 
 
 class Deadline(Protocol):

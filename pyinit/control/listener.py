@@ -4,12 +4,12 @@ Owns the socket file. Must not know requests. Law: another pyinit's socket, and 
 """
 
 import os
-import socket
 import stat
 import struct
 
 from pyinit.control.places import short
 from pyinit.errors import EXIT_SYSTEM, ControlError
+from pyinit.linux import sock as socket
 
 
 def bind(path: str) -> int:

@@ -4,14 +4,14 @@ Owns the folders and their meaning. Must not know what a container is made of. L
 PID 1 lives, so a free one is a stale folder; without root nobody else's folder is trusted.
 """
 
-import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Mapping
-from typing import NamedTuple
+from _collections_abc import Mapping
 
+from pyinit import scopes as contextlib
 from pyinit.errors import ControlError
+from pyinit.records import NamedTuple
 
 CONTROL_SOCKET = "control.sock"
 _LONGEST_PATH = 107  # of a unix socket's address
@@ -57,7 +57,7 @@ def running() -> list[Running]:
     for name in sorted(os.listdir(base)):
         directory = f"{base}/{name}"
         if _is_locked(f"{directory}/lock"):
-            found.append(Running(name, _read_pid(f"{directory}/pid"), f"{directory}/{CONTROL_SOCKET}", directory))
+            found.append(Running(name, read_pid(f"{directory}/pid"), f"{directory}/{CONTROL_SOCKET}", directory))
     return found
 
 
@@ -75,7 +75,8 @@ def _is_locked(path: str) -> bool:
     return False
 
 
-def _read_pid(path: str) -> int:
+def read_pid(path: str) -> int:
+    """0 if it is not there yet."""
     with contextlib.suppress(OSError, ValueError), open(path) as file:
         return int(file.read())
     return 0

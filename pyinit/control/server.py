@@ -4,21 +4,20 @@ Owns connections and who waits for what. Must not know the init: it asks a Host.
 and the number of clients are bounded; what a client sends can at worst cost that client its connection.
 """
 
-import collections
-import contextlib
 import os
-import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.control.host import Deadline, Host, Job, Loop
 from pyinit.control.listener import bind, stranger
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
 from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault, no_such_service
+from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
 from pyinit.model import meant
+from pyinit.records import TYPE_CHECKING, deque
 
 if TYPE_CHECKING:
     from pyinit.control.wire import Request
@@ -65,7 +64,7 @@ class Server:
         self._report = report
         self._listeners: list[socket.socket] = []
         self._clients: dict[int, _Client] = {}
-        self._events: collections.deque[dict[str, object]] = collections.deque(maxlen=_MOST_EVENTS)
+        self._events: deque[dict[str, object]] = deque(maxlen=_MOST_EVENTS)
 
     def listen(self, fd: int) -> None:
         """Serve a bound unix socket."""

@@ -27,7 +27,8 @@ What was refused answers {"error": text, "exit_code": n}.
 """
 
 import json
-from typing import NamedTuple
+
+from pyinit.records import NamedTuple
 
 MOST_REQUEST_BYTES = 64 * 1024
 VERSION = 1

@@ -3,9 +3,8 @@
 Owns the shapes of actions. Must not know how they are carried out.
 """
 
-from typing import NamedTuple
-
 from pyinit.core.events import Timer
+from pyinit.records import NamedTuple
 
 
 class Spawn(NamedTuple):

@@ -4,7 +4,7 @@ Owns the syntax and the calendar. Must not know clocks or tasks. Laws: pure; a s
 that never comes is refused. Source: crontab(5); the calendar's arithmetic is that of the proleptic Gregorian one.
 """
 
-from typing import NamedTuple
+from pyinit.records import NamedTuple
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")

@@ -3,10 +3,10 @@
 Owns the comparison: what asks for a new process, and what does not. Must not know states.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from _collections_abc import Mapping
 
 from pyinit.model import ServiceSpec, without_places
+from pyinit.records import NamedTuple
 
 
 class Difference(NamedTuple):

@@ -4,8 +4,7 @@ Owns the shapes of events. Must not know who saw them.
 Law: an event about a process carries its pid, so that a late fact about an old process is told from a new one.
 """
 
-from enum import Enum
-from typing import NamedTuple
+from pyinit.records import Enum, NamedTuple
 
 
 class Timer(Enum):

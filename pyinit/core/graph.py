@@ -5,7 +5,7 @@ Laws: pure functions over ServiceSpec; ties keep the config's order, so that an 
 a name that no service bears is skipped here, for the config's check has already told the user where it stands.
 """
 
-from collections.abc import Iterable, Mapping
+from _collections_abc import Iterable, Mapping
 
 from pyinit.errors import PyinitError
 from pyinit.model import ServiceSpec

@@ -4,12 +4,11 @@ Owns the translation of an event, which names its service, into an Input, which 
 comes of it.
 """
 
-from typing import NamedTuple, assert_never
-
 from pyinit.core import events as e
 from pyinit.core.events import Timer
 from pyinit.core.graph import CoreError
 from pyinit.core.transitions import Kind
+from pyinit.records import NamedTuple, assert_never
 
 
 class Input(NamedTuple):

@@ -4,10 +4,10 @@ Owns names and units of the files. Must not know where groups are. Laws: pure; c
 Source: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from _collections_abc import Iterable, Mapping
 
 from pyinit.model import CgroupLimits, IoLimit, Pressure
+from pyinit.records import NamedTuple
 
 _PERIOD_US = 100_000
 _TRACKERS = ("freezer", "pids", "memory")

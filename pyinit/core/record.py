@@ -4,8 +4,7 @@ Owns the service's state, timers and orders. Must not know which step comes when
 Laws: what a step orders is in `_out`, in order; `armed` holds the timers that are armed, and no others.
 """
 
-from collections.abc import Callable
-from enum import Enum
+from _collections_abc import Callable
 
 from pyinit.core import actions as a
 from pyinit.core import restart
@@ -14,6 +13,7 @@ from pyinit.core.graph import CoreError
 from pyinit.core.inputs import Input
 from pyinit.core.transitions import DOWN, Kind, State
 from pyinit.model import ServiceSpec, StopStep
+from pyinit.records import Enum
 
 
 class Target(Enum):

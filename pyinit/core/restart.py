@@ -4,10 +4,10 @@ Owns the arithmetic of delays. Must not know states, processes or where randomne
 Laws: pure; a History is never changed, only replaced; the jitter's roll is injected.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
 from pyinit.model import RestartDelay, StartLimit
+from pyinit.records import NamedTuple
 
 
 class History(NamedTuple):

@@ -7,7 +7,7 @@ asked; an illegal event raises and changes nothing; every transition ends in one
 is fired or cancelled before the state it belongs to is left.
 """
 
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.core import actions as a
 from pyinit.core import restart

@@ -5,8 +5,7 @@ Laws: `handle(event, now)` is the only way in and returns orders; nothing is spa
 a shutdown ends in exactly one Exit, with or without the processes' help; an intended stop is no failure.
 """
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from _collections_abc import Callable, Iterable
 
 from pyinit.core import actions as a
 from pyinit.core import events as e
@@ -17,8 +16,10 @@ from pyinit.core.events import Timer
 from pyinit.core.inputs import input_of
 from pyinit.core.service import DOWN, IDLE, CoreError, Input, Kind, Service, State, Target, Why
 from pyinit.model import CgroupLimits, InitSpec, ServiceSpec
+from pyinit.records import NamedTuple
 
 LAST_SECOND_S = 1.0  # of the shutdown's time: KillAll, reaping, logs
+_ENDING = (State.STOPPING, State.FINISHING, State.CLEANING)  # what follows, an end of all perhaps, is yet to come
 _HAS_PROCESS = frozenset({State.PREPARING, State.RUNNING, State.STARTED, State.READY})  # and nobody has told it to leave
 _HEEDS_START = frozenset({  # up by its target, and a request runs it whatever its policy says
     State.SCHEDULED, State.DONE, State.BACKOFF, State.DRAINING, State.STOPPING, State.FINISHING, State.CLEANING,
@@ -133,7 +134,7 @@ class Supervisor:
 
     def settled(self) -> bool:
         """Whether nothing is on its way: each service that is wanted is ready, done, failed or trying again."""
-        return not any(service.on_its_way() for service in self._services.values())
+        return not any(service.on_its_way() or service.state in _ENDING for service in self._services.values())
 
     # Reload
 

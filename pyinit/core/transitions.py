@@ -5,8 +5,7 @@ Laws: the table is total, held by the type checker, for a row can't be written w
 stale facts (an old pid, a timer that isn't armed) never reach it, so a cell may call them illegal.
 """
 
-from enum import Enum
-from typing import TypedDict, Unpack
+from pyinit.records import Enum, TypedDict, Unpack
 
 
 class State(Enum):

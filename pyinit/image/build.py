@@ -10,13 +10,13 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from _collections_abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from pyinit.image import tools, tree
 from pyinit.image.sources import Sources, read_sources
 from pyinit.image.spec import BuildError, BuildFile, Image
+from pyinit.records import NamedTuple
 
 _RECIPE = 1  # goes up when this code makes other bytes of the same inputs
 _LOCK = ".build.lock"

@@ -6,7 +6,7 @@ Law: what leaves here is complete and checked: names are plain file names, folde
 
 import os
 import re
-from collections.abc import Mapping
+from _collections_abc import Mapping
 
 from pyinit.config.decode import Document, Table, show
 from pyinit.config.source import positions

@@ -6,9 +6,9 @@ like are kept: what else the machine follows (a newer release, say) must not get
 """
 
 import os
-from typing import NamedTuple
 
 from pyinit.image.spec import BuildError
+from pyinit.records import NamedTuple
 
 _FOLDER = "/etc/apt"
 

@@ -4,10 +4,9 @@ Owns the shapes. Must not know TOML, tools or files.
 Law: a value here is complete and checked; paths are absolute, but patterns are relative to the image's root.
 """
 
-from typing import NamedTuple
-
 from pyinit.errors import EXIT_SYSTEM, PyinitError
 from pyinit.model import NOWHERE, Origin
+from pyinit.records import NamedTuple
 
 # The compressors that mksquashfs and the kernel share, each with its highest level; 0: it has none.
 COMPRESSORS = {"gzip": 9, "lz4": 0, "lzo": 9, "xz": 0, "zstd": 22}

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from _collections_abc import Callable, Sequence
 
 from pyinit.image.spec import BuildError
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from _collections_abc import Iterator
 
 from pyinit.image.spec import BuildError
 

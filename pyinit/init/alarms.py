@@ -5,12 +5,12 @@ be watched here costs a line at most; each descriptor goes before its group does
 Source: cgroup-v2.rst (memory.events), cgroup-v1/memory.rst (oom_control, event_control), accounting/psi.rst.
 """
 
-import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.init.loop import Deadline, Loop
 from pyinit.linux import cgroup
 from pyinit.model import Pressure

@@ -5,12 +5,12 @@ by the time of their rotation; an archive is there under its name or, once its c
 with `.gz`; one file at a time is compressed, by a process of lowest priority.
 """
 
-import contextlib
 import os
 import select
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.init import render
 from pyinit.linux import process
 from pyinit.model import LogSpec

@@ -4,8 +4,7 @@ Owns which hook of which service runs. Must not know when one is due. Law: they 
 limits and cgroup, and their end is told from the loop.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from _collections_abc import Callable
 
 from pyinit.core import actions as a
 from pyinit.core import events as e
@@ -15,6 +14,7 @@ from pyinit.init.jobs import Ended, Job, Jobs, no_process
 from pyinit.init.privileges import RefusedError
 from pyinit.init.probe import Answered
 from pyinit.model import ServiceSpec
+from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init

@@ -5,12 +5,12 @@ RefusedError with stage and place, before there is a process; a command beside t
 the service's user, environment and cgroup, and none of its sockets.
 """
 
-import contextlib
 import errno
 import os
 import resource
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.core.limits import controllers
 from pyinit.init import spawn, users
 from pyinit.init.environment import EnvironmentFileError, read_file, read_folder

@@ -6,10 +6,10 @@ without any the session is the group (its number lives as long as any member doe
 left the session is known by a marker in its environment.
 """
 
-import contextlib
 import os
-from collections.abc import Callable, Container
+from _collections_abc import Callable, Container
 
+from pyinit import scopes as contextlib
 from pyinit.core.limits import V1_NAMES, change, controllers, tracker, v1_settings, v2_settings
 from pyinit.init.kill_v1 import GroupKiller
 from pyinit.init.limiting import Lack, exchange, hold, places, seed_cpuset

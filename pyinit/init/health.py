@@ -5,7 +5,7 @@ Laws: checks of one service never overlap; a service without `health` costs noth
 """
 
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.init.loop import Deadline, Loop
 from pyinit.init.probe import Answered, Attempt, Running

@@ -5,8 +5,7 @@ Owns the answers of `status` and the way a request becomes an event. Must not kn
 
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from _collections_abc import Callable
 
 from pyinit import __version__
 from pyinit.core import events as e
@@ -14,6 +13,7 @@ from pyinit.core.supervisor import ServiceView
 from pyinit.errors import ControlError, no_such_service
 from pyinit.init.jobs import Ended, Job
 from pyinit.model import MOST_NAME, is_name
+from pyinit.records import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init
@@ -55,7 +55,7 @@ class Host:
 
     def status(self) -> dict[str, object]:
         now = time.monotonic()
-        state = "stopping" if self._init.supervisor.stopping else "running"
+        state = "stopping" if self._init.supervisor.stopping else "running" if self._init.is_ready else "starting"
         own = {"pid": os.getpid(), "version": __version__, "uptime_s": round(now - self._since, 3), "state": state}
         running = tuple(name for name in self.names() if self.view(name).pid)
         members = self._init.groups.census(running)

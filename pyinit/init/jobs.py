@@ -4,17 +4,17 @@ Owns their processes and time limits. Must not know what an end leads to. Laws: 
 loop; a job that is cancelled or late is killed with its session, and its end is told to nobody.
 """
 
-import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SYSTEM
 from pyinit.init import spawn
 from pyinit.init.loop import Deadline, Loop
 from pyinit.model import signal_name
+from pyinit.records import NamedTuple
 
 _KILL = 9
 

@@ -6,11 +6,11 @@ included, until it is thawed; whoever wants to join a group ends its killing fir
 Source: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst, pids.rst.
 """
 
-import contextlib
 import os
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.init.loop import Deadline, Loop
 from pyinit.linux import cgroup
 

@@ -4,13 +4,13 @@ Owns the writing. Must not know whose group it is, or what a lack leads to. Law:
 pids) and is refused is an OSError; what can't be held of the rest is said.
 """
 
-import contextlib
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from _collections_abc import Iterable, Mapping
 
+from pyinit import scopes as contextlib
 from pyinit.core.limits import INHERIT, PROTECTING, V2_NAMES, Setting, change, differing, v2_settings
 from pyinit.linux import cgroup
 from pyinit.model import CgroupLimits
+from pyinit.records import NamedTuple
 
 
 class Lack(NamedTuple):

@@ -13,10 +13,10 @@ did not read.
 
 import os
 import select
-import socket
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.init.logstream import Source, Stream
+from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
 
 _MOST_QUEUED = 1 << 20

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.init import render
 from pyinit.init.archives import Archives, current_name

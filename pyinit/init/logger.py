@@ -9,12 +9,10 @@ killed at any moment it leaves all to its successor: what was said is in the pip
 import fcntl
 import os
 import select
-import socket
 import sys
 import termios
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
 from pyinit.init import syslog
 from pyinit.init.archives import Compressor
@@ -23,6 +21,8 @@ from pyinit.init.logclient import Clients
 from pyinit.init.logstream import QUIET_S, Sinks, Source, Stream
 from pyinit.init.outlet import Outlet
 from pyinit.linux import process
+from pyinit.linux import sock as socket
+from pyinit.records import NamedTuple
 
 _MOST_MESSAGES = 256  # of syslog, a turn
 _STANDSTILL_MS = 200  # at the end: a terminal that takes nothing for so long

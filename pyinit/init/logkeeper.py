@@ -5,19 +5,19 @@ at the end; what it is told is told in order, however slowly it listens; one tha
 they keep dying; one that makes way for another has not read to the end.
 """
 
-import contextlib
 import os
 import select
-import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.init import logger, reaper
 from pyinit.init.logclient import HANDED_OVER, RENEW
 from pyinit.init.loop import Loop
 from pyinit.linux import process
+from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
+from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.init.logstream import Source

@@ -7,8 +7,7 @@ by another logger and leaves the same bytes; a stream that can't be shown now wa
 
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from _collections_abc import Callable
 
 from pyinit.init import render
 from pyinit.init.journal import ECHO, EVERY_LINE, NONE, REWIND, SHOW, WRITE, Journal
@@ -16,6 +15,7 @@ from pyinit.init.logfile import LogFile
 from pyinit.init.outlet import Outlet
 from pyinit.init.spool import CHUNK, MOST, Spool
 from pyinit.model import LogSpec
+from pyinit.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import re

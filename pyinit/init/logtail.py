@@ -5,13 +5,12 @@ rotation in between takes nothing away and gives nothing twice; memory grows wit
 for, not with the log; nothing is followed out of the folder, for what is in it may be a container's doing.
 """
 
-import collections
 import os
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from _collections_abc import Callable, Iterator
 
 from pyinit.init import render
 from pyinit.init.archives import GZIP, archive_name, archives, current_name
+from pyinit.records import NamedTuple, deque
 
 _BLOCK = 1 << 18
 _PACKED_BLOCK = 1 << 12  # gzip makes a thousandth of what is all the same
@@ -87,11 +86,11 @@ class Past:
     def lines(self, wanted: Wanted) -> Iterator[Line]:
         """The oldest first."""
         if wanted.last == 0:
-            collections.deque(self._read(self._last(1)), maxlen=0)  # for `rest`
+            deque(self._read(self._last(1)), maxlen=0)  # for `rest`
             return
         if wanted.last < 0 or wanted.match or wanted.since_ns:
             found = self._filtered(wanted)
-            yield from found if wanted.last < 0 else collections.deque(found, maxlen=wanted.last)
+            yield from found if wanted.last < 0 else deque(found, maxlen=wanted.last)
         else:
             yield from self._read(self._last(wanted.last))
 

@@ -5,10 +5,10 @@ Laws: without a due deadline it sleeps for ever; a callback's exception is repor
 an fd is removed before it is closed. The reader and writer methods are named as asyncio's are.
 """
 
-import heapq
+import _heapq as heapq  # its core: the module itself is Python
 import select
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
 Callback = Callable[[], None]
 

@@ -4,12 +4,12 @@ Owns the sockets. Must not know what a message leads to. Laws: nobody else can s
 is its user's; messages are read before their senders are reaped; an fd that nobody asked to keep is closed.
 """
 
-import contextlib
 import os
-import socket
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.init.loop import Loop
+from pyinit.linux import sock as socket
 from pyinit.model import ServiceSpec
 from pyinit.protocol.notify import MOST_BYTES, Message, parse
 

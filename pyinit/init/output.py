@@ -5,18 +5,18 @@ PID 1 never waits for a log; a pipe outlives its logger, so no service gets SIGP
 lost; loggers stop last; what a stream's last logger has not said to be done is given to the next one.
 """
 
-import contextlib
 import fcntl
 import os
 import select
-import socket
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.init import journal, logger, outlet, spool, syslog
 from pyinit.init.logkeeper import LogKeeper
 from pyinit.init.logstream import Source
 from pyinit.init.loop import Loop
+from pyinit.linux import sock as socket
 from pyinit.model import Config, LogSpec, ServiceSpec
 
 _THROUGH_LOGGER = ("file", "stdout", "syslog")

@@ -5,7 +5,7 @@ at all; a file that can't be read is as none, with one line about it.
 """
 
 import os
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.model import ServiceSpec, is_name
 

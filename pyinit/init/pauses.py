@@ -6,11 +6,11 @@ watchdog or readiness probe runs while it lasts.
 """
 
 import time
-from typing import TYPE_CHECKING
 
 from pyinit.core.events import Timer
 from pyinit.core.service import State
 from pyinit.errors import ControlError
+from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init

@@ -6,12 +6,12 @@ signals are blocked before the first child exists; each child is known before it
 read only from the loop; an error at the loop's edge is a line on stderr and the loop goes on.
 """
 
-import contextlib
 import os
-import random
 import resource
 import time
+from _random import Random
 
+from pyinit import scopes as contextlib
 from pyinit.control.server import Server, bind
 from pyinit.core import actions as a
 from pyinit.core import events as e
@@ -39,6 +39,7 @@ from pyinit.init.words import Words
 from pyinit.linux import process
 from pyinit.model import RTMIN, Config, Pressure, ServiceSpec, signal_name
 
+random = Random()  # its core: the module brings hashes and 5 ms
 TERM, INT, QUIT, HUP, CHLD, CONT, PWR, KILL = 15, 2, 3, 1, 17, 18, 30, 9
 REBOOT = RTMIN + 5
 STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, REBOOT, INT)
@@ -148,6 +149,7 @@ class Init:
         self._watch_group("", box.cgroup.pressure if box is not None and self.endpoints.read_config is None else ())
         self.do(self.supervisor.start(time.monotonic()))
         self._listen()  # after the services: they come first
+        self._look_if_ready()  # now, if nothing is to be started
         self.loop.call_soon(self._reap)
 
     def make_room_for_fds(self) -> None:
@@ -184,7 +186,12 @@ class Init:
         if self.supervisor.stopping and not was_stopping:
             self.pauses.end_all("the init is stopping")  # others may need it for their own stop
             self.upward.stopping()
-        elif not self.is_ready and self.supervisor.settled():
+        else:
+            self._look_if_ready()
+
+    def _look_if_ready(self) -> None:
+        """What leaves with an error because of this very fact has never been ready."""
+        if not self.is_ready and not self.exit_code and not self.supervisor.stopping and self.supervisor.settled():
             self.is_ready = True
             self.upward.ready(f"{len(self.supervisor.names)} services")
 

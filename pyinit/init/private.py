@@ -9,6 +9,7 @@ import os
 from pyinit.linux import mount, namespaces
 
 _CLONE_NEWNS = 0x00020000
+mount.settle()  # before the fork
 
 
 def set_up(*, private_tmp: bool, read_only_paths: tuple[str, ...]) -> None:

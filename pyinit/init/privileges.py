@@ -7,10 +7,10 @@ Laws: `fit` is pure; what would make a service less confined than its config say
 import errno
 import os
 import resource
-from typing import NamedTuple
 
 from pyinit.linux import caps
 from pyinit.model import Origin, ProcessSpec, ServiceSpec
+from pyinit.records import NamedTuple
 
 
 class RefusedError(Exception):
@@ -55,9 +55,9 @@ class _Fitting:
         self.have = have
         self.warnings: list[str] = []
 
-    def lack(self, key: str, text: str, instead: str, stage: str) -> None:
-        """What can't be had, and what is done instead; with `strict`, nothing is."""
-        origin: Origin = self.origins.get(key, self.spec.origin)
+    def lack(self, key: str, text: str, instead: str, stage: str, part: str = "") -> None:
+        """What can't be had, and what is done instead; with `strict`, nothing is. A part may stand elsewhere: in [container]."""
+        origin: Origin = self.origins.get(f"{key}.{part}", self.origins.get(key, self.spec.origin))
         if self.spec.process.strict or not instead:
             raise RefusedError(stage, errno.EPERM, f"{origin}: {key}: {text}")
         self.warnings.append(f"{origin}: {key}: {text}; {instead}")
@@ -97,7 +97,7 @@ def _limit(it: _Fitting, name: str, soft: int, hard: int) -> tuple[str, int, int
     if not over or "SYS_RESOURCE" in it.have.capabilities:
         return name, soft, hard
     wanted = "unlimited" if hard == -1 else str(hard)
-    it.lack("rlimits", f"{name} = {wanted} needs CAP_SYS_RESOURCE, for the hard limit here is {most}", f"it gets {most}", "rlimits")
+    it.lack("rlimits", f"{name} = {wanted} needs CAP_SYS_RESOURCE, for the hard limit here is {most}", f"it gets {most}", "rlimits", name)
     return name, most if soft == -1 else min(soft, most), most
 
 

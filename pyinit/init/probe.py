@@ -7,15 +7,15 @@ never from the constructor.
 
 import errno
 import os
-import socket
 import stat
 import time
-from collections.abc import Callable
-from typing import Protocol
+from _collections_abc import Callable
 
 from pyinit.init.loop import Loop
+from pyinit.linux import sock as socket
 from pyinit.model import Probe
 from pyinit.protocol import http
+from pyinit.records import Protocol
 
 Answered = Callable[[str], None]
 

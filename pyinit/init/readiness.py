@@ -7,7 +7,7 @@ answer carries the pid that it was asked for; a service that is ready costs no w
 
 import os
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.init.health import RunFor
 from pyinit.init.loop import Deadline, Loop

@@ -5,17 +5,17 @@ changes nothing; what can't change while it runs is refused, by its name; an ins
 taken of the file then; one reading at a time.
 """
 
-import contextlib
 import os
-import socket
 import time
-from collections.abc import Callable, Container
-from typing import TYPE_CHECKING, NamedTuple
+from _collections_abc import Callable, Container
 
+from pyinit import scopes as contextlib
 from pyinit.errors import EXIT_CONFIG, EXIT_FAILED, ControlError, PyinitError
 from pyinit.init.loop import Deadline
 from pyinit.linux import process
+from pyinit.linux import sock as socket
 from pyinit.model import Config, ServiceSpec, without_places
+from pyinit.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init

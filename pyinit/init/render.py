@@ -5,9 +5,9 @@ Law: the same arguments give the same bytes, for a logger that follows a killed 
 """
 
 import time
-from typing import NamedTuple
 
 from pyinit.model import LogSpec
+from pyinit.records import NamedTuple
 
 LONGEST_LINE = 1 << 20  # where lines have to be whole: JSON, and a rate
 _TAI_OFFSET_S = (1 << 62) + 10  # TAI64's epoch; 10 s is the difference that all TAI64N tools take, whatever the leap seconds

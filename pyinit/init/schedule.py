@@ -7,7 +7,7 @@ that passed while the task ran is skipped, and said.
 
 import os
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.core import cron
 from pyinit.init.loop import Deadline, Loop

@@ -5,14 +5,14 @@ until its service is gone or its config differs; a unix socket has its mode and 
 what an earlier process left in the way is replaced only if nobody listens there. Source: sd_listen_fds(3).
 """
 
-import contextlib
 import errno
 import os
-import socket
 import stat
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.init.privileges import RefusedError
+from pyinit.linux import sock as socket
 from pyinit.model import ServiceSpec, SocketSpec
 
 FIRST_FD = 3

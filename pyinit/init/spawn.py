@@ -10,9 +10,9 @@ import fcntl
 import os
 import resource
 import sys
-from typing import NamedTuple
 
 from pyinit.linux import caps, process
+from pyinit.records import NamedTuple
 
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
 STAGES = (

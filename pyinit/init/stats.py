@@ -6,7 +6,7 @@ Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/{memory,cpuacct,blkio
 """
 
 import os
-from collections.abc import Mapping
+from _collections_abc import Mapping
 
 _V1_NO_LIMIT = 1 << 62  # PAGE_COUNTER_MAX, rounded to pages
 _PRESSURES = ("cpu", "memory", "io")

@@ -5,10 +5,11 @@ can't be told to be of one service goes to the first that collects; a message is
 Source: syslog(3), RFC 3164, and what glibc and musl send: `<PRIORITY>TIMESTAMP TAG[PID]: TEXT` in a datagram.
 """
 
-import contextlib
 import os
-import socket
 import struct
+
+from pyinit import scopes as contextlib
+from pyinit.linux import sock as socket
 
 PATH = "/dev/log"
 _LONGEST = 1 << 16

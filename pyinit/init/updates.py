@@ -7,15 +7,15 @@ cgroup-v2.rst); one at a time.
 """
 
 import os
-import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from _collections_abc import Callable
 
 from pyinit.core.limits import updated, words
 from pyinit.errors import EXIT_FAILED, ControlError
 from pyinit.init.loop import Deadline
+from pyinit.linux import sock as socket
 from pyinit.model import CgroupLimits
+from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init

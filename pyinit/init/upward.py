@@ -6,13 +6,18 @@ Source: sd_notify(3), the container interface of systemd.
 """
 
 import os
-import socket
 
+from pyinit.linux import sock as socket
+
+INHERITED = "fd:"  # before the number of an inherited socket, as the address of the one who waits (launch/detach.py)
 _RELAYED = (b"READY=", b"STATUS=", b"STOPPING=", b"RELOADING=", b"EXIT_STATUS=", b"ERRNO=")
 
 
 def send(data: bytes, address: str) -> None:
-    """One datagram to `/path` or `@abstract`; an address of another kind, or nobody there, is no error."""
+    """One datagram to `/path` or `@abstract` or `fd:N`; an address of another kind, or nobody there, is no error."""
+    if address.startswith(INHERITED):
+        _send_by(int(address.removeprefix(INHERITED)), data)
+        return
     if not address.startswith(("/", "@")):
         return
     name = "\0" + address[1:] if address[0] == "@" else address
@@ -20,6 +25,14 @@ def send(data: bytes, address: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
             sock.sendto(data, name)
     except OSError:  # nobody is listening any more, or its queue is full: we go on without
+        pass
+
+
+def _send_by(fd: int, data: bytes) -> None:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as channel:
+            channel.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:  # the other end is gone
         pass
 
 
@@ -53,10 +66,6 @@ class Upward:
 
     def _say(self, text: str) -> None:
         if self._channel_fd >= 0:
-            try:
-                with socket.socket(fileno=os.dup(self._channel_fd)) as channel:
-                    channel.send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except OSError:  # the monitor is gone
-                pass
+            _send_by(self._channel_fd, text.encode())
         elif self._address:
             send(text.encode(), self._address)

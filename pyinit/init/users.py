@@ -6,7 +6,8 @@ image's libnss_*.so into PID 1; only a regular file is read, without following a
 
 import os
 import stat
-from typing import NamedTuple
+
+from pyinit.records import NamedTuple
 
 _MOST_BYTES = 4 * 1024 * 1024
 MAX_ID = 2**32 - 2  # -1 means "leave as it is" to setuid(2)

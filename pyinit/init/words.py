@@ -4,19 +4,19 @@ Owns what was said and the watchdogs. Must not know sockets (notify.py). Laws: a
 what is kept for it is bounded; a process is taken for the main one only if it is one of the service's.
 """
 
-import contextlib
 import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
 
+from pyinit import scopes as contextlib
 from pyinit.core import events as e
 from pyinit.init.loop import Deadline
 from pyinit.init.notify import Notify
 from pyinit.linux import process
 from pyinit.model import ServiceSpec
 from pyinit.protocol.notify import Message
+from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.init.pid1 import Init

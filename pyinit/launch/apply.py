@@ -8,34 +8,39 @@ symlink of an image reaches the host; an OSError leaves as LaunchError with the 
 import errno
 import os
 import stat
-from typing import assert_never
+from _collections_abc import Callable
 
 from pyinit.errors import LaunchError
 from pyinit.launch import imaging
 from pyinit.launch import plan as p
-from pyinit.launch.digests import Identity, identity
+from pyinit.launch.declared import Declared
+from pyinit.launch.digests import Identity
 from pyinit.launch.explain import explain
+from pyinit.launch.outside import Outside
 from pyinit.launch.resolve import canonical_target
+from pyinit.launch.root import Root, attach, own
 from pyinit.linux import caps, mount, namespaces
-from pyinit.model import IMAGES, Mount
+from pyinit.model import Mount
+from pyinit.records import assert_never
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
 _UPPER = "changes"
-# What would tie a kept upper layer to the very images that it was made over (overlayfs.rst, "Changes to underlying filesystems").
-_FREE = ",index=off,metacopy=off,redirect_dir=nofollow,xino=off"
 _SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 
 
 class Builder:
-    """The state of one build: the staging folder (absolute) and, once mounted, the new root's fd."""
+    """The state of one build: the staging folder (absolute) and, once mounted, the new root."""
 
-    def __init__(self, staging: str, verified: dict[str, Identity]) -> None:
-        """`verified`: what the pinned images, by their path, were when their digest was right."""
+    def __init__(
+        self, staging: str, verified: dict[str, Identity], outside: Outside, linked: Callable[[], None] = lambda: None
+    ) -> None:
+        """`verified`: what the pinned images, by their path, were when their digest was right; `linked()` waits for the network."""
         self.staging = staging
-        self._verified = verified
-        self.root_fd = -1
-        self._layers = 0
+        self.root = Root(-1)
+        self._images = imaging.Images(staging, verified)
+        self._declared = Declared(self.root, staging, self._images, outside)
+        self._linked = linked
         self._file_targets: set[str] = set()  # a file is bound there, so the mount point must be one
 
     def run(self, operations: tuple[p.Inside, ...]) -> None:
@@ -54,6 +59,7 @@ class Builder:
             case p.Stage():
                 mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
                 mount.mount("tmpfs", self.staging, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700")
+                mount.use_staging(self.staging)
             case p.AttachLayer():
                 self._layer(operation)
             case p.CheckRelease():
@@ -67,15 +73,17 @@ class Builder:
             case p.MakeDevices():
                 self._devices()
             case p.MountDeclared():
-                self._declared(operation.mount)
+                self._declared.mount(operation.mount)
             case p.HidePaths():
                 self._hide(operation)
             case p.SetHostname():
                 namespaces.set_hostname(operation.hostname)
+            case p.SetSysctl():
+                self._sysctl(operation)
             case p.Pivot():
-                os.fchdir(self.root_fd)
+                os.fchdir(self.root.fd)
                 mount.pivot_to_cwd()
-                os.close(self.root_fd)
+                os.close(self.root.fd)
             case p.LimitCapabilities():
                 caps.limit_bounding_set(operation.keep)
                 caps.clear_inheritable()
@@ -85,13 +93,8 @@ class Builder:
     def _layer(self, operation: p.AttachLayer) -> None:
         place = f"{self.staging}/{operation.position}"
         os.mkdir(place)
-        if os.path.isdir(operation.path):
-            tree = mount.open_tree(operation.path)
-            mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE)
-        else:
-            tree = self._image(operation.path)
-        self._attach(tree, place)
-        self._layers = operation.position + 1
+        attach(self._images.layer(operation.path), place)
+        self._images.layers = operation.position + 1
 
     def _release(self, operation: p.CheckRelease) -> None:
         layers = [os.open(f"{self.staging}/{n}", os.O_PATH | os.O_CLOEXEC) for n in range(operation.position + 1)]
@@ -100,15 +103,6 @@ class Builder:
         finally:
             for fd in layers:
                 os.close(fd)
-
-    @staticmethod
-    def _attach(tree: int, place: str) -> None:
-        target = os.open(place, os.O_PATH | os.O_CLOEXEC)
-        try:
-            mount.move_mount(tree, target)
-        finally:
-            os.close(target)
-            os.close(tree)
 
     def _root(self, operation: p.MakeRoot) -> None:
         os.chdir(self.staging)  # relative names: no length limit, and no `:` or `,` of a path in the options
@@ -123,53 +117,45 @@ class Builder:
             os.close(view)
         options, flags = f"lowerdir=generated:{lowers}", mount.MS_RDONLY
         if operation.writable != "none":
-            self._upper(operation)
+            imaging.make_upper(_UPPER, operation.writable, operation.size_bytes, operation.inodes)
         if operation.whole:
-            options, flags = options + f",upperdir={_UPPER}/upper,workdir={_UPPER}/work{_FREE}", 0
+            options, flags = options + f",upperdir={_UPPER}/upper,workdir={_UPPER}/work{imaging.FREE}", 0
         os.mkdir("root")
         mount.mount("overlay", "root", "overlay", flags | mount.MS_NODEV, options)
-        self.root_fd = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.root.fd = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.chdir("/")
-
-    @staticmethod
-    def _upper(operation: p.MakeRoot) -> None:
-        """In the staging folder, by a name without `:` and `,`: a RAM disk, or the folder that the launcher has made."""
-        os.mkdir(_UPPER)
-        if operation.writable != "tmpfs":
-            Builder._attach(mount.open_tree(operation.writable, recursive=False), _UPPER)
-            return
-        size = f",size={operation.size_bytes}" if operation.size_bytes else ""
-        size += f",nr_inodes={operation.inodes}" if operation.inodes else ""
-        mount.mount("tmpfs", _UPPER, "tmpfs", mount.MS_NODEV, f"mode=0755{size}")
-        for name in p.UPPER_FOLDERS:
-            os.mkdir(f"{_UPPER}/{name}", 0o755)
 
     def _writable(self, operation: p.MakeWritable) -> None:
         """An overlay of the layers' folders themselves: one over the root's would be one too deep on some hosts."""
-        real = canonical_target(self.root_fd, operation.path)
+        real = canonical_target(self.root.fd, operation.path)
         if set(real) & set(":,\\"):
             raise OSError(errno.EINVAL, f"{real}, which it is in the image, has a : , or \\ in its name; name another folder")
         os.chdir(self.staging)
-        self._copy_directories(self.root_fd, real, f"{_UPPER}/upper")
+        self._copy_directories(self.root.fd, real, f"{_UPPER}/upper")
         os.makedirs(f"{_UPPER}/works{real}", 0o700, exist_ok=True)
-        lowers = ":".join(layer + real for layer in self._layers_with(real))
+        lowers = f"generated{real}"
+        for layer in self._layers_with(real):
+            lower = f"lower-{operation.position}-{layer}"
+            os.mkdir(lower)
+            attach(_folder_of(layer, real), lower)
+            lowers += f":{lower}"
         place = f"writable-{operation.position}"
         os.mkdir(place)
-        options = f"lowerdir={lowers},upperdir={_UPPER}/upper{real},workdir={_UPPER}/works{real}{_FREE}"
+        options = f"lowerdir={lowers},upperdir={_UPPER}/upper{real},workdir={_UPPER}/works{real}{imaging.FREE}"
         mount.mount("overlay", place, "overlay", mount.MS_NODEV, options)
         tree = mount.open_tree(place, recursive=False)
         os.chdir("/")
-        self._mount(tree, operation.path)
+        self.root.mount(tree, p.Point(operation.path))
 
     def _layers_with(self, path: str) -> list[str]:
-        """Layers whose folder `path` shows in the root, uppermost first; OSError if it is none.
+        """Layers below the generated one whose folder `path` shows in the root, uppermost first; OSError if it is none.
 
         As overlayfs looks them up (kernel: Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
         """
-        found = ["generated"]
-        for position in reversed(range(self._layers)):
+        found: list[str] = []
+        for position in reversed(range(self._images.layers)):
             kind = _kind(str(position), path)
-            if kind == "other" and len(found) == 1:
+            if kind == "other" and not found:
                 raise OSError(errno.ENOTDIR, f"{path} is no folder in the image; name a folder")
             if kind in ("folder", "opaque"):
                 found.append(str(position))
@@ -180,14 +166,14 @@ class Builder:
     def _generate(self, view: int, operation: p.MakeRoot) -> None:
         """The uppermost read-only layer: mount points and the files every container has."""
         os.mkdir("generated", 0o755)
-        for target in operation.directories:
-            path = canonical_target(view, target)
-            if target in self._file_targets:
+        for point in operation.points:
+            path = canonical_target(view, point.path)
+            if point.path in self._file_targets:
                 self._copy_directories(view, os.path.dirname(path))
                 with open(f"generated{path}", "x"):
-                    pass
+                    own(f"generated{path}", point, directory=False)
             else:
-                self._copy_directories(view, path)
+                self._copy_directories(view, path, point=point)
         for target, content in operation.files:
             folder = canonical_target(view, os.path.dirname(target))
             self._copy_directories(view, folder)
@@ -196,8 +182,8 @@ class Builder:
                 file.write(content)
 
     @staticmethod
-    def _copy_directories(view: int, path: str, into: str = "generated") -> None:
-        """Make `path` in the layer `into`; owners and modes as the image has them, for the top layer's win."""
+    def _copy_directories(view: int, path: str, into: str = "generated", point: p.Point | None = None) -> None:
+        """Make `path` in the layer `into`; owners and modes as the image has them, for the top layer's win, else as the point's."""
         done = ""
         for name in path.strip("/").split("/") if path != "/" else ():
             done += "/" + name
@@ -210,43 +196,19 @@ class Builder:
             try:
                 seen = os.stat(done[1:], dir_fd=view, follow_symlinks=False)
             except FileNotFoundError:
+                if point is not None and done == path:
+                    own(into + done, point)
                 continue
             os.chown(into + done, seen.st_uid, seen.st_gid)
             os.chmod(into + done, stat.S_IMODE(seen.st_mode))
 
-    def _place(self, target: str, *, directory: bool = True) -> int:
-        """An O_PATH fd of `target` below the root; what is missing is made where the place is writable."""
-        try:
-            return mount.open_in_root(self.root_fd, target)
-        except FileNotFoundError:
-            parent = self._place(os.path.dirname(target))
-        try:
-            name = os.path.basename(target)
-            if directory:
-                os.mkdir(name, 0o755, dir_fd=parent)
-            else:
-                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, dir_fd=parent))
-        finally:
-            os.close(parent)
-        return mount.open_in_root(self.root_fd, target)
-
-    def _mount(self, tree: int, target: str, *, directory: bool = True) -> None:
-        try:
-            place = self._place(target, directory=directory)
-            try:
-                mount.move_mount(tree, place)
-            finally:
-                os.close(place)
-        finally:
-            os.close(tree)
-
     def _kernel(self, operation: p.MountKernel) -> None:
         attributes = sum(_ATTRIBUTES[flag] for flag in operation.flags)
         tree = mount.new_filesystem(operation.fstype, dict(operation.options), attributes=attributes)
-        self._mount(tree, operation.target)
+        self.root.mount(tree, p.Point(operation.target))
 
     def _devices(self) -> None:
-        dev = mount.open_in_root(self.root_fd, "/dev", os.O_RDONLY | os.O_DIRECTORY)
+        dev = self.root.open("/dev", os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name, major, minor in p.DEVICES:
                 os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
@@ -258,70 +220,28 @@ class Builder:
         finally:
             os.close(dev)
 
-    def _declared(self, entry: Mount) -> None:
-        if entry.type == "tmpfs":
-            options = {"mode": f"{entry.mode:o}", "uid": str(entry.uid), "gid": str(entry.gid)}
-            if entry.size_bytes:
-                options["size"] = str(entry.size_bytes)
-            tree = mount.new_filesystem("tmpfs", dict(options), attributes=_SAFE)
-            self._mount(tree, entry.target)
-            self._files(entry)
-        elif entry.type in IMAGES:
-            tree = self._image(entry.source)
-            imaging.check_release(tree, [self.root_fd], entry.source, entry.origin)
-            self._mount(tree, entry.target)
-        else:
-            tree, directory = _bind(entry)
-            self._mount(tree, entry.target, directory=directory)
-            return
-        if entry.read_only and entry.type == "tmpfs":
-            place = mount.open_in_root(self.root_fd, entry.target)
-            mount.mount_setattr(place, attributes=mount.MOUNT_ATTR_RDONLY, recursive=False)
-            os.close(place)
-
-    def _image(self, source: str) -> int:
-        if source.startswith("image:"):
-            fd = self._nested(source.removeprefix("image:"))
-        else:
-            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    def _sysctl(self, operation: p.SetSysctl) -> None:
+        """Through a procfs of our own that is mounted nowhere: nothing in the image can lead us elsewhere."""
+        if operation.path.startswith("net/"):
+            self._linked()
+            self._linked = lambda: None
+        tree = mount.new_filesystem("proc", {}, attributes=_SAFE | mount.MOUNT_ATTR_NOEXEC)
         try:
-            if source in self._verified and identity(fd) != self._verified[source]:
-                raise OSError(errno.ESTALE, f"{source} has changed since its digest was checked; start again")
-            return imaging.image(fd, source)
+            fd = mount.open_in_root(tree, f"sys/{operation.path}", os.O_WRONLY)
+        except FileNotFoundError:
+            raise OSError(errno.ENOENT, "this kernel has no such setting; mend its name, or load the module that it belongs to") from None
+        except PermissionError:
+            raise OSError(errno.ENOTSUP, "it can only be read in a namespace of its own; set it on the host") from None
+        finally:
+            os.close(tree)
+        try:
+            if mount.filesystem_magic(fd) != mount.PROC_SUPER_MAGIC:
+                raise OSError(errno.EPERM, f"sys/{operation.path} is no file of procfs")
+            os.write(fd, operation.value.encode())
+        except OSError as error:
+            raise OSError(error.errno, f"the kernel refuses that value: {error.strerror}") from None
         finally:
             os.close(fd)
-
-    def _nested(self, path: str) -> int:
-        """fd of a file of the root, by the layer that has it: that inode is the same for all containers of the image."""
-        fd = mount.open_in_root(self.root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
-        seen = os.fstat(fd)
-        real = canonical_target(self.root_fd, path)
-        for position in reversed(range(self._layers)):
-            place = os.open(f"{self.staging}/{position}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                below = mount.open_in_root(place, real, os.O_RDONLY | os.O_NONBLOCK)
-            except OSError:
-                continue
-            finally:
-                os.close(place)
-            if _looks_like(os.fstat(below), seen):  # else another layer hides it, or it was written to
-                os.close(fd)
-                return below
-            os.close(below)
-        return fd
-
-    def _files(self, entry: Mount) -> None:
-        for name, content, mode in entry.files:
-            folder = self._place(os.path.normpath(f"{entry.target}/{os.path.dirname(name)}"))
-            try:
-                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(os.path.basename(name), flags, mode, dir_fd=folder)
-                with open(fd, "w") as file:
-                    os.fchmod(fd, mode)
-                    os.fchown(fd, entry.uid, entry.gid)
-                    file.write(content)
-            finally:
-                os.close(folder)
 
     def _hide(self, operation: p.HidePaths) -> None:
         for path in operation.masked:
@@ -329,7 +249,7 @@ class Builder:
                 self._mask(one)
         for path in operation.readonly:
             try:
-                place = mount.open_in_root(self.root_fd, path)
+                place = self.root.open(path)
             except FileNotFoundError:
                 continue
             try:
@@ -347,7 +267,7 @@ class Builder:
             return [path]
         folder, _, prefix = head.rpartition("/")
         try:
-            place = mount.open_in_root(self.root_fd, folder, os.O_RDONLY | os.O_DIRECTORY)
+            place = self.root.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return []
         try:
@@ -358,14 +278,14 @@ class Builder:
     def _mask(self, path: str) -> None:
         """Nothing of the container runs yet, so /dev/null here is the one that MakeDevices made on our own tmpfs."""
         try:
-            place = mount.open_in_root(self.root_fd, path)
+            place = self.root.open(path)
         except (FileNotFoundError, NotADirectoryError):  # cpufreq is no CPU
             return
         try:
             if stat.S_ISDIR(os.fstat(place).st_mode):
                 tree = mount.new_filesystem("tmpfs", {"size": "0", "mode": "0555"}, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE)
             else:
-                null = mount.open_in_root(self.root_fd, "/dev/null")
+                null = self.root.open("/dev/null")
                 seen = os.fstat(null)
                 if not stat.S_ISCHR(seen.st_mode) or seen.st_rdev != os.makedev(1, 3):
                     raise OSError(errno.EPERM, "/dev/null of the container is not the null device")
@@ -375,6 +295,19 @@ class Builder:
             os.close(tree)
         finally:
             os.close(place)
+
+
+def _folder_of(layer: str, path: str) -> int:
+    """A mount of a layer's folder, found inside the layer: by a path overlayfs would follow what has become a link since."""
+    top = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        folder = mount.open_in_root(top, path, os.O_PATH | os.O_DIRECTORY)
+    finally:
+        os.close(top)
+    try:
+        return mount.open_tree("", recursive=False, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _kind(layer: str, path: str) -> str:
@@ -398,22 +331,5 @@ def _kind(layer: str, path: str) -> str:
     return found
 
 
-def _looks_like(one: os.stat_result, other: os.stat_result) -> bool:
-    """The device is overlay's in one of them, and says nothing."""
-    return all(getattr(one, key) == getattr(other, key) for key in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"))
-
-
 def _is_file(entry: Mount) -> bool:
     return entry.type == "bind" and not entry.create and not os.path.isdir(entry.source)
-
-
-def _bind(entry: Mount) -> tuple[int, bool]:
-    if entry.create and not os.path.lexists(entry.source):
-        os.makedirs(entry.source)
-        os.chown(entry.source, entry.uid, entry.gid)
-        os.chmod(entry.source, entry.mode)
-    directory = os.path.isdir(entry.source)
-    tree = mount.open_tree(entry.source)
-    attributes = _SAFE | (mount.MOUNT_ATTR_RDONLY if entry.read_only else 0)
-    mount.mount_setattr(tree, attributes=attributes)
-    return tree, directory

@@ -5,13 +5,13 @@ Owns what a limit is called in v1 and v2. Must not know processes of ours. Laws:
 is no v2, limits are v1's where the host is hybrid; every directory is in the journal before it is made.
 """
 
-import contextlib
 import errno
 import os
 import select
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.core.limits import PROTECTING, V1_NAMES, V2_NAMES, Setting, controllers, tracker, v1_settings, v2_settings
 from pyinit.errors import LaunchError
 from pyinit.init.limiting import Lack, hold, seed_cpuset

@@ -5,23 +5,24 @@ together, so a free one means that both are gone; `monitor` is held by the monit
 journal before the thing that it names is made; undoing what is not there is fine.
 """
 
-import contextlib
 import fcntl
 import os
 import select
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.control import places
 from pyinit.errors import LaunchError
-from pyinit.launch import cgroups, network
+from pyinit.launch import cgroups, fuse, hooks, network
 from pyinit.launch.plan import UPPER_FOLDERS
 from pyinit.linux import namespaces
 from pyinit.model import Origin
 
 _ENDING_S = 1.0  # between the closing of one fd of a process that ends and of the next
 CONTROL_SOCKET = "control.sock"
-_FILES = (CONTROL_SOCKET, "pid", "journal", "monitor", "lock")  # the locks go last
+_FILES = (CONTROL_SOCKET, "config", "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
+_HOOK = "poststop"
 
 
 class Claim:
@@ -31,6 +32,7 @@ class Claim:
         self.directory = directory
         self.lock_fd = lock_fd
         self.monitor_fd = monitor_fd
+        self.failed_hooks: list[str] = []  # why; to be told
 
     def note(self, kind: str, value: str) -> None:
         """Write to the journal what is about to be made."""
@@ -47,18 +49,39 @@ class Claim:
             file.write(f"{pid}\n")
         os.rename(path + ".new", path)
 
+    def write_config(self, path: str) -> None:
+        """The config's absolute path, for `list`."""
+        with open(f"{self.directory}/config", "w") as file:
+            file.write(f"{path}\n")
+
     def undo(self) -> list[str]:
-        """Undo what the journal names, last first; what could not be undone, in words."""
-        problems = []
-        for kind, value in reversed(_entries(self.directory)):
+        """Undo what the journal names, last first, then run the hooks that it has; what could not be undone, in words.
+
+        A hook runs once and is no longer noted, whatever comes of it: see `failed_hooks`.
+        """
+        problems, left = [], []
+        entries = _entries(self.directory)
+        for kind, value in reversed([one for one in entries if one[0] != _HOOK]):
             try:
                 _UNDO[kind](value)
             except (OSError, KeyError) as error:
                 problems.append(f"{kind} {value} is left behind: {error}")
+                left.append((kind, value))
+        pending = [one for one in entries if one[0] == _HOOK]
+        while pending:
+            why = hooks.poststop(pending.pop(0)[1])
+            self.failed_hooks += [why] if why else []
+            self._rewrite([*pending, *reversed(left)])
         if not problems:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self.directory}/journal")
         return problems
+
+    def _rewrite(self, entries: list[tuple[str, str]]) -> None:
+        path = f"{self.directory}/journal"
+        with open(f"{path}.new", "w", opener=_private) as file:
+            file.write("".join(f"{kind}\t{value}\n" for kind, value in entries))
+        os.rename(f"{path}.new", path)
 
     def release(self) -> None:
         """Give the name back; its folder goes, unless a journal with unfinished work is in it."""
@@ -122,6 +145,10 @@ class Claim:
         raise LaunchError(f"{origin}: container.writable: {path} is in use by {who}; give this one a folder of its own")
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def _remove_bridge(name: str) -> None:
     network.remove_unused_bridge(name, places.runtime_dir())
 
@@ -129,6 +156,7 @@ def _remove_bridge(name: str) -> None:
 _UNDO: dict[str, Callable[[str], None]] = {
     "address": lambda _: None,  # noted for the others to see
     "folder": lambda _: None,  # as the address; it is kept
+    "program": fuse.kill_again,
     "cgroup": cgroups.remove,
     "link": network.remove_link,
     "bridge": _remove_bridge,

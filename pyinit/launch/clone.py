@@ -29,7 +29,7 @@ def execute(package: str) -> None:
         raise LaunchError(f"the interpreter {program} lies outside its prefix {prefix}: use one that is whole")
     _compile(package)
     try:
-        tree, code = _copy(prefix), _copy(package)
+        tree, code = (mount.detached_copy(path, _ATTRIBUTES) for path in (prefix, package))
     except OSError as error:
         raise LaunchError(f"a read-only copy of the interpreter: {error.strerror}; it needs CAP_SYS_ADMIN: run it as root") from error
     carried = os.memfd_create("pyinit-environment", 0)
@@ -63,12 +63,6 @@ def _third_party(package: str) -> list[str]:
         for path in sys.path
         if "-packages" in path or not (path.startswith(library) or path in ("", os.path.dirname(package)))
     ]
-
-
-def _copy(path: str) -> int:
-    tree = mount.open_tree(path)
-    mount.mount_setattr(tree, attributes=_ATTRIBUTES)
-    return tree
 
 
 def _compile(package: str) -> None:

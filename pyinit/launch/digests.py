@@ -8,11 +8,11 @@ mounted is compared with what was verified by the same marks.
 
 import os
 import time
-from typing import NamedTuple
 
 from pyinit.errors import LaunchError
 from pyinit.launch.plan import VerifyImage
 from pyinit.linux import process
+from pyinit.records import NamedTuple
 
 _HEX_DIGITS = 64
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system is FAT's, 2 s

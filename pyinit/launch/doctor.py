@@ -7,14 +7,15 @@ host; what can't be found out is said to be unknown, and is no lack.
 
 import errno
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
 from pyinit.core.limits import controllers
-from pyinit.launch.explain import of_image
+from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.plan import NEEDED_CAPABILITIES
 from pyinit.linux import caps, cgroup, mount, namespaces, process
-from pyinit.model import IMAGES, Config, Origin
+from pyinit.linux.programs import find_program
+from pyinit.model import Config, Origin
+from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
 _SYSCTLS = (  # what keeps ordinary users from user namespaces: (file, the value that does, what it is)
@@ -25,7 +26,7 @@ _SYSCTLS = (  # what keeps ordinary users from user namespaces: (file, the value
 _FILESYSTEMS = ("squashfs", "erofs", "overlay", "tmpfs", "fuse")
 _LOOP_CTL_GET_FREE = 0x4C82
 _PR_GET_SECCOMP = 21
-_MOUNT_ATTR_IDMAP = 0x00100000
+_SINCE = {"openat2": (5, 6), "mount_setattr": (5, 12)}  # the other calls of the new mount API: 5.2
 _V1_NAMES = {"io": "blkio"}
 _RTM_NEWLINK, _IFINFOMSG, _IFLA_LINKINFO, _IFLA_INFO_KIND = 16, 16, 18, 1
 _NEW = 0x1 | 0x4 | 0x200 | 0x400  # NLM_F_REQUEST, ACK, EXCL, CREATE
@@ -62,7 +63,7 @@ def examine(subjects: tuple[str, ...] = ()) -> list[Finding]:
 
 
 def needs(config: Config) -> list[Need]:
-    """Of a checked config; each subject is one of SUBJECTS."""
+    """Of a checked config; each subject is one of SUBJECTS, or a file system or program of its own."""
     found: list[Need] = []
     box = config.container
     if box is not None:
@@ -72,8 +73,7 @@ def needs(config: Config) -> list[Need]:
         for layer in box.layers:
             found += [Need(subject, layer.origin, layer.path) for subject in of_image(layer.path)]
         for entry in box.mounts:
-            subjects = of_image(entry.source) if entry.type in IMAGES else ("filesystem tmpfs",) if entry.type == "tmpfs" else ()
-            found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in subjects]
+            found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in of_mount(entry)]
         found += [Need(f"cgroup {name}", box.cgroup.origin, "[container.cgroup]") for name in sorted(controllers(box.cgroup))]
         if box.network.mode == "veth":
             found += [Need("network", box.network.origin, "a veth"), Need("capability NET_ADMIN", box.network.origin, "a veth")]
@@ -94,13 +94,34 @@ def diagnosis(subjects: tuple[str, ...]) -> str:
 # Probes: each takes its subject, which may have a second word
 
 
+def _version() -> tuple[int, ...]:
+    numbers = tuple(int(word) for word in os.uname().release.split("-")[0].split(".")[:2] if word.isdigit())
+    return numbers if len(numbers) == 2 else (99,)  # of a shape that we don't know: no lack
+
+
 def _kernel(subject: str) -> Finding:
     release = os.uname().release
-    numbers = tuple(int(word) for word in release.split("-")[0].split(".")[:2] if word.isdigit())
-    if len(numbers) == 2 and numbers < OLDEST_KERNEL:
+    if _version() < OLDEST_KERNEL:
         wanted = ".".join(map(str, OLDEST_KERNEL))
-        return Finding(subject, "lack", release, f"the mount API of {wanted} is used", f"run a kernel of {wanted} or newer")
+        return Finding(subject, "lack", release, f"cgroup.kill of {wanted} is used", f"run a kernel of {wanted} or newer")
     return Finding(subject, "ok", release)
+
+
+def _mount_api(subject: str) -> Finding:
+    """What refuses the new API is no lack: mount(2) makes the same container, but for mapped ids."""
+    mounts, walks = mount.refused_mounts(), mount.refused_walks()
+    if mounts is not None and mounts.errno == errno.EPERM and not caps.has("SYS_ADMIN"):
+        return Finding(subject, "unknown", "only root can try")
+    if mounts is not None:
+        return Finding(subject, "ok", f"the old one, mount(2): {_why_refused(mounts)}")
+    return Finding(subject, "ok", "the new one" + (f", but for one call: {_why_refused(walks)}" if walks else ""))
+
+
+def _why_refused(found: mount.Refusal) -> str:
+    since = _SINCE.get(found.call, (5, 2))
+    if found.errno == errno.ENOSYS and _version() < since:
+        return f"{found.call} came with kernel {since[0]}.{since[1]}, this one is older"
+    return f"{found.call} is refused by a seccomp filter ({os.strerror(found.errno)})"
 
 
 def _capabilities(subject: str) -> Finding:
@@ -169,7 +190,18 @@ def _fuse(subject: str) -> Finding:
     return Finding(subject, "ok")
 
 
+def _program(subject: str) -> Finding:
+    name = subject.partition(" ")[2]
+    path = find_program(name, os.environ)
+    if path:
+        return Finding(subject, "ok", path)
+    return Finding(subject, "lack", "", "it is in no folder of the PATH", f"install it (on Debian most likely the package {name})")
+
+
 def _idmap(subject: str) -> Finding:
+    refused = mount.refused_mounts()
+    if refused is not None and caps.has("SYS_ADMIN"):
+        return Finding(subject, "lack", "", f"only the new mount API can; {_why_refused(refused)}", "loosen what started us, or run a newer kernel")
     number = _try(_map_ids)
     if not number:
         return Finding(subject, "ok", "on tmpfs; other file systems each decide")
@@ -191,7 +223,7 @@ def _map_ids() -> None:
                 file.write("0 100000 65536")
         user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         tree = mount.new_filesystem("tmpfs", {"size": "4k"})
-        mount.mount_setattr(tree, attributes=_MOUNT_ATTR_IDMAP, recursive=False, userns_fd=user)
+        mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_IDMAP, recursive=False, userns_fd=user)
     finally:
         os.kill(pid, _KILL)
         os.waitpid(pid, 0)
@@ -284,12 +316,12 @@ def _read(path: str) -> str:
 
 
 _PROBES: dict[str, Callable[[str], Finding]] = {
-    "kernel": _kernel, "capabilities": _capabilities, "capability": _capability, "namespace": _namespace,
+    "kernel": _kernel, "mount": _mount_api, "capabilities": _capabilities, "capability": _capability, "namespace": _namespace,
     "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "userns": _userns,
-    "cgroup": _cgroup, "network": _network,
+    "cgroup": _cgroup, "network": _network, "program": _program,
 }  # fmt: skip
 SUBJECTS = (
-    "kernel", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",
+    "kernel", "mount API", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",
     *(f"namespace {name}" for name in namespaces.CLONE_FLAGS), "userns", *(f"filesystem {name}" for name in _FILESYSTEMS),
     "loop", "fuse", "idmap", "seccomp", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids")), "network",
 )  # fmt: skip

@@ -7,7 +7,7 @@ import errno
 
 from pyinit.config import images
 from pyinit.launch import plan as p
-from pyinit.model import IMAGES
+from pyinit.model import FUSE, IMAGES, NETWORK_TYPES, Mount
 
 _OF_THE_HOST = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.ENOSYS, errno.ENOSPC, errno.EUSERS, errno.ENOENT, errno.EOPNOTSUPP)
 
@@ -20,12 +20,29 @@ def _subjects(operation: p.Operation) -> tuple[str, ...]:
         case p.AttachLayer():
             return of_image(operation.path)
         case p.MountDeclared():
-            kind = operation.mount.type
-            return of_image(operation.mount.source) if kind in IMAGES else ("filesystem tmpfs",) if kind == "tmpfs" else ()
+            return of_mount(operation.mount)
+        case p.ConnectMount():
+            return of_mount(operation.mount)
+        case p.MapIds():
+            return ("namespace user", "idmap")
         case p.MakeRoot():
             return ("filesystem overlay", "filesystem tmpfs")
         case _:
             return ("capabilities",)
+
+
+def of_mount(entry: Mount) -> tuple[str, ...]:
+    """What of the host a declared mount needs."""
+    found = ("idmap",) if entry.idmap else ()
+    if entry.type in IMAGES:
+        return (*found, *of_image(entry.source))
+    if entry.type.startswith(FUSE):
+        return (*found, "fuse", f"program {entry.type.removeprefix(FUSE)}")
+    if entry.type in NETWORK_TYPES:
+        return (*found, f"filesystem {entry.type}")
+    if entry.type == "overlay":
+        return ("filesystem overlay", *(one for layer in entry.layers for one in of_image(layer.path)))
+    return (*found, "filesystem tmpfs") if entry.type == "tmpfs" else found
 
 
 def of_image(path: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Images as mounts: squashfs by a loop device, EROFS by its file, and the base that an application's image names.
 
-Owns how a file becomes a detached mount. Must not know where it goes. Laws: read-only, no devices, no set-uid; what the
+Owns how a file, or a layer, becomes a detached mount, and what changes to it are written to. Must not know where it goes. Laws: read-only, no devices, no set-uid; what the
 kernel refuses is said in the image's own terms.
 """
 
@@ -11,6 +11,10 @@ import stat
 from pyinit.config import images
 from pyinit.errors import LaunchError
 from pyinit.launch import release
+from pyinit.launch.digests import Identity, identity
+from pyinit.launch.plan import UPPER_FOLDERS
+from pyinit.launch.resolve import canonical_target
+from pyinit.launch.root import attach
 from pyinit.linux import loop, mount
 from pyinit.model import Origin
 
@@ -18,6 +22,76 @@ _EXTENSIONS, _EXTENSION = "/usr/lib/extension-release.d", "extension-release."
 _OS_RELEASES = ("/etc/os-release", "/usr/lib/os-release")
 _MOST_TEXT = 1 << 16
 _ATTRIBUTES = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
+# What would tie a kept upper layer to the very images that it was made over (overlayfs.rst, "Changes to underlying filesystems").
+FREE = ",index=off,metacopy=off,redirect_dir=nofollow,xino=off"
+
+
+class Images:
+    """Those of one build, whose root's layers are mounted at 0, 1, ... in the folder `staging`."""
+
+    def __init__(self, staging: str, verified: dict[str, Identity]) -> None:
+        """`verified`: what the pinned images, by their path, were when their digest was right."""
+        self._staging = staging
+        self._verified = verified
+        self.layers = 0  # how many are mounted
+
+    def layer(self, path: str) -> int:
+        """A detached read-only mount of a folder or an image of the host."""
+        if not os.path.isdir(path):
+            return self.mount(path, -1)
+        tree = mount.open_tree(path)
+        mount.mount_setattr(tree, attributes=_ATTRIBUTES)
+        return tree
+
+    def mount(self, source: str, root_fd: int) -> int:
+        """A detached mount of an image of the host, or of `image:/path` of the root."""
+        if source.startswith("image:"):
+            fd = self._nested(source.removeprefix("image:"), root_fd)
+        else:
+            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if source in self._verified and identity(fd) != self._verified[source]:
+                raise OSError(errno.ESTALE, f"{source} has changed since its digest was checked; start again")
+            return image(fd, source)
+        finally:
+            os.close(fd)
+
+    def _nested(self, path: str, root_fd: int) -> int:
+        """fd of a file of the root, by the layer that has it: that inode is the same for all containers of the image."""
+        fd = mount.open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
+        seen = os.fstat(fd)
+        real = canonical_target(root_fd, path)
+        for position in reversed(range(self.layers)):
+            place = os.open(f"{self._staging}/{position}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                below = mount.open_in_root(place, real, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            finally:
+                os.close(place)
+            if _looks_like(os.fstat(below), seen):  # else another layer hides it, or it was written to
+                os.close(fd)
+                return below
+            os.close(below)
+        return fd
+
+
+def make_upper(place: str, writable: str, size_bytes: int, inodes: int) -> None:
+    """What an overlay writes to, at `place`, a name without `:` and `,`: a RAM disk, or a folder that the launcher has made."""
+    os.mkdir(place)
+    if writable != "tmpfs":
+        attach(mount.open_tree(writable, recursive=False), place)
+        return
+    size = f",size={size_bytes}" if size_bytes else ""
+    size += f",nr_inodes={inodes}" if inodes else ""
+    mount.mount("tmpfs", place, "tmpfs", mount.MS_NODEV, f"mode=0755{size}")
+    for name in UPPER_FOLDERS:
+        os.mkdir(f"{place}/{name}", 0o755)
+
+
+def _looks_like(one: os.stat_result, other: os.stat_result) -> bool:
+    """The device is overlay's in one of them, and says nothing."""
+    return all(getattr(one, key) == getattr(other, key) for key in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"))
 
 
 def check_release(tree: int, below: list[int], path: str, origin: Origin) -> None:

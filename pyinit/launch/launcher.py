@@ -8,17 +8,16 @@ of its container.
 The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text; later b"limits" with the container's new ones
 and a pipe, which gets why they were refused, and its end; b"reload" with two fds, a pipe that
 the config is to be written to and a file with the instances that it shall hold, and sd_notify's lines, which go on to
-our own NOTIFY_SOCKET. The monitor says b"go".
+our own NOTIFY_SOCKET. The monitor says b"linked", where that is waited for, and b"go".
 Its end says that the monitor is gone.
 """
 
-import contextlib
 import os
 import select
-import socket
 import sys
+import time
 import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.control import places, server
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
@@ -28,10 +27,13 @@ from pyinit.init.pid1 import Endpoints, Init
 from pyinit.init.reload import Reader, read_names, write_config
 from pyinit.init.updates import CHANGE, read_limits
 from pyinit.init.upward import relay
-from pyinit.launch import apply, cgroups, digests, network, plan
+from pyinit.launch import apply, cgroups, digests, hooks, network, plan, rlimits
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.launch.explain import explain
+from pyinit.launch.keeper import Keeper
+from pyinit.launch.outside import Outside
 from pyinit.linux import caps, namespaces, process
+from pyinit.linux import sock as socket
 from pyinit.model import RTMIN, Config, Origin
 
 HUP, _KILL = 1, 9
@@ -56,15 +58,21 @@ def launch(config: Config, import_path: list[str], report: Callable[[str], None]
     process.block_signals(list(FORWARDED))
     held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
     try:
+        held.write_config(config.path)
+        _tell(held, [], report)  # of the run before, whose monitor was killed
         while (code := _Launch(config, steps, held, import_path, report).run()) == _REBOOT:
-            for problem in held.undo():
-                report(problem)
+            _tell(held, held.undo(), report)
         return code
     finally:
         problems = held.undo()
         held.release()
-        for problem in problems:
-            report(problem)
+        _tell(held, problems, report)
+
+
+def _tell(held: Claim, problems: list[str], report: Callable[[str], None]) -> None:
+    for text in (*problems, *held.failed_hooks):
+        report(text)
+    held.failed_hooks.clear()
 
 
 def _check_privileges(origin: Origin, *, veth: bool) -> None:
@@ -87,6 +95,7 @@ class _Launch:
         self.folder_fds: list[int] = []
         self.verified: dict[str, digests.Identity] = {}
         self.report = report
+        self.outside = Outside()
         self.groups: list[str] = []
         self.unified = ""
         self.control_fd = -1
@@ -109,6 +118,7 @@ class _Launch:
                 helper.close()
             for fd in self.folder_fds:
                 os.close(fd)
+            self.outside.end()
 
     def _run(self, helper: "_NetworkHelper | None") -> int:
         # 2. What stands on the host: journal first, then the thing.
@@ -118,6 +128,9 @@ class _Launch:
                 self.folder_fds.append(self.held.take_folder(step.path, step.origin))
             elif isinstance(step, plan.MakeCgroup):
                 self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
+            elif isinstance(step, plan.Outside):
+                self.outside.run(step)
+        self.outside.finish(self.held.note)
         # 3. PID 1.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         flags = 0
@@ -135,16 +148,21 @@ class _Launch:
             ours.close()
             os._exit(_Child(self, theirs).run())
         theirs.close()
+        self.outside.close()
         os.close(self.control_fd)
         self.held.write_pid(pid)
         try:
             # 4. The network needs the namespace; the mounts are being made meanwhile.
             if helper is not None:
                 self._connect(helper, pid)
+                if self.steps.network_first():
+                    ours.send(b"linked")
             self._await_built(ours)
+            hooks.prestart(self.steps, self.config, self.held.directory, pid, self.held.note)
             ours.send(b"go")
             # 5. From here on: the monitor.
-            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self)).run()
+            keeper = Keeper(self.outside.programs, self.pidfd, self.report)
+            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self), keeper, foreign=bool(self.box.init)).run()
         except (PyinitError, OSError):
             process.pidfd_send_signal(self.pidfd, 9)
             select.select([self.pidfd], [], [])
@@ -241,6 +259,9 @@ class _Child:
 
     def _run(self) -> int:
         endpoints = self._build()
+        if self._launch.box.init:
+            for warning in rlimits.limit_ourselves(self._launch.config):
+                self._launch.report(warning)
         self._channel.send(b"built")
         if self._channel.recv(16) != b"go":
             return EXIT_SYSTEM  # the monitor is gone before there was anything to stop
@@ -259,12 +280,17 @@ class _Child:
         cgroup_fd = self._enter_groups()
         if "net" in launch.box.namespaces and launch.box.network.mode != "host":
             namespaces.loopback_up()
-        apply.Builder(launch.held.directory, launch.verified).run(launch.steps.inside)
+        linked = self._await_network if launch.steps.network_first() else lambda: None
+        apply.Builder(launch.held.directory, launch.verified, launch.outside, linked).run(launch.steps.inside)
         self._shut_the_host_out({max(cgroup_fd, 0), *v1_fds.values()})
         return Endpoints(
             channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, v1_fds=v1_fds, listen_fds=(launch.control_fd,),
             container="pyinit", control_path=launch.config.init.control_socket or INSIDE_SOCKET,
         )  # fmt: skip
+
+    def _await_network(self) -> None:
+        if self._channel.recv(16) != b"linked":
+            raise LaunchError(f"{self._launch.box.network.origin}: the network was not made")
 
     def _enter_groups(self) -> int:
         """fd of the container's own v2 group, opened while the mount that it is on can be written."""
@@ -299,6 +325,7 @@ class _Child:
         try:
             os.execve(path, [path], environment)
         except OSError as error:
+            self._channel.send(b"failed")
             text = f"{self._launch.box.origin}: init {path} of the image: {error.strerror}"
             print(f"pyinit: {text}", file=sys.stderr)
             return 127 if isinstance(error, FileNotFoundError) else 126
@@ -315,10 +342,13 @@ class _Limits:
         """The answer to PID 1: why it was refused, or nothing."""
         try:
             new = read_limits(data)
-            with contextlib.ExitStack() as stack:
-                fds = {name: _directory(place, stack) for name, place in cgroups.v1_places(self._groups).items()}
-                unified = _directory(self._unified, stack) if self._unified else -1
-                why = exchange(places_of(unified, fds), self._limits, new)
+            places = {name: _directory(place) for name, place in cgroups.v1_places(self._groups).items()}
+            unified = _directory(self._unified) if self._unified else -1
+            try:
+                why = exchange(places_of(unified, places), self._limits, new)
+            finally:
+                for fd in {*places.values(), unified} - {-1}:
+                    os.close(fd)
         except (OSError, ValueError) as error:
             return str(error).encode()
         if not why:
@@ -326,20 +356,22 @@ class _Limits:
         return why.encode()
 
 
-def _directory(path: str, stack: contextlib.ExitStack) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return fd
+def _directory(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 class _Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
-    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits") -> None:
+    def __init__(
+        self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits", keeper: Keeper, *, foreign: bool
+    ) -> None:
         self._pidfd = pidfd
         self._channel = channel
         self._read_config = read_config
         self._limits = limits
+        self._keeper = keeper
+        self._foreign = foreign  # an init of the image says nothing: it is ready when it runs, which closes the channel
         self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
         self._on_terminal = _fields_of_self()[4] != "0"  # now: a hangup takes it away before it is told
@@ -351,7 +383,7 @@ class _Monitor:
         poll.register(self._channel, select.POLLIN)
         try:
             while True:
-                ready = [fd for fd, _ in poll.poll()]
+                ready = self._wait(poll)
                 for fd in [fd for fd in ready if fd in self._readers]:
                     poll.unregister(fd)
                     os.close(fd)
@@ -368,6 +400,17 @@ class _Monitor:
                 os.close(pidfd)
             os.close(self._signals)
 
+    def _wait(self, poll: select.poll) -> list[int]:
+        """What can be read; what is kept beside the container has been attended to."""
+        kept, wait_s = self._keeper.fds(), self._keeper.wait_s(time.monotonic())
+        for fd in kept:
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(None if wait_s is None else wait_s * 1000 + 1)]
+        for fd in kept:
+            poll.unregister(fd)
+        self._keeper.turn(ready, time.monotonic())
+        return [fd for fd in ready if fd not in kept]
+
     def _listen(self, poll: select.poll) -> bool:
         """PID 1 asks for the config, or says how it is; False at the end."""
         data, fds, _, _ = socket.recv_fds(self._channel, _MOST_TEXT, 4)
@@ -382,8 +425,9 @@ class _Monitor:
             poll.register(pidfd, select.POLLIN)
         elif data.startswith(CHANGE) and len(fds) == 1:
             os.write(fds[0], self._limits.change(data))
-        elif data:
-            relay(data)
+        elif data or self._foreign:
+            self._foreign = False
+            relay(data or b"READY=1")
         for fd in fds:
             os.close(fd)
         return bool(data)

@@ -5,11 +5,9 @@ neither monitor nor PID 1 ever loads pyroute2; a bridge that pyinit made carries
 a one is removed, when nothing is left on it; one lock for all changes of bridges.
 """
 
-import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
 
 from pyinit.errors import LaunchError
 from pyinit.launch.plan import MakeNetwork
@@ -98,12 +96,15 @@ def remove_link(name: str) -> None:
             ip.link("del", index=index)
 
 
-@contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
+class _locked:  # noqa: N801 - a context
     """`path` is a folder: a lock that leaves no file behind."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)

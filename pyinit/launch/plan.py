@@ -6,10 +6,21 @@ share, and carries the config line that asked for it; what an operation leaves o
 User namespaces go before "isolate", seccomp after "limit-capabilities" when they come.
 """
 
-from typing import NamedTuple
-
 from pyinit.core.limits import controllers, size_text, words
-from pyinit.model import CgroupLimits, Config, Container, Mount, Network, Origin
+from pyinit.model import (
+    FUSE,
+    NETWORK_TYPES,
+    SECRETS,
+    CgroupLimits,
+    Config,
+    Container,
+    Content,
+    IdRange,
+    Mount,
+    Network,
+    Origin,
+)
+from pyinit.records import NamedTuple
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
@@ -18,6 +29,8 @@ UPPER_FOLDERS = ("upper", "work", "works")  # of changes, and overlayfs' own: fo
 NEEDED_CAPABILITIES = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
 _SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
 RO, NOSUID, NODEV, NOEXEC = "ro", "nosuid", "nodev", "noexec"
+_LIFTED = {NOSUID: "suid", NODEV: "dev"}  # what every mount has that does not say otherwise
+FILE, OPTION = "file", "option"  # what a content is for
 
 
 class VerifyImage(NamedTuple):
@@ -45,6 +58,65 @@ class TakeFolder(NamedTuple):
 
     def undo(self) -> str:
         return "the lock goes with the monitor and PID 1; the folder is kept"
+
+
+class TakeContent(NamedTuple):
+    """What a file of a RAM disk, or an option of a mount, shall hold is read, into memory that only PID 1 will have."""
+
+    target: str  # of the mount
+    use: str  # FILE or OPTION
+    name: str
+    content: Content
+    origin: Origin
+
+    def describe(self) -> str:
+        what = f"{self.target}/{self.name}" if self.use == FILE else f"the option {self.name} of {self.target}"
+        sources = {"file": f"the file {self.content.text}", "env": f"the variable {self.content.text}"}
+        return f"read {what} from {sources.get(self.content.kind) or f'the output of {self.content.command[0]}'}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class MapIds(NamedTuple):
+    """A user namespace whose map a mount has from then on."""
+
+    target: str
+    ranges: tuple[IdRange, ...]
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"map the ids of {self.target}: {', '.join(_range(one) for one in self.ranges)}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class OpenTree(NamedTuple):
+    """A folder of the host that goes on seeing what is mounted there; PID 1's own view of the host does not."""
+
+    mount: Mount
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"open {self.mount.source}, {self.mount.propagation} with the host"
+
+    def undo(self) -> str:
+        return ""
+
+
+class ConnectMount(NamedTuple):
+    """A file system that is elsewhere, or in a program: there, by the host's network, before PID 1 is."""
+
+    mount: Mount
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"connect {self.mount.type} {self.mount.source} for {self.mount.target}"
+
+    def undo(self) -> str:
+        program = self.mount.type.removeprefix(FUSE)
+        return "the mount goes with PID 1" + (f", {program} with its mount" if program != self.mount.type else "")
 
 
 class MakeCgroup(NamedTuple):
@@ -93,6 +165,34 @@ class Isolate(NamedTuple):
         return "kill PID 1: all else in its pid namespace goes with it"
 
 
+class NoteHook(NamedTuple):
+    """A poststop hook: in the journal before a prestart hook runs, carried out by the undoing."""
+
+    command: tuple[str, ...]
+    timeout_s: float
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"note what is run on the host in the end: {' '.join(self.command)}"
+
+    def undo(self) -> str:
+        return f"run it, after all else is undone ({self.timeout_s:g} s at most)"
+
+
+class RunHook(NamedTuple):
+    """A prestart hook."""
+
+    command: tuple[str, ...]
+    timeout_s: float
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"run on the host, before the services start: {' '.join(self.command)} ({self.timeout_s:g} s at most)"
+
+    def undo(self) -> str:
+        return ""
+
+
 class Stage(NamedTuple):
     """A private tmpfs to build the root on; no mount of ours is seen by the host from here on."""
 
@@ -133,11 +233,20 @@ class CheckRelease(NamedTuple):
         return ""
 
 
+class Point(NamedTuple):
+    """Where something is mounted, and what it is like where it has to be made."""
+
+    path: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+
+
 class MakeRoot(NamedTuple):
     """Overlay of generated layer (uppermost), then the images; changes go to RAM or to a folder, if `whole`."""
 
     layers: int
-    directories: tuple[str, ...]
+    points: tuple[Point, ...]
     files: tuple[tuple[str, str], ...]
     writable: str
     whole: bool  # else it is read-only, and what is writable of it is made by MakeWritable
@@ -201,7 +310,7 @@ class MakeDevices(NamedTuple):
 
 
 class MountDeclared(NamedTuple):
-    """One `[[container.mounts]]`, its files written."""
+    """One `[[container.mounts]]`, its files written; or the secrets."""
 
     mount: Mount
     origin: Origin
@@ -209,9 +318,12 @@ class MountDeclared(NamedTuple):
     def describe(self) -> str:
         mount = self.mount
         source = f" {mount.source}" if mount.source else ""
-        files = ", with " + " ".join(name for name, _, _ in mount.files) if mount.files else ""
+        source += f" of {len(mount.layers)} layer(s)" if mount.layers else ""
+        files = ", with " + " ".join(one.name for one in mount.files) if mount.files else ""
         size = f" of {size_text(mount.size_bytes)}" if mount.size_bytes else ""
-        return f"mount {mount.type}{source}{size} on {mount.target}{' read-only' if mount.read_only else ''}{files}"
+        said = _said(mount)
+        options = f" ({','.join(said)})" if said else ""
+        return f"mount {mount.type}{source}{size} on {mount.target}{' read-only' if mount.read_only else ''}{options}{files}"
 
     def undo(self) -> str:
         return ""
@@ -237,6 +349,21 @@ class SetHostname(NamedTuple):
 
     def describe(self) -> str:
         return f"set the host name {self.hostname}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class SetSysctl(NamedTuple):
+    """A setting of the kernel's, of one of the container's own namespaces; `path` is below /proc/sys."""
+
+    name: str
+    path: str
+    value: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return f"set the sysctl {self.name} to {self.value}"
 
     def undo(self) -> str:
         return ""
@@ -269,20 +396,29 @@ class LimitCapabilities(NamedTuple):
 
 Inside = (
     Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
-    | LimitCapabilities
+    | LimitCapabilities | SetSysctl
 )  # fmt: skip
-OnHost = VerifyImage | TakeFolder | MakeCgroup | MakeNetwork | Isolate
-Operation = OnHost | Inside
+Outside = TakeContent | MapIds | OpenTree | ConnectMount
+OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | MakeNetwork | Isolate
+WhenBuilt = NoteHook | RunHook
+Operation = OnHost | Inside | WhenBuilt
 
 
 class Plan(NamedTuple):
-    """`host`: done by the launcher before PID 1 goes on; `inside`: done by PID 1, in this order."""
+    """`host`: done by the launcher before PID 1 goes on; `inside`: done by PID 1, in this order; `built`: by the launcher, then."""
 
     host: tuple[OnHost, ...]
     inside: tuple[Inside, ...]
+    built: tuple[WhenBuilt, ...] = ()
 
     def operations(self) -> tuple[Operation, ...]:
-        return self.host + self.inside
+        return self.host + self.inside + self.built
+
+    def network_first(self) -> bool:
+        """Whether PID 1 has to wait for the network: settings of its links, or of what is the default of later ones."""
+        return any(isinstance(step, MakeNetwork) for step in self.host) and any(
+            isinstance(step, SetSysctl) and step.path.startswith("net/") for step in self.inside
+        )
 
 
 def make(config: Config) -> Plan:
@@ -290,16 +426,22 @@ def make(config: Config) -> Plan:
     box = config.container
     assert box is not None
     host: list[OnHost] = [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
-    host += [VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)) for mount in box.mounts if mount.sha256]
+    mounts = _with_defaults(config, box)
+    for mount in mounts:
+        host += [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
+        if mount.sha256:
+            host.append(VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)))
     if box.writable not in ("none", "tmpfs"):
         host.append(TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
+    host += [TakeFolder(mount.writable, mount.origin) for mount in mounts if mount.writable not in ("none", "tmpfs")]
+    for mount in mounts:
+        host += _outside(mount)
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
         host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
     host.append(Isolate(box.namespaces, box.origin))
     if box.network.mode == "veth":
         host.append(MakeNetwork(box.network, link_name(box.name), box.network.origin))
-    mounts = _with_defaults(config, box)
     inside: list[Inside] = [Stage(box.origin)]
     inside += [AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
     inside += [CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
@@ -310,8 +452,52 @@ def make(config: Config) -> Plan:
     inside.append(HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
     if "uts" in box.namespaces:
         inside.append(SetHostname(box.hostname, box.origin))
+    inside += [SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
     inside += [Pivot(box.origin), LimitCapabilities(box.security.capabilities, box.origin)]
-    return Plan(tuple(host), tuple(inside))
+    hooks = box.hooks
+    built: list[WhenBuilt] = [NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
+    built += [RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
+    return Plan(tuple(host), tuple(inside), tuple(built))
+
+
+def is_elsewhere(mount: Mount) -> bool:
+    """Whether a server or a program has the file system."""
+    return mount.type in NETWORK_TYPES or mount.type.startswith(FUSE)
+
+
+def _outside(mount: Mount) -> list[Outside]:
+    """What a mount needs of the host that can't be had from inside."""
+    at = _first(mount.origin)
+    found: list[Outside] = [
+        TakeContent(mount.target, FILE, one.name, one.content, _first(one.content.origin, at))
+        for one in mount.files
+        if one.content.kind != "text"
+    ]
+    found += [TakeContent(mount.target, OPTION, name, content, content.origin) for name, content in mount.secret_options]
+    if mount.idmap:
+        found.append(MapIds(mount.target, mount.idmap, at))
+    if mount.propagation != "private":
+        found.append(OpenTree(mount, at))
+    if is_elsewhere(mount):
+        found.append(ConnectMount(mount, at))
+    return found
+
+
+def _said(mount: Mount) -> list[str]:
+    """What sets a mount apart, in the words of mount(8)."""
+    said = [word for flag, word in _LIFTED.items() if flag not in mount.flags]
+    said += [flag for flag in mount.flags if flag not in _LIFTED]
+    said += [name if value is None else f"{name}={value}" for name, value in mount.options]
+    said += [name for name, _ in mount.secret_options]
+    said += [mount.propagation] if mount.propagation != "private" else []
+    said += [f"writable={mount.writable}"] if mount.writable != "none" else []
+    return [*said, "never swapped"] if mount.secret else said
+
+
+def _range(one: IdRange) -> str:
+    if one.length == 1:
+        return f"{one.kind} {one.source} is {one.inside}"
+    return f"{one.kind} {one.source}-{one.source + one.length - 1} is {one.inside}-{one.inside + one.length - 1}"
 
 
 def link_name(name: str) -> str:
@@ -340,12 +526,23 @@ def _with_defaults(config: Config, box: Container) -> list[Mount]:
     # Their pages count against memory_max and can't be taken back: full ones would have PID 1 killed in the end.
     size_bytes = box.cgroup.memory_max_bytes // _SHARE_OF_MEMORY
     defaults = [Mount("tmpfs", target, size_bytes=size_bytes, mode=mode) for target, mode in wanted if target not in declared]
+    if box.secrets:
+        flags = (NOSUID, NODEV, NOEXEC)
+        defaults.append(Mount("tmpfs", SECRETS, read_only=True, files=box.secrets, flags=flags, secret=True, origin=box.secrets_origin))
     # A parent before its child, whatever the file's order, else the parent hides it.
     return sorted([*defaults, *box.mounts], key=lambda mount: mount.target.rstrip("/").count("/"))
 
 
+def point(mount: Mount) -> Point:
+    """A RAM disk and a made source have their mode and owner themselves."""
+    own = mount.type == "tmpfs" or mount.create
+    return Point(mount.target) if own else Point(mount.target, mount.mode, mount.uid, mount.gid)
+
+
 def _root(box: Container, mounts: list[Mount]) -> MakeRoot:
-    places = ["/proc", "/sys", "/dev", "/etc", *(mount.target for mount in mounts), *(place.path for place in box.writable_paths)]
+    points = [Point(path) for path in ("/proc", "/sys", "/dev", "/etc")]
+    points += [point(mount) for mount in mounts]
+    points += [Point(place.path) for place in box.writable_paths]
     hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost"]
     own = box.network.address.partition("/")[0] or "127.0.1.1"
     hosts.append(f"{own}\t{box.hostname}")
@@ -355,7 +552,7 @@ def _root(box: Container, mounts: list[Mount]) -> MakeRoot:
     files.append(("/etc/resolv.conf", resolv))
     whole = box.writable != "none" and not box.writable_paths
     return MakeRoot(
-        len(box.layers), tuple(places), tuple(files), box.writable, whole, box.writable_size_bytes, box.writable_inodes, box.origin
+        len(box.layers), tuple(points), tuple(files), box.writable, whole, box.writable_size_bytes, box.writable_inodes, box.origin
     )
 
 

@@ -34,7 +34,10 @@ def canonical_target(root_fd: int, target: str) -> str:
             done.append(name)
             continue
         links += 1
-        text = os.readlink("/".join([*done, name]), dir_fd=root_fd)
+        try:
+            text = os.readlink("/".join([*done, name]), dir_fd=root_fd)
+        except OSError as error:
+            raise _refused(errno.ESTALE, f"/{'/'.join([*done, name])} was a symlink a moment ago: somebody changes the folder") from error
         through = f"/{'/'.join([*done, name])} is a symlink to {text}"
         if links > _MOST_LINKS:
             raise _refused(errno.ELOOP, f"{through}, in a loop")

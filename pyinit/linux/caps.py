@@ -4,8 +4,7 @@ Owns the table of names. Must not know which set a service gets.
 Source: capabilities(7).
 """
 
-import ctypes
-
+from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check
 from pyinit.linux.process import prctl
 

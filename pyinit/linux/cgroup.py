@@ -7,7 +7,8 @@ Source: cgroups(7), Documentation/admin-guide/cgroup-v2.rst.
 
 import errno
 import os
-from typing import NamedTuple
+
+from pyinit.records import NamedTuple
 
 
 class Hierarchy(NamedTuple):

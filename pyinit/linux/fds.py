@@ -4,8 +4,9 @@ Owns the call. Must not know who sends them. Law: they are CLOEXEC from birth. (
 its flags, which is why it is not used.)
 """
 
-import socket
 import struct
+
+from pyinit.linux import sock as socket
 
 _SIZE = struct.calcsize("i")
 

@@ -4,8 +4,9 @@ Owns the two handles. Must not know what is called through them.
 Law: a failed call raises OSError with errno, the call's name and its path.
 """
 
-import ctypes
 import os
+
+from pyinit.linux import foreign as ctypes
 
 # PyDLL keeps the GIL: our calls are short, and a raw clone3 must not return into a half-taken lock.
 LIBC = ctypes.PyDLL(None, use_errno=True)

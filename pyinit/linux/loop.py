@@ -16,7 +16,7 @@ import select
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from _collections_abc import Iterator
 
 LOOP_GET_STATUS64, LOOP_CTL_GET_FREE, LOOP_CONFIGURE = 0x4C05, 0x4C82, 0x4C0A
 LO_FLAGS_READ_ONLY, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO = 1, 4, 16

@@ -3,12 +3,13 @@
 Owns the numbers. Must not know which namespaces a container wants.
 """
 
-import ctypes
 import fcntl
 import os
-import socket
 import struct
 
+from pyinit.linux import foreign as ctypes
+from pyinit.linux import process
+from pyinit.linux import sock as socket
 from pyinit.linux.libc import LIBC, check
 
 CLONE_FLAGS = {
@@ -32,6 +33,30 @@ def enter(fd: int, flags: int = 0) -> None:
 def is_first_pid_namespace() -> bool:
     """Whether ours is the one that the kernel booted with: its PID 1 is the machine's."""
     return os.stat("/proc/self/ns/pid").st_ino == _PID_NS_INIT_INO
+
+
+def user_namespace(uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]]) -> int:
+    """fd of a new user namespace without a process; its maps are lists of (inside, outside, length), user_namespaces(7)."""
+    waits, release = os.pipe()
+    pid, pidfd = process.clone(CLONE_FLAGS["user"])
+    if pid == 0:
+        os.close(release)
+        os.read(waits, 1)
+        os._exit(0)
+    try:
+        for name, rows in (("uid_map", uids), ("gid_map", gids)):
+            if rows:
+                fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(fd, "".join(f"{inside} {outside} {length}\n" for inside, outside, length in rows).encode())
+                finally:
+                    os.close(fd)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for fd in (waits, release):
+            os.close(fd)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
 
 
 def set_hostname(name: str) -> None:

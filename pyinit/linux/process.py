@@ -1,15 +1,21 @@
-"""Processes: clone3, pidfds, signalfd, prctl.
+"""Processes: clone3, pidfds, signalfd, prctl, and a helper command with a deadline.
 
 Owns the numbers and one wrapper a call. Must not know services or containers.
 Law: clone3 here runs none of CPython's fork hooks, so the caller has one thread and says so.
 """
 
-import ctypes
+import fcntl
 import os
+import select
 import struct
 import sys
+import time
+from _collections_abc import Mapping
 
+from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check, syscall
+from pyinit.linux.programs import find_program
+from pyinit.records import NamedTuple, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
@@ -21,6 +27,9 @@ _REBOOT_RESTART = 0x01234567
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 _SIGINFO_SIZE = 128  # struct signalfd_siginfo
 _SIG_BLOCK, _SIG_SETMASK = 0, 2
+_KILL = 9
+_AFTER_KILL_S = 2.0  # a process in an uninterruptible wait does not die at once, and may never
+_MOST_STDERR = 8192
 
 
 _PRCTL = LIBC["prctl"]  # a function object of its own: with types set a call costs a third
@@ -138,3 +147,147 @@ def exits(limit: int) -> list[tuple[int, int, int]]:
         killed = os.WIFSIGNALED(status)
         found.append((pid, -1, os.WTERMSIG(status)) if killed else (pid, os.WEXITSTATUS(status), 0))
     return found
+
+
+class Finished(NamedTuple):
+    """How a helper command ended: `code` is -1 for one that `signal` has killed.
+
+    `why_killed`: "" if we did not, else "timeout" or "cancelled". `stderr`: its last bytes, if they were kept.
+    """
+
+    code: int
+    signal: int = 0
+    why_killed: str = ""
+    stderr: bytes = b""
+
+    def last_line(self) -> str:
+        """Of what it said as an error; "" for nothing."""
+        lines = [line.strip() for line in self.stderr.decode("utf-8", "replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "")
+
+
+def run(
+    argv: tuple[str, ...], *, env: Mapping[str, str], timeout_s: float, stdin_fd: int = -1, stdout_fd: int = -1, stderr_fd: int = -1,
+    cwd: str = "", cancel_fd: int = -1,
+) -> Finished:  # fmt: skip
+    """Run a helper to its end: a session of its own, default signals, no fd of ours above 2; blocks, so not in PID 1.
+
+    -1: /dev/null, but of `stderr_fd`, where it means that the last bytes are kept. A name without / is looked for in the
+    PATH of `env`. After `timeout_s`, or as soon as `cancel_fd` can be read (it is not), it is killed with its group; it dies with us,
+    too. What it left in the background otherwise lives on. OSError if there is no such program, folder or permission.
+    """
+    path = find_program(argv[0], env) or argv[0]  # exec says what is wrong with that
+    status, reports = os.pipe()
+    errors, errors_in = os.pipe() if stderr_fd < 0 else (-1, -1)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    given = (stdin_fd if stdin_fd >= 0 else null, stdout_fd if stdout_fd >= 0 else null, stderr_fd if stderr_fd >= 0 else errors_in)
+    # Above 2, so that none is in another's way there.
+    stdio = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in given]
+    parent = os.getpid()
+    try:
+        pid, pidfd = clone(0)
+        if pid == 0:
+            _exec(path, argv, env, cwd, stdio, reports, parent)
+    finally:
+        for fd in (reports, null, *stdio, *([errors_in] if errors_in >= 0 else [])):
+            os.close(fd)
+    try:
+        why, kept = _await(pid, pidfd, errors, time.monotonic() + timeout_s, cancel_fd)
+        ended = _reap(pidfd)
+        os.set_blocking(status, False)
+        failure = _read_some(status)  # complete: its writer has ended
+    finally:
+        for fd in (status, pidfd, *([errors] if errors >= 0 else [])):
+            os.close(fd)
+    if failure:
+        number, _, what = failure.decode().partition(" ")
+        raise OSError(int(number), f"{what}: {os.strerror(int(number))}")
+    return ended._replace(why_killed=why, stderr=kept)
+
+
+def _exec(
+    path: str, argv: tuple[str, ...], env: Mapping[str, str], cwd: str, stdio: list[int], reports: int, parent: int,
+) -> NoReturn:  # fmt: skip
+    """The child: nothing but system calls from here to exec."""
+    what = "setsid"
+    try:
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, _KILL)
+        if os.getppid() != parent:  # it was gone before we asked
+            os._exit(127)
+        for number, fd in enumerate(stdio):
+            os.dup2(fd, number)
+        what = f"chdir {cwd}"
+        if cwd:
+            os.chdir(cwd)
+        close_from(3)
+        for number in range(1, 65):
+            reset_signal(number)
+        set_signal_mask([])
+        what = path
+        os.execve(path, argv, env)
+    except OSError as error:
+        os.write(reports, f"{error.errno} {what}".encode("utf-8", "replace")[:4096])
+    finally:
+        os._exit(127)
+
+
+def _await(pid: int, pidfd: int, errors: int, deadline: float, cancel_fd: int) -> tuple[str, bytes]:
+    """(why we killed it, the end of its errors) once it has ended, or does not although it was killed."""
+    poll, why, kept = select.poll(), "", b""
+    for fd in (pidfd, errors, cancel_fd):
+        if fd >= 0:
+            poll.register(fd, select.POLLIN)
+    try:
+        while True:
+            left_s = deadline - time.monotonic()
+            ready = [fd for fd, _ in poll.poll(max(0.0, left_s) * 1000)]
+            if errors in ready:
+                more = os.read(errors, 1 << 16)
+                kept = (kept + more)[-_MOST_STDERR:]
+                if not more:
+                    poll.unregister(errors)
+            if pidfd in ready:
+                break
+            if cancel_fd in ready or left_s <= 0:
+                if why:
+                    return why, kept
+                why = "cancelled" if cancel_fd in ready else "timeout"
+                if cancel_fd >= 0:
+                    poll.unregister(cancel_fd)
+                _kill_group(pid, pidfd)
+                deadline = time.monotonic() + _AFTER_KILL_S
+    except BaseException:
+        _kill_group(pid, pidfd)
+        raise
+    if errors >= 0:  # what is in the pipe, and no waiting for those who still hold it
+        os.set_blocking(errors, False)
+        while more := _read_some(errors):
+            kept = (kept + more)[-_MOST_STDERR:]
+    return why, kept
+
+
+def _kill_group(pid: int, pidfd: int) -> None:
+    """It is not reaped, so the number is its own."""
+    try:
+        os.killpg(pid, _KILL)
+    except ProcessLookupError:  # it has not come to have one yet
+        pass
+    try:
+        pidfd_send_signal(pidfd, _KILL)
+    except ProcessLookupError:
+        pass
+
+
+def _read_some(fd: int) -> bytes:
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        return b""
+
+
+def _reap(pidfd: int) -> Finished:
+    found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    if found is None:  # killed, and stuck in the kernel: whoever is init gets it
+        return Finished(-1, _KILL)
+    return Finished(found.si_status) if found.si_code == os.CLD_EXITED else Finished(-1, found.si_status)

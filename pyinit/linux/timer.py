@@ -3,9 +3,9 @@
 Owns the two calls. Must not know what is due. Source: timerfd_create(2).
 """
 
-import ctypes
 import os
 
+from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check
 
 _CLOCK_REALTIME = 0

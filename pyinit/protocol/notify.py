@@ -4,7 +4,7 @@ Owns the parsing. Must not know sockets. Law: unknown keys are ignored, junk is 
 Source: sd_notify(3).
 """
 
-from typing import NamedTuple
+from pyinit.records import NamedTuple
 
 MOST_BYTES = 4096
 _LONGEST_STATUS = 256

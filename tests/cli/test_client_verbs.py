@@ -282,13 +282,48 @@ def test_shutdown_waits_for_the_end(init):
         shutdown.run(["--exit-code", "256"])
 
 
-def test_list(monkeypatch, capsys):
-    found = [places.Running("web", 4711, "/r/web/control.sock", "/r/web"), places.Running("db-1", 0, "/r/db-1/control.sock", "/r/db-1")]
+def test_list_shows_what_each_answers_and_goes_on_without_an_answer(tmp_path, monkeypatch, capsys):
+    """One that answers, one that is hung, one whose socket is gone, one that starts, one whose queue is full."""
+    pid = os.getpid()
+    names = ("web", "hung", "gone", "db-1", "full")
+    found = [places.Running(name, 0 if name == "db-1" else pid, f"{tmp_path}/{name}/control.sock", f"{tmp_path}/{name}") for name in names]
+    for one in found:
+        (tmp_path / one.name).mkdir()
+    (tmp_path / "web/config").write_text("/etc/web.toml\n")
     monkeypatch.setattr(places, "running", lambda: found)
-    assert list_verb.run([]) == 0
-    assert capsys.readouterr().out == "NAME  PID\nweb   4711\ndb-1  -\n"
-    assert list_verb.run(["--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0] == {"name": "web", "pid": 4711, "socket": "/r/web/control.sock"}
+    with socket.socket(socket.AF_UNIX) as web, socket.socket(socket.AF_UNIX) as hung, socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as client:
+        for sock, name in ((web, "web"), (hung, "hung"), (full, "full")):
+            sock.bind(f"{tmp_path}/{name}/control.sock")
+            sock.listen(0 if name == "full" else 9)
+        client.connect(f"{tmp_path}/full/control.sock")
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _ = web.accept()
+                with connection:
+                    assert json.loads(connection.recv(4096)) == {"verb": "status", "names": [], "version": 1}
+                    connection.sendall(b'{"ok": true, "init": {"state": "sto')
+                    connection.sendall(b'pping"}}\n')
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert list_verb.run([]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert list_verb.run(["--json"]) == 0
+        thread.join()
+    assert [[*line[:3], *line[4:]] for line in lines] == [
+        ["NAME", "PID", "STATE", "CONFIG"], ["web", str(pid), "stopping", "/etc/web.toml"], ["hung", str(pid), "-", "-"],
+        ["gone", str(pid), "-", "-"], ["db-1", "-", "starting", "-"], ["full", str(pid), "-", "-"],
+    ]  # fmt: skip
+    assert (lines[4][3], lines[1][3][-1]) == ("-", "s")
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0].pop("uptime_s") > 0
+    assert rows[0] == {
+        "name": "web", "pid": pid, "socket": f"{tmp_path}/web/control.sock", "state": "stopping", "config": "/etc/web.toml",
+    }  # fmt: skip
+    assert rows[3] == {
+        "name": "db-1", "pid": 0, "socket": f"{tmp_path}/db-1/control.sock", "state": "starting", "uptime_s": None, "config": None,
+    }  # fmt: skip
 
 
 UNKNOWN = {

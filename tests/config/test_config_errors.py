@@ -413,11 +413,64 @@ def test_a_veth_needs_a_bridge_and_an_address():
     ]
 
 
+TYPES = '"squashfs", "erofs", "tmpfs", "bind", "overlay", "nfs", "nfs4", "cifs", "9p" or "fuse.PROGRAM"'
+ELSEWHERE = 'expected what is mounted, as mount(8) or the program has it, such as "server:/path"'
 OF_MOUNT = {
-    'target = "/x"': (3, ': type is missing: expected "squashfs", "erofs", "tmpfs" or "bind"'),
-    'target = "/x"\ntype = "floppy"': (5, '[1].type: expected "squashfs", "erofs", "tmpfs" or "bind", found "floppy"'),
-    'target = "/x"\ntype = "nfs"\nsource = "h:/x"': (5, '[1].type: "nfs" is not supported yet: expected "squashfs", "erofs", "tmpfs" or "bind"'),
-    'target = "/x"\ntype = "9p"': (5, '[1].type: "9p" is not supported yet: expected "squashfs", "erofs", "tmpfs" or "bind"'),
+    'target = "/x"': (3, f": type is missing: expected {TYPES}"),
+    'target = "/x"\ntype = "floppy"': (5, f'[1].type: expected {TYPES}, found "floppy"'),
+    'target = "/x"\ntype = "fuse."': (5, f'[1].type: expected {TYPES}, found "fuse."'),
+    'target = "/x"\ntype = "fuse"': (5, f'[1].type: expected {TYPES}, found "fuse"'),
+    'target = "/x"\ntype = "fuse.a/b"\nsource = "y"': (5, f'[1].type: expected {TYPES}, found "fuse.a/b"'),
+    'target = "/x"\ntype = "nfs3"': (5, f'[1].type: expected {TYPES}, found "nfs3"; did you mean nfs?'),
+    'target = "/x"\ntype = "9p"': (3, f": source is missing: {ELSEWHERE}"),
+    'target = "/x"\ntype = "fuse.sshfs"': (3, f": source is missing: {ELSEWHERE}"),
+    'target = "/x"\ntype = "fuse.no-such"\nsource = "y"': (
+        3, ".type: there is no program no-such on the host, which fuse.no-such needs; install it",
+    ),
+    'target = "/x"\ntype = "overlay"': (
+        3, '.layers: expected a list of squashfs files or folders, such as ["base.squashfs"], found none',
+    ),
+    'target = "/x"\ntype = "overlay"\nlayers = ["gone"]': (
+        6, ".layers: {folder}/gone is not there; build or copy it (`pyinit build` makes images)",
+    ),
+    'target = "/x"\ntype = "overlay"\nlayers = ["layer"]\nwritable = "ram"': (
+        7, '[1].writable: expected "none", "tmpfs" or a folder with a / in its path, found "ram"',
+    ),
+    'target = "/x"\ntype = "overlay"\nlayers = ["layer"]\nwritable_size = "1M"': (
+        7, '[1].writable_size: only writable = "tmpfs" has it; write that, or take it out',
+    ),
+    'target = "/x"\ntype = "overlay"\nlayers = ["layer"]\nwritable = "tmpfs"\nread_only = true': (
+        8, '[1].read_only: writable = "none" makes it read-only; take one out',
+    ),
+    'target = "/x"\ntype = "bind"\nsource = "layer"\noptions = ["noexec", "size=1M"]': (
+        7, '[1].options[2]: expected nosuid, nodev, noexec, an atime or nosymfollow, for a bind has no options of its own, found "size=1M"',
+    ),
+    'target = "/x"\ntype = "tmpfs"\noptions = ["size=1M"]': (6, '[1].options[1]: expected the key `size` for it, found "size=1M"'),
+    'target = "/x"\ntype = "tmpfs"\noptions = ["noexec,noatime"]': (
+        6, '[1].options[1]: expected one option a string, such as ["noexec", "noatime"], found "noexec,noatime"',
+    ),
+    'target = "/x"\ntype = "fuse.sshfs"\nsource = "h:"\noptions = ["fd=3"]': (
+        7, '[1].options[1]: pyinit sets fd itself; take it out, found "fd=3"',
+    ),
+    'target = "/x"\ntype = "tmpfs"\noptions = "noexec"': (6, '[1].options: expected a list of strings, found "noexec"'),
+    'target = "/x"\ntype = "bind"\nsource = "layer"\nidmap = { uid = ["1000"] }': (
+        7, '[1].idmap.uid[1]: expected "SOURCE:INSIDE" or "SOURCE:INSIDE:COUNT" in numbers, found "1000"',
+    ),
+    'target = "/x"\ntype = "bind"\nsource = "layer"\nidmap = { gid = ["0:1", "5:4294967290:9"] }': (
+        7, '[1].idmap.gid[2]: expected "SOURCE:INSIDE" or "SOURCE:INSIDE:COUNT" in numbers, found "5:4294967290:9"',
+    ),
+    'target = "/x"\ntype = "bind"\nsource = "layer"\nidmap = {}': (
+        7, '[1].idmap.uid: expected uid = ["SOURCE:INSIDE"], gid = ["SOURCE:INSIDE"] or both, found nothing',
+    ),
+    'target = "/x"\ntype = "bind"\nsource = "layer"\nidmap = { users = [] }': (
+        7, "[1].idmap.users: there is no such key; known are: gid, uid",
+    ),
+    'target = "/x"\ntype = "bind"\nsource = "layer"\npropagation = "rslave"': (
+        7, '[1].propagation: expected "private", "slave" or "shared", found "rslave"; did you mean slave?',
+    ),
+    'target = "/x"\ntype = "cifs"\nsource = "//h/s"\nsecret_options = { password = "x" }': (
+        7, '[1].secret_options.password: expected file, env or command, such as { file = "share-password" }: a secret does not stand in a config',
+    ),
     'type = "tmpfs"': (3, ": target is missing: expected an absolute path in the container"),
     'type = "tmpfs"\ntarget = "x"': (5, '[1].target: expected an absolute path, found "x"'),
     'type = "tmpfs"\ntarget = "/"': (5, '[1].target: expected a place of its own below the root, without .., found "/"'),
@@ -427,10 +480,12 @@ OF_MOUNT = {
     'type = "tmpfs"\ntarget = "/proc"': (5, '[1].target: expected a place of its own below the root, without .., found "/proc"'),
     'type = "bind"\ntarget = "/x"': (3, ": source is missing: expected a path on the host"),
     'type = "tmpfs"\ntarget = "/x"\nsource = "y"': (
-        6, "[1].source: a tmpfs has no such key; its keys are: type, target, read_only, size, mode, uid, gid, files",
+        6, "[1].source: a tmpfs has no such key; its keys are: type, target, read_only, options, mode, uid, gid, size, files",
     ),
     'type = "bind"\ntarget = "/x"\nsource = "layer"\nsize = "1M"': (
-        7, "[1].size: a bind has no such key; its keys are: type, target, read_only, source, create, mode, uid, gid",
+        7,
+        "[1].size: a bind has no such key; its keys are: "
+        "type, target, read_only, options, mode, uid, gid, source, create, idmap, propagation",
     ),
     'type = "tmpfs"\ntarget = "/x"\nsize = 16': (6, f"[1].size: {SIZES} 16"),
     'type = "tmpfs"\ntarget = "/x"\nmode = 750': (6, '[1].mode: expected octal digits in a string, such as "0755", found 750'),
@@ -439,19 +494,62 @@ OF_MOUNT = {
     'type = "tmpfs"\ntarget = "/x"\nfiles = { "/y" = "" }': (6, "[1].files./y: expected a name below the target, without .."),
     'type = "tmpfs"\ntarget = "/x"\nfiles = { y = 1 }': (6, "[1].files.y: expected a string, found 1"),
     'type = "tmpfs"\ntarget = "/x"\nfiles = { app.env = "A=1" }': (
-        6, "[1].files.app: expected a text, or content = ...; a name with a dot stands in quotes",
+        6, '[1].files.app.env: expected a variable\'s name, found "A=1"; a file\'s name with a dot stands in quotes',
+    ),
+    'type = "tmpfs"\ntarget = "/x"\nfiles = { app.conf = "A=1" }': (
+        6, "[1].files.app: expected one of content, file, env or command, found none of them; a name with a dot stands in quotes",
     ),
     'type = "tmpfs"\ntarget = "/x"\nfiles.y = { content = "", mode = 600 }': (
         6, '[1].files.y.mode: expected octal digits in a string, such as "0644", found 600',
     ),
-    'type = "tmpfs"\ntarget = "/x"\noptions = []': (6, "[1].options: this key is not supported yet; take it out"),
+    'type = "tmpfs"\ntarget = "/x"\nfiles.y = { file = "a", env = "B" }': (
+        6, "[1].files.y: expected one of content, file, env or command, found file and env",
+    ),
+    'type = "tmpfs"\ntarget = "/x"\nfiles.y = { file = "gone" }': (
+        6, ".files: expected a file on the host, found none: {folder}/gone",
+    ),
+    'type = "tmpfs"\ntarget = "/x"\nfiles.y = { env = "NOT_SET" }': (
+        6, "[1].files.y.env: NOT_SET is not set in the environment; set it before pyinit starts",
+    ),
+    'type = "tmpfs"\ntarget = "/x"\nfiles.y = { command = ["no-such-program"] }': (
+        6, ".files: there is no program no-such-program on the host; install it, or write its path",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), OF_MOUNT.items())
-def test_a_key_of_a_mount(text, expected):
+def test_a_key_of_a_mount(folder, text, expected):
     line, message = expected
+    message = message.replace("{folder}", str(folder))
     assert problems(f"{BOX}[[container.mounts]]\n{text}\n{SERVICE}") == [f"services.toml:{line}: container.mounts{message}"]
+
+
+IN_CONFIG = 'expected file, env or command, such as { file = "db-password", uid = 33 }: a secret does not stand in a config'
+OF_SECRETS = {
+    'db = "x"': (4, f"db: {IN_CONFIG}"),
+    'db = { content = "x" }': (4, f"db: {IN_CONFIG}"),
+    "db = {}": (4, "db: expected one of file, env or command, found none of them"),
+    '"a/b" = { env = "PATH" }': (4, "a/b: expected a file's name of letters, digits, _ . and -, for /run/secrets/a/b"),
+    'db = { file = "layer/x", user = "app" }': (4, "db.user: there is no such key; known are: command, env, file, gid, mode, uid"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), OF_SECRETS.items())
+def test_a_secret(text, expected):
+    line, message = expected
+    assert problems(f"{BOX}[container.secrets]\n{text}\n{SERVICE}")[:1] == [f"services.toml:{line}: container.secrets.{message}"]
+
+
+def test_mounts_that_hide_one_another():
+    mount = '[[container.mounts]]\ntype = "tmpfs"\n'
+    secrets = '[container.secrets]\ndb = { command = "true" }\n'
+    assert problems(f'{BOX}{secrets}{mount}target = "/run/secrets"\n{SERVICE}') == [
+        "services.toml:5: container.mounts: /run/secrets is where the secrets of services.toml:3 are; move one"
+    ]
+    files = '[[container.mounts]]\ntype = "fuse.sshfs"\nsource = "h:"\ntarget = "/files"\n'
+    assert problems(f'{BOX}{files}{mount}target = "/files/cache"\n{SERVICE}') == [
+        "services.toml:7: container.mounts: /files/cache lies in /files, which is mounted anew when its program ends; move one"
+    ]
 
 
 def test_two_mounts_on_one_place():

@@ -231,7 +231,10 @@ def test_every_key_of_a_container(folder):
             ),
             m.Mount(
                 "tmpfs", "/run/config", read_only=True, size_bytes=16 << 20, mode=0o1750, uid=1, gid=33,
-                files=(("app.env", "A=1\n", 0o644), ("sub/b", "b", 0o600)), origin=mounts[2], source_origin=m.NOWHERE,
+                files=(
+                    m.FileSpec("app.env", m.Content("text", "A=1\n", origin=line('"app.env"'))),
+                    m.FileSpec("sub/b", m.Content("text", "b", origin=line('"sub/b"')), 0o600),
+                ), origin=mounts[2], source_origin=m.NOWHERE,
             ),
             m.Mount(
                 "bind", "/data", f"{folder.parent}/data", read_only=True, create=True, mode=0o700, uid=2, gid=3,

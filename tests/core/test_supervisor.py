@@ -52,6 +52,29 @@ def test_who_only_wants_it_goes_on_when_it_fails():
     assert world.exits("cache", 1)[-4:] == ["cache is cleaning: exit code 1", "spawn app", "arm app ready 30", "app is starting"]
 
 
+def test_it_is_not_settled_before_it_is_known_what_an_end_leads_to():
+    """READY=1 goes out when it is: not for what leaves a moment later because of that very end."""
+    init = InitSpec(exit="when-main-exits", main="app")
+    for exits in (lambda world: world.exits("app", 7), lambda world: world.advance() and world.exits("app", 7)):
+        world = World(service("app", ready=TCP), init=init)
+        world.start()
+        world.up("app")
+        exits(world)
+        assert (world.states(), world.supervisor.settled()) == ({"app": "cleaning"}, False)
+        world.cleaned("app")
+        assert world.exit
+    world = World(service("app", ready=TCP))
+    world.start()
+    world.up("app")
+    world.exits("app", 7)
+    world.cleaned("app")
+    world.up("app")
+    world.exits("app", 7)
+    assert not world.supervisor.settled()
+    world.cleaned("app")
+    assert (world.states(), world.supervisor.settled()) == ({"app": "backoff"}, True)
+
+
 def test_a_ready_timeout_is_a_failed_start():
     world = World(service("db", ready=Readiness("tcp", timeout_s=5.0)))
     world.start()

@@ -37,7 +37,8 @@ def test_values_of_the_environment_reach_the_ram_disk_and_the_network() -> None:
     )
     assert config.container is not None
     assert config.container.network.address == "10.91.0.9/24"
-    assert [file for mount in config.container.mounts for file in mount.files] == [
+    files = [file for mount in config.container.mounts for file in mount.files]
+    assert [(file.name, file.content.text, file.mode) for file in files] == [
         ("app.env", "GREETING=hi\nAPP_ENV=prod\n", 0o644), ("authorized_keys", "ssh-ed25519 AAAA\n", 0o644),
     ]  # fmt: skip
 

@@ -10,6 +10,7 @@ import pytest
 from pyinit.errors import LaunchError
 from pyinit.launch import digests
 from pyinit.launch.apply import Builder
+from pyinit.launch.outside import Outside
 from pyinit.launch.plan import AttachLayer, VerifyImage
 from pyinit.model import Origin
 
@@ -82,7 +83,7 @@ def test_what_changes_between_check_and_mount_is_not_mounted(tmp_path):
     image.write_bytes(b"other")
     (tmp_path / "staging").mkdir()
     with pytest.raises(LaunchError) as caught:
-        Builder(f"{tmp_path}/staging", {str(image): seen}).run((AttachLayer(0, str(image), WHERE),))
+        Builder(f"{tmp_path}/staging", {str(image): seen}, Outside()).run((AttachLayer(0, str(image), WHERE),))
     assert str(caught.value) == (
         f"services.toml:7: mount layer 0, {image}, read-only: {image} has changed since its digest was checked; start again"
     )

@@ -49,7 +49,7 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
 
 
 def test_every_need_is_a_subject_that_is_known():
-    assert {subject.partition(" ")[0] for subject in doctor.SUBJECTS} == set(doctor._PROBES)
+    assert {subject.partition(" ")[0] for subject in doctor.SUBJECTS} | {"program"} == set(doctor._PROBES)
     assert [finding.subject for finding in doctor.examine()] == list(doctor.SUBJECTS)
 
 
@@ -96,3 +96,21 @@ def test_a_step_that_fails_tells_what_the_doctor_says(monkeypatch):
         "has it neither built in nor as a module; load or install the module squashfs"
     )
     assert explain(step, OSError(errno.ENOMEM, "Cannot allocate memory")).endswith("read-only: Cannot allocate memory")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "walks", "release", "text"),
+    [
+        (None, None, "6.1", "the new one"),
+        (("open_tree", errno.EPERM), ("openat2", errno.EPERM), "6.1", "the old one, mount(2): open_tree is refused by a seccomp filter (Operation not permitted)"),
+        (("mount_setattr", errno.ENOSYS), None, "5.15.0-91-generic", "the old one, mount(2): mount_setattr is refused by a seccomp filter (Function not implemented)"),
+        (("mount_setattr", errno.ENOSYS), None, "5.10.0", "the old one, mount(2): mount_setattr came with kernel 5.12, this one is older"),
+        (None, ("openat2", errno.ENOSYS), "5.4.0", "the new one, but for one call: openat2 came with kernel 5.6, this one is older"),
+    ],
+)
+def test_which_mount_api_is_used_and_why(monkeypatch, mounts, walks, release, text):
+    monkeypatch.setitem(doctor.mount._decided, "mounts", mounts and doctor.mount.Refusal(*mounts))
+    monkeypatch.setitem(doctor.mount._decided, "walks", walks and doctor.mount.Refusal(*walks))
+    monkeypatch.setattr(doctor, "_version", lambda: tuple(map(int, release.split(".")[:2])))
+    monkeypatch.setattr(doctor.caps, "has", bool)
+    assert doctor.examine(("mount API",)) == [Finding("mount API", "ok", text)]

@@ -5,6 +5,10 @@ from pyinit.model import (
     CgroupLimits,
     Config,
     Container,
+    Content,
+    FileSpec,
+    HostHook,
+    HostHooks,
     InitSpec,
     IoLimit,
     Layer,
@@ -14,6 +18,7 @@ from pyinit.model import (
     Origin,
     Place,
     ServiceSpec,
+    Sysctl,
 )
 
 
@@ -104,7 +109,7 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
         network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)),
         cgroup=CgroupLimits(memory_max_bytes=1 << 20, cpu_max=1.5, pids_max=9, origin=at(7)),
         mounts=(
-            Mount("tmpfs", "/run/config", files=(("a.env", "secret", 0o600),), origin=at(20)),
+            Mount("tmpfs", "/run/config", files=(FileSpec("a.env", Content("text", "secret"), 0o600),), origin=at(20)),
             Mount("bind", "/data", "/srv/data", read_only=True, origin=at(30)),
         ),
     )
@@ -170,3 +175,26 @@ def test_hosts_hostname_and_resolver_are_generated():
         "/etc/hostname": "web-1\n",
         "/etc/resolv.conf": "nameserver 10.1.0.1\n",
     }
+
+
+def test_sysctls_stand_before_the_pivot_and_wait_for_the_network_if_they_are_its():
+    shm, port = (Sysctl("kernel.shmmax", "kernel/shmmax", "9", at(7)), Sysctl("net/ipv4/x", "net/ipv4/x", "0", at(8)))
+    found = words(sysctl=(shm, port))
+    assert found[-4:-1] == [
+        "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0", "1 pivot_root, detach the host's root",
+    ]  # fmt: skip
+    veth = Network("veth", "br0", "10.1.0.2/24")
+    cases = [((port,), veth, True), ((port,), Network(), False), ((shm,), veth, False), ((), veth, False)]
+    assert [plan.make(config(sysctl=sysctl, network=network)).network_first() for sysctl, network, _ in cases] == [
+        expected for _, _, expected in cases
+    ]
+
+
+def test_hooks_stand_last_the_poststop_ones_noted_before_the_first_runs():
+    hooks = HostHooks((HostHook(("/bin/up", "a"), at(7)), HostHook(("up2",), at(8))), (HostHook(("/bin/down",), at(9)),), 2.5)
+    found = plan.make(config(hooks=hooks)).operations()[-3:]
+    assert [(f"{step.origin.line} {step.describe()}", step.undo()) for step in found] == [
+        ("9 note what is run on the host in the end: /bin/down", "run it, after all else is undone (2.5 s at most)"),
+        ("7 run on the host, before the services start: /bin/up a (2.5 s at most)", ""),
+        ("8 run on the host, before the services start: up2 (2.5 s at most)", ""),
+    ]

@@ -1,0 +1,172 @@
+"""FUSE programs are kept: one that ends is started again, and its new mount takes the old one's place.
+
+Owns the waiting between two lives and the change of the mounts. Must not know how a program is started (fuse.py). Laws:
+the monitor never blocks here: who asks a file system, or walks a path of the container, is a child with a deadline; in
+the container only a mount that is FUSE's is taken away; no namespace is held, for with it the container would not end.
+"""
+
+import errno
+import os
+import select
+import time
+from collections.abc import Callable
+
+from pyinit.errors import LaunchError
+from pyinit.launch.fuse import Program
+from pyinit.linux import mount, namespaces, process
+
+_FIRST_S, _MOST_S, _FACTOR = 0.1, 30.0, 2.0
+_HEALTHY_S = 10.0  # a life as long as that counts as none of a row
+_ENDING_S = 2.0
+_KILL = 9
+
+
+class Keeper:
+    """Of one container, whose PID 1 is behind `pidfd`. `report` gets a line for each thing that people should know."""
+
+    def __init__(self, programs: list[Program], pidfd: int, report: Callable[[str], None]) -> None:
+        self._kept = [_Kept(program, pidfd, report) for program in programs]
+
+    def fds(self) -> list[int]:
+        """What to wait for; it changes with every `turn`."""
+        return [fd for one in self._kept for fd in one.fds()]
+
+    def wait_s(self, now: float) -> float | None:
+        """How long until the next `turn` without any of the fds; None for as long as it takes."""
+        dues = [one.due for one in self._kept if one.due is not None]
+        return max(0.0, min(dues) - now) if dues else None
+
+    def turn(self, ready: list[int], now: float) -> None:
+        """Attend to the fds that are ready and to what is due."""
+        for one in self._kept:
+            one.turn(ready, now)
+
+    def end(self) -> None:
+        """PID 1 has gone, and the mounts with it: the programs end by themselves, or are killed."""
+        deadline = time.monotonic() + _ENDING_S
+        for one in self._kept:
+            one.end(deadline)
+
+
+class _Kept:
+    """One program. `due`: when the next life begins, or the placing of its mount is late."""
+
+    def __init__(self, program: Program, pidfd: int, report: Callable[[str], None]) -> None:
+        self._program = program
+        self._container = pidfd
+        self._report = report
+        self._placing = -1  # pidfd of the child that waits for the new mount and puts it in place
+        self._began = time.monotonic()
+        self._row = 0
+        self.due: float | None = None
+
+    def _say(self, text: str) -> None:
+        self._report(f"mount {self._program.entry.target}: {self._program.name} {text}")
+
+    def fds(self) -> list[int]:
+        return [fd for fd in (self._program.pidfd, self._program.errors, self._placing) if fd >= 0]
+
+    def turn(self, ready: list[int], now: float) -> None:
+        if self._program.errors in ready:
+            for line in self._program.read():
+                self._say(f"says: {line}")
+        if self._placing in ready:
+            self._placed(now)
+        if self._program.pidfd in ready:
+            self._ended(now)
+        if self.due is not None and now >= self.due:
+            self.due = None
+            if self._placing >= 0:
+                self._say(f"does not answer within {self._program.entry.timeout_s:g} s; it is ended")
+                self._program.kill()
+            else:
+                self._begin(now)
+
+    def _ended(self, now: float) -> None:
+        found = os.waitid(os.P_PIDFD, self._program.pidfd, os.WEXITED)
+        self._drop_placing()
+        self._program.close()
+        assert found is not None
+        how = f"ended with exit code {found.si_status}" if found.si_code == os.CLD_EXITED else f"was killed by signal {found.si_status}"
+        self._again(how, now)
+
+    def _again(self, how: str, now: float) -> None:
+        self._row = 0 if now - self._began >= _HEALTHY_S else self._row
+        wait_s = min(_MOST_S, _FIRST_S * _FACTOR**self._row)
+        self._row += 1
+        self.due = now + wait_s
+        self._say(f"{how}; it is started again in {wait_s:g} s")
+
+    def _begin(self, now: float) -> None:
+        self._began = now
+        try:
+            tree = self._program.start()
+        except OSError as error:
+            self._again(f"can't be started: {error.strerror}", now)
+            return
+        try:
+            self._placing = place(tree, self._container, self._program.entry.target)
+        finally:
+            os.close(tree)
+        self.due = now + self._program.entry.timeout_s
+
+    def _placed(self, now: float) -> None:
+        found = os.waitid(os.P_PIDFD, self._placing, os.WEXITED)
+        os.close(self._placing)
+        self._placing, self.due = -1, None
+        assert found is not None
+        if found.si_code == os.CLD_EXITED and found.si_status == 0:
+            self._say("is mounted again")
+            return
+        number = found.si_status if found.si_code == os.CLD_EXITED else errno.EIO
+        if number not in (errno.ENOTCONN, errno.ECONNABORTED):  # else it has ended itself, which is told
+            self._say(f"can't be mounted again: {os.strerror(number)}")
+        self._program.kill()
+
+    def _drop_placing(self) -> None:
+        if self._placing >= 0:
+            process.pidfd_send_signal(self._placing, _KILL)
+            if select.select([self._placing], [], [], _ENDING_S)[0]:
+                os.waitid(os.P_PIDFD, self._placing, os.WEXITED)
+            os.close(self._placing)
+            self._placing, self.due = -1, None
+
+    def end(self, deadline: float) -> None:
+        self._drop_placing()
+        if self._program.pidfd < 0:
+            return
+        if not select.select([self._program.pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            self._program.kill()
+            select.select([self._program.pidfd], [], [], _ENDING_S)
+        os.waitid(os.P_PIDFD, self._program.pidfd, os.WEXITED | os.WNOHANG)
+        self._program.close()
+
+
+def place(tree: int, container: int, target: str) -> int:
+    """pidfd of a child that puts `tree` at `target` of the container once its root answers; it leaves with errno, or 0."""
+    pid, pidfd = process.clone(0)
+    if pid == 0:
+        try:
+            _place(tree, container, target)
+            os._exit(0)
+        except OSError as error:
+            os._exit(min(error.errno or 1, 255))
+        except LaunchError:
+            os._exit(errno.EINVAL)
+        finally:
+            os._exit(errno.EIO)
+    return pidfd
+
+
+def _place(tree: int, container: int, target: str) -> None:
+    own = os.open("/proc/self/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # the container's /proc does not know us
+    os.stat(f"/proc/self/fd/{tree}/.")
+    namespaces.enter(container, namespaces.CLONE_FLAGS["mount"])
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fchdir(own)
+    old = mount.open_in_root(root, target)
+    fields = mount.mountinfo(old, ".")
+    if fields and fields[fields.index("-") + 1].startswith("fuse"):
+        mount.umount(f"fd/{old}", mount.MNT_DETACH)
+    os.close(old)
+    mount.move_mount(tree, mount.open_in_root(root, target))

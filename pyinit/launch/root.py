@@ -1,0 +1,67 @@
+"""The new root while it is built: places below it are found, made and mounted on.
+
+Owns how a path of the container becomes an fd. Must not know what is mounted. Law: every place is opened below the root
+by openat2(RESOLVE_IN_ROOT) and mounted on by that fd, so no symlink of an image reaches the host.
+"""
+
+import os
+
+from pyinit.launch.plan import Point
+from pyinit.linux import mount
+
+
+class Root:
+    """Behind `fd` (O_PATH)."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def open(self, path: str, flags: int = os.O_PATH) -> int:
+        """fd of what is at `path`."""
+        return mount.open_in_root(self.fd, path, flags)
+
+    def place(self, point: Point, *, directory: bool = True) -> int:
+        """An O_PATH fd of the point; what is missing is made where the place is writable."""
+        try:
+            return self.open(point.path)
+        except FileNotFoundError:
+            parent = self.place(Point(os.path.dirname(point.path)))
+        try:
+            name = os.path.basename(point.path)
+            if directory:
+                os.mkdir(name, 0o700, dir_fd=parent)
+            else:
+                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent))
+            own(name, point, parent, directory=directory)
+        finally:
+            os.close(parent)
+        return self.open(point.path)
+
+    def mount(self, tree: int, point: Point, *, directory: bool = True) -> None:
+        """Attach the detached mount `tree` there; its fd is closed, whatever happens."""
+        try:
+            place = self.place(point, directory=directory)
+            try:
+                mount.move_mount(tree, place)
+            finally:
+                os.close(place)
+        finally:
+            os.close(tree)
+
+
+def own(name: str, point: Point, folder: int | None = None, *, directory: bool = True) -> None:
+    """Give what was just made its owner and mode; of a file only what a file can have of it."""
+    os.chown(name, point.uid, point.gid, dir_fd=folder, follow_symlinks=False)
+    os.chmod(name, point.mode if directory else point.mode & 0o666, dir_fd=folder)
+
+
+def attach(tree: int, place: str) -> None:
+    """Mount on a path of our own; the tree's fd is closed, whatever happens."""
+    try:
+        target = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        try:
+            mount.move_mount(tree, target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(tree)
