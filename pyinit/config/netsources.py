@@ -5,13 +5,13 @@ is one that the kernel takes, whether or not there is such a server.
 Sources: nfs(5), mount.cifs(8), the kernel's Documentation/filesystems/9p.rst.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from pyinit.records import NamedTuple
 
 NFS, CIFS, P9 = ("nfs", "nfs4"), ("cifs",), ("9p",)
 TYPES = (*NFS, *CIFS, *P9)
 PASSWORDS = ("password", "pass", "password2")
 MOST_BYTES = 255  # of a value that fsconfig(2) takes
+_OURS = {"nfs": ("source", "addr"), "nfs4": ("source", "addr"), "cifs": ("source", "ip", "addr", "unc", "prefixpath"), "9p": ("source",)}
 _FILES_OF_PASSWORDS = ("credentials", "cred")
 
 
@@ -28,16 +28,13 @@ def fault(fstype: str, source: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-def option_fault(fstype: str, names: Iterable[str]) -> str:
-    """What is wrong with options that stand in the config in the open; "" if nothing is."""
-    for name in names:
-        if fstype in CIFS and name in _FILES_OF_PASSWORDS:
-            return f"{name} is read by mount.cifs, which has no part in this: give username and password in secret_options"
-        if fstype in CIFS and name in PASSWORDS:
-            return f"{name} stands in the open here: give it in secret_options"
-        if name in ("source", "addr", "ip", "clientaddr", "unc", "prefixpath") and (fstype not in NFS or name in ("source", "addr")):
-            return f"{name} is made of the mount's source; leave it out"
-    return ""
+def option_fault(fstype: str, name: str) -> str:
+    """Why a config can't give an option in the open, and what was expected; "" if it can."""
+    if fstype in CIFS and name in PASSWORDS:
+        return f"expected {name} in secret_options, for here it stands in the open"
+    if fstype in CIFS and name in _FILES_OF_PASSWORDS:
+        return "expected username here and password in secret_options, for only mount.cifs reads such a file"
+    return f"pyinit sets {name} itself; take it out" if name in _OURS.get(fstype, ()) else ""
 
 
 def place(fstype: str, source: str) -> Place | str:

@@ -9,11 +9,12 @@ Sources: nfs(5), mount.cifs(8), the kernel's fs/nfs/fs_context.c, fs/smb/client/
 
 import errno
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from _collections_abc import Callable
 
 from pyinit.config import netsources
 from pyinit.linux import mount
+from pyinit.linux import sock as socket
+from pyinit.records import NamedTuple
 
 Options = dict[str, str | None]
 NFS_PORT, PORTMAPPER_PORT, CIFS_PORT, P9_PORT = 2049, 111, 445, 564
@@ -66,8 +67,8 @@ def prepare(fstype: str, source: str, options: Options, reach: Reach) -> tuple[s
     for key, value in options.items():
         if value is not None and ("\0" in value or len(os.fsencode(value)) > netsources.MOST_BYTES):
             raise _invalid(f"option {key}: the kernel takes {netsources.MOST_BYTES} bytes at most, and no NUL")
-    if fault := netsources.option_fault(fstype, (key for key in options if key not in netsources.PASSWORDS)):
-        raise _invalid(fault)
+        if key not in netsources.PASSWORDS and (fault := netsources.option_fault(fstype, key)):
+            raise _invalid(f"option {key}: {fault}")
     if fstype in netsources.NFS:
         return _nfs(fstype, source, found, dict(options), reach)
     if fstype in netsources.CIFS:
@@ -160,11 +161,10 @@ def _without_passwords(text: str, options: Options) -> str:
 
 def reach(server: Server) -> Peer:
     """Resolve the name, knock at each address in turn, and take the first that answers; OSError that says who did not."""
-    import socket  # in this child only
-
     family = {"4": socket.AF_INET, "6": socket.AF_INET6}.get(server.family, socket.AF_UNSPEC)
     try:
-        found = socket.getaddrinfo(server.host, server.port, family, socket.SOCK_STREAM)
+        host = server.host.encode() if server.host.isascii() else server.host  # as text it would import the tables of IDNA
+        found = socket.getaddrinfo(host, server.port, family, socket.SOCK_STREAM)
     except socket.gaierror as error:
         text = (error.strerror or "unknown host").lower()
         raise OSError(errno.EHOSTUNREACH, f"{server.host}: {text}: is the name right, and known to this host's resolver?") from error
@@ -200,7 +200,7 @@ def meaning(fstype: str, options: Options, number: int) -> str:
     if number in _NO_ANSWER or number in (errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED):
         return f"the server does not talk to us, though something answers there: is it the right port, and {_SPEAKS[kind].format(**_defaults(options))}?"
     if number == errno.ENODEV:
-        return f"this kernel has no {fstype}, neither built in nor as a module: {_MODULES[kind]}"
+        return f"this kernel has no {fstype}: {_MODULES[kind]}"
     text = _MEANINGS.get((kind, number)) or _MEANINGS.get(("", number), "the mount failed; dmesg(1) may tell more")
     return text.format(**_defaults(options))
 
@@ -223,6 +223,7 @@ _MEANINGS = {
     ("", errno.EINVAL): "the kernel takes an option amiss",
     ("", errno.EPERM): "it needs CAP_SYS_ADMIN here, and a server that lets us",
     ("", errno.ENAMETOOLONG): "the source is too long for the kernel",
+    ("nfs", errno.EINVAL): "the kernel takes an option amiss, or sec=krb5 lacks its rpc.gssd",
     ("nfs", errno.EPROTONOSUPPORT): "the server does not speak NFS {vers}, or the kernel does not: set vers to one that both do (4.2, 4.1, 4.0, 3)",
     ("nfs", errno.EACCES): "the export refuses this client, {own}: let it in at the server (its address, its port below 1024, sec=)",
     ("nfs", errno.EPERM): "the export refuses this client, {own}: let it in at the server (its address, its port below 1024, sec=)",

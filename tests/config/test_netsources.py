@@ -52,16 +52,18 @@ def test_what_is_no_source_is_told(fstype, source, expected):
 
 
 @pytest.mark.parametrize(
-    ("fstype", "names", "expected"),
+    ("fstype", "name", "expected"),
     [
-        ("nfs4", ["soft", "timeo", "clientaddr"], ""),
-        ("nfs4", ["addr"], "addr is made of the mount's source; leave it out"),
-        ("cifs", ["username", "domain"], ""),
-        ("cifs", ["username", "pass"], "pass stands in the open here: give it in secret_options"),
-        ("cifs", ["credentials"], "credentials is read by mount.cifs, which has no part in this: give username and password in secret_options"),
-        ("cifs", ["unc"], "unc is made of the mount's source; leave it out"),
-        ("9p", ["trans", "msize"], ""),
+        ("nfs4", "soft", ""),
+        ("nfs4", "clientaddr", ""),
+        ("nfs4", "addr", "pyinit sets addr itself; take it out"),
+        ("cifs", "username", ""),
+        ("cifs", "pass", "expected pass in secret_options, for here it stands in the open"),
+        ("cifs", "credentials", "expected username here and password in secret_options, for only mount.cifs reads such a file"),
+        ("cifs", "ip", "pyinit sets ip itself; take it out"),
+        ("9p", "trans", ""),
+        ("9p", "source", "pyinit sets source itself; take it out"),
     ],
 )
-def test_options_that_a_config_can_not_give(fstype, names, expected):
-    assert option_fault(fstype, names) == expected
+def test_options_that_a_config_can_not_give(fstype, name, expected):
+    assert option_fault(fstype, name) == expected
