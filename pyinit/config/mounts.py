@@ -6,7 +6,7 @@ the host (check.py does). Law: what a key can't mean for a type is an error, for
 
 import os
 
-from pyinit.config import sources
+from pyinit.config import netsources, sources
 from pyinit.config.decode import Table, show
 from pyinit.config.probes import command
 from pyinit.errors import hint
@@ -29,7 +29,7 @@ _OPPOSITES = {"suid": "nosuid", "dev": "nodev", "exec": "noexec", "diratime": "n
 _ATIMES = ("relatime", "noatime", "strictatime")
 _WITHOUT_OPTIONS = (*IMAGES, "bind", "overlay")
 _OF_KEYS = {"tmpfs": ("size", "mode", "uid", "gid")}
-_OURS = {"fuse": ("fd", "rootmode", "user_id", "group_id", "subtype", "fsname"), **dict.fromkeys(NETWORK_TYPES, ("source",))}
+_OURS = {"fuse": ("fd", "rootmode", "user_id", "group_id", "subtype", "fsname")}
 _CONTENTS = ("content", "file", "env", "command")
 _MOST_IDS = 2**32 - 1
 _TIMEOUT_S = 30.0
@@ -109,6 +109,8 @@ def _source(table: Table, kind: str) -> tuple[str, str]:
         missing_or_wrong(table, "source", "a path on the host")
     elif not source and (kind in NETWORK_TYPES or _family(kind) == "fuse"):
         missing_or_wrong(table, "source", "what is mounted, as mount(8) or the program has it, such as \"server:/path\"")
+    elif kind in NETWORK_TYPES and (why := netsources.fault(kind, source)):
+        table.fault("source", why)
     return sources.absolute(table, source) if source and here and not nested else source, sha256
 
 
@@ -164,7 +166,8 @@ def _options(table: Table, kind: str) -> tuple[bool, tuple[str, ...], tuple[tupl
         elif word in _ATIMES:
             flags = [*(one for one in flags if one not in _ATIMES), word]
         elif why := _no_option(_family(kind), name, word):
-            table.fault("options", f"{why}, found {show(word)}", number)
+            # What an option of a network file system says may be a password.
+            table.fault("options", f"{why}, found {show(name if kind in NETWORK_TYPES else word)}", number)
         else:
             own.append((name, value if mark else None))
     return read_only, tuple(flags), tuple(own)
@@ -179,7 +182,7 @@ def _no_option(family: str, name: str, word: str) -> str:
         return f"expected the key `{name}` for it"
     if name in _OURS.get(family, ()):
         return f"pyinit sets {name} itself; take it out"
-    return ""
+    return netsources.option_fault(family, name)
 
 
 def _idmap(table: Table | None) -> tuple[IdRange, ...]:

@@ -28,6 +28,7 @@ _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _OPENAT2, _MOUNT_SETATTR = 437, 442
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _MOVE_EMPTY = 0x04 | 0x40  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+_MOST_SAID = 4096
 PROC_SUPER_MAGIC = 0x9FA0
 
 # Arguments that a kernel which has the call refuses before it does anything, as EINVAL or EBADF.
@@ -138,7 +139,10 @@ def detached_copy(path: str, attributes: int) -> int:
 
 
 def new_filesystem(fstype: str, options: dict[str, str | None], *, attributes: int = 0, label: str = "") -> int:
-    """fsopen .. fsmount: a detached mount as an fd. An option of None is a flag (`ro`)."""
+    """fsopen .. fsmount: a detached mount as an fd. An option of None is a flag (`ro`).
+
+    OSError with what the kernel says besides its errno, where a file system says something.
+    """
     if refused_mounts():
         from pyinit.linux import mount_old
 
@@ -152,8 +156,24 @@ def new_filesystem(fstype: str, options: dict[str, str | None], *, attributes: i
             syscall("fsconfig", _FSCONFIG, context, command, os.fsencode(key), text, 0, path=f"{fstype} {key}")
         syscall("mount", _FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0, path=f"{fstype} {label}".rstrip())
         return syscall("fsmount", _FSMOUNT, context, 1, attributes, path=fstype)
+    except OSError as error:
+        words = _said(context)
+        if not words:
+            raise
+        raise OSError(error.errno, f"{error.strerror}: {words}") from error
     finally:
         os.close(context)
+
+
+def _said(context: int) -> str:
+    """The log of a file system context: lines as "e nfs: Unknown parameter 'x'", one a read(2), ENODATA after the last."""
+    lines: list[str] = []
+    while True:
+        try:
+            line = os.read(context, _MOST_SAID)
+        except OSError:
+            return "; ".join(lines)
+        lines.append(line[2:].decode("utf-8", "replace").strip())
 
 
 def probe_filesystem(fstype: str) -> None:

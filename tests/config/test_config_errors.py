@@ -471,6 +471,16 @@ OF_MOUNT = {
     'target = "/x"\ntype = "cifs"\nsource = "//h/s"\nsecret_options = { password = "x" }': (
         7, '[1].secret_options.password: expected file, env or command, such as { file = "share-password" }: a secret does not stand in a config',
     ),
+    'target = "/x"\ntype = "nfs4"\nsource = "/export"': (6, '[1].source: expected "host:/path", found "/export"'),
+    'target = "/x"\ntype = "9p"\nsource = "h"\noptions = ["trans=tcp", "source=x"]': (
+        7, '[1].options[2]: pyinit sets source itself; take it out, found "source"',
+    ),
+    'target = "/x"\ntype = "cifs"\nsource = "//h/s"\noptions = ["username=x", "password=s3cret,word"]': (
+        7, '[1].options[2]: expected one option a string, such as ["noexec", "noatime"], found "password"',
+    ),
+    'target = "/x"\ntype = "cifs"\nsource = "//h/s"\noptions = ["pass=s3cret"]': (
+        7, '[1].options[1]: expected pass in secret_options, for here it stands in the open, found "pass"',
+    ),
     'type = "tmpfs"': (3, ": target is missing: expected an absolute path in the container"),
     'type = "tmpfs"\ntarget = "x"': (5, '[1].target: expected an absolute path, found "x"'),
     'type = "tmpfs"\ntarget = "/"': (5, '[1].target: expected a place of its own below the root, without .., found "/"'),

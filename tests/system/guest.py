@@ -1,6 +1,6 @@
 """A virtual machine with nothing but cgroup v2: a Debian kernel under emulation, its root a squashfs with pyinit.
 
-The kernel is fetched once and kept beside the other caches of the checkout.
+Kernels are fetched once and kept beside the other caches of the checkout.
 """
 
 import os
@@ -14,6 +14,7 @@ import time
 from conftest import REPO, make_busybox, squash
 
 CACHE = REPO / ".pytest_cache/guest"
+CLOUD, GENERIC = "linux-image-cloud-amd64", "linux-image-amd64"  # the cloud one boots sooner, and has no 9p
 MODULES = ("loop", "squashfs", "overlay")
 _STDLIB_LEFT_OUT = ("test", "idlelib", "lib2to3", "ensurepip", "distutils", "pydoc_data", "unittest", "turtledemo", "__pycache__", "config-*", "asyncio", "xml", "multiprocessing", "tkinter")
 
@@ -39,31 +40,34 @@ poweroff -f
 """
 
 
-def kernel() -> pathlib.Path:
-    """The folder of an unpacked kernel package."""
-    found = sorted(CACHE.glob("kernel/boot/vmlinuz-*"))
-    if found:
-        return CACHE / "kernel"
-    shutil.rmtree(CACHE, ignore_errors=True)
-    (CACHE / "deb").mkdir(parents=True)
-    question = ["apt-cache", "depends", "linux-image-cloud-amd64"]
+def kernel(package: str = CLOUD) -> pathlib.Path:
+    """The folder of an unpacked kernel, the one that `package` depends on."""
+    base = CACHE / package
+    if any(base.glob("boot/vmlinuz-*")):
+        return base
+    shutil.rmtree(base, ignore_errors=True)
+    (base / "deb").mkdir(parents=True)
+    question = ["apt-cache", "depends", package]
     text = subprocess.run(question, capture_output=True, text=True, check=False).stdout
     if "Depends:" not in text:  # a machine that has never asked for the lists
         subprocess.run(["apt-get", "-qq", "update"], check=True, capture_output=True)
         text = subprocess.run(question, capture_output=True, text=True, check=True).stdout
     name = re.search(r"Depends: (linux-image-\S+)", text)[1]
-    subprocess.run(["apt-get", "-qq", "download", name], cwd=CACHE / "deb", check=True, capture_output=True)
-    subprocess.run(["dpkg", "-x", next((CACHE / "deb").glob("*.deb")), CACHE / "kernel"], check=True)
-    version = next((CACHE / "kernel/lib/modules").iterdir()).name
-    subprocess.run(["depmod", "-b", CACHE / "kernel", version], check=True)
-    return CACHE / "kernel"
+    subprocess.run(["apt-get", "-qq", "download", name], cwd=base / "deb", check=True, capture_output=True)
+    subprocess.run(["dpkg", "-x", next((base / "deb").glob("*.deb")), base / "new"], check=True)
+    version = next((base / "new/lib/modules").iterdir()).name
+    subprocess.run(["depmod", "-b", base / "new", version], check=True)
+    for part in ("lib", "boot"):  # the kernel last: by it a whole one is known
+        (base / "new" / part).rename(base / part)
+    shutil.rmtree(base / "deb")
+    return base
 
 
-def module_files(base: pathlib.Path) -> list[pathlib.Path]:
+def module_files(base: pathlib.Path, modules: tuple[str, ...]) -> list[pathlib.Path]:
     """In the order in which they must be loaded."""
     version = next((base / "lib/modules").iterdir()).name
     found: list[pathlib.Path] = []
-    for name in MODULES:
+    for name in modules:
         text = subprocess.run(
             ["modprobe", "-d", base, "-S", version, "--show-depends", name], capture_output=True, text=True, check=True
         ).stdout
@@ -103,13 +107,13 @@ def make_root(folder: pathlib.Path, script: str, files: dict[str, str]) -> pathl
     return squash(root, folder / "root.squashfs")
 
 
-def make_initramfs(folder: pathlib.Path, root: pathlib.Path, base: pathlib.Path) -> pathlib.Path:
+def make_initramfs(folder: pathlib.Path, root: pathlib.Path, base: pathlib.Path, modules: tuple[str, ...]) -> pathlib.Path:
     tree = folder / "initramfs"
     (tree / "bin").mkdir(parents=True)
     shutil.copy("/bin/busybox", tree / "bin/busybox")
     shutil.copy(root, tree / "root.squashfs")
     names = []
-    for path in module_files(base):
+    for path in module_files(base, modules):
         shutil.copy(path, tree / path.name)
         names.append(path.name)
     (tree / "modules").write_text("\n".join(names) + "\n")
@@ -122,27 +126,56 @@ def make_initramfs(folder: pathlib.Path, root: pathlib.Path, base: pathlib.Path)
     return image
 
 
-def boot(folder: pathlib.Path, script: str, files: dict[str, str], timeout_s: float) -> str:
-    """What the console said between GUEST READY and GUEST DONE."""
-    base = kernel()
-    image = make_initramfs(folder, make_root(folder, script, files), base)
-    command = [
-        "qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768",
-        "-kernel", str(next((base / "boot").glob("vmlinuz-*"))), "-initrd", str(image),
-        "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all psi=1", "-display", "none", "-no-reboot", "-nodefaults", "-serial", "stdio",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    text, deadline = b"", time.monotonic() + timeout_s
-    try:
-        while b"GUEST DONE" not in text and select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            data = os.read(process.stdout.fileno(), 65536)
+class Guest:
+    """A machine that boots; all that it prints is in `.console`, and its script reads what is sent to it."""
+
+    def __init__(
+        self, folder: pathlib.Path, script: str, files: dict[str, str], *,
+        package: str = CLOUD, modules: tuple[str, ...] = (), options: tuple[str, ...] = (), inside: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        """`modules`: loaded besides MODULES; `options`: qemu's, more of them; `inside`: a program that runs qemu."""
+        base = kernel(package)
+        image = make_initramfs(folder, make_root(folder, script, files), base, MODULES + modules)
+        command = [
+            *inside, "qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768",
+            "-kernel", str(next((base / "boot").glob("vmlinuz-*"))), "-initrd", str(image),
+            "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all psi=1", "-display", "none", "-no-reboot", "-nodefaults", "-serial", "stdio",
+            *options,
+        ]  # fmt: skip
+        self.console = ""
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def wait_for(self, text: str, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while text not in self.console:
+            if not select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                break
+            data = os.read(self.process.stdout.fileno(), 65536)
             if not data:
                 break
-            text += data
+            self.console += data.decode("utf-8", "replace").replace("\r", "")
+        assert text in self.console, self.console[-4000:]
+
+    def send(self, line: str) -> None:
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def result(self, timeout_s: float) -> str:
+        """What the console said between GUEST READY and GUEST DONE."""
+        self.wait_for("GUEST DONE", timeout_s)
+        return self.console.partition("GUEST READY\n")[2].partition("GUEST DONE")[0]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def boot(folder: pathlib.Path, script: str, files: dict[str, str], timeout_s: float) -> str:
+    """What the console said between GUEST READY and GUEST DONE."""
+    guest = Guest(folder, script, files)
+    try:
+        return guest.result(timeout_s)
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    console = text.decode("utf-8", "replace").replace("\r", "")
-    assert "GUEST DONE" in console, console[-4000:]
-    return console.partition("GUEST READY\n")[2].partition("GUEST DONE")[0]
+        guest.close()
