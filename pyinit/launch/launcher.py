@@ -148,10 +148,12 @@ class _Launch:
             if helper is not None:
                 self._connect(helper, pid)
                 if self.steps.network_first():
-                    ours.send(b"linked")
+                    with contextlib.suppress(BrokenPipeError):  # it has failed meanwhile, and said why
+                        ours.send(b"linked")
             self._await_built(ours)
             hooks.prestart(self.steps, self.config, self.held.directory, pid, self.held.note)
-            ours.send(b"go")
+            with contextlib.suppress(BrokenPipeError):  # it was killed while a hook ran: its exit code says so
+                ours.send(b"go")
             # 5. From here on: the monitor.
             return _Monitor(self.pidfd, ours, self._read_again, _Limits(self), foreign=bool(self.box.init)).run()
         except (PyinitError, OSError):
