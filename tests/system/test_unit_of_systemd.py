@@ -3,13 +3,14 @@
 import configparser
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import REPO, verb, wait_until
-from test_upward import Up
+from conftest import REPO, make_busybox, verb, wait_until
+from test_upward import CGROUPS, HELD, Up
 
 from pyinit.model import HostHooks, InitSpec
 
@@ -142,3 +143,75 @@ def test_a_wrong_config_is_not_tried_again(manager):
 
 def test_its_time_to_stop_is_longer_than_pyinits_own():
     assert float(key("TimeoutStopSec").removesuffix("s")) > InitSpec().stop_timeout_s + HostHooks().timeout_s
+
+
+# What a user would type, by the first unit of a machine that has no others.
+DRIVER = """#!/bin/sh
+exec > /out 2>/err
+for unit in plain box wrong; do
+    systemctl start pyinit@$unit
+    echo $unit start $? $(systemctl show -P ActiveState pyinit@$unit) $(systemctl show -P StatusText pyinit@$unit)
+    pyinit list | sed 1d | while read name pid state uptime config; do echo $state $config; done
+    systemctl reload pyinit@$unit; echo reload $?
+    systemctl stop pyinit@$unit
+    echo stop $? $(systemctl show -P ActiveState pyinit@$unit) $(systemctl show -P Result pyinit@$unit) $(systemctl show -P NRestarts pyinit@$unit)
+done
+systemctl exit 0
+"""
+FILES = {
+    "etc/systemd/system/default.target": "[Unit]\nDescription=all\nWants=driver.service\n",
+    "etc/systemd/system/driver.service": "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/driver\n",
+    "etc/pyinit/plain.toml": '[services.app]\ncommand = ["sleep", "1000"]\n',
+    "etc/pyinit/box.toml": '[container]\nlayers = ["/layer"]\nhooks.prestart = ["/bin/true"]\n[services.app]\ncommand = ["sleep", "1000"]\n',
+    "etc/pyinit/wrong.toml": "[container]\n",
+    "etc/machine-id": "",
+    "driver": DRIVER,
+    "bin_/pyinit": '#!/bin/sh\nPYTHONPATH=/opt exec /usr/bin/python3.11 -B -m pyinit "$@"\n',
+}
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A root for systemd-nspawn whose PID 1 is this host's systemd, and the groups that it is started in."""
+    root = tmp_path / "root"
+    for name in ("usr", "etc/systemd/system", "etc/pyinit", "opt/pyinit", "run", "tmp", "var/log", "proc", "sys", "dev", "root", "bin_"):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("os-release", "passwd", "group"):
+        shutil.copy(f"/etc/{name}", root / "etc")
+    for name, text in FILES.items():
+        (root / name).write_text(text)
+    for name in ("driver", "bin_/pyinit"):
+        (root / name).chmod(0o755)
+    shutil.copy(UNIT, root / "etc/systemd/system")
+    make_busybox(root / "layer")
+    for path in HELD:
+        (CGROUPS / path).mkdir()
+    yield root
+    for path in HELD:
+        below = sorted((found for found in (CGROUPS / path).rglob("*") if found.is_dir()), reverse=True)
+        for found in [*below, CGROUPS / path]:
+            wait_until(lambda found=found: not (found / "cgroup.procs").read_text(), f"{found} is empty")
+            found.rmdir()
+
+
+def test_systemd_itself_starts_reloads_and_stops_them_and_gives_up_what_is_wrong(machine):
+    enter = "; ".join(f"echo 0 > {CGROUPS}/{path}/cgroup.procs" for path in HELD)
+    command = [
+        "sh", "-c", f'{enter}; exec "$@"', "sh", "systemd-nspawn", "-q", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe",
+        "--capability=all", "--private-network", "-b", "-D", str(machine), "--bind-ro=/usr", f"--bind-ro={machine}/bin_:/usr/local/bin",
+        f"--bind-ro={REPO}/pyinit:/opt/pyinit",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as nspawn:
+        try:
+            said, _ = nspawn.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            for _ in range(2):  # the second ends it at once
+                nspawn.terminate()
+            said, _ = nspawn.communicate()
+    assert (machine / "out").read_text().splitlines() == [
+        "plain start 0 active 1 services", "running /etc/pyinit/plain.toml", "reload 0", "stop 0 inactive success 0",
+        "box start 0 active 1 services", "running /etc/pyinit/box.toml", "reload 0", "stop 0 inactive success 0",
+        "wrong start 1 failed", "reload 1", "stop 0 failed exit-code 0",
+    ], said + (machine / "err").read_text()  # fmt: skip
