@@ -15,9 +15,9 @@ _RELAYED = (b"READY=", b"STATUS=", b"STOPPING=", b"RELOADING=", b"EXIT_STATUS=",
 
 def send(data: bytes, address: str) -> None:
     """One datagram to `/path` or `@abstract` or `fd:N`; an address of another kind, or nobody there, is no error."""
-    if address.startswith(INHERITED):
-        _send_by(int(address.removeprefix(INHERITED)), data)
-        return
+    number = address.removeprefix(INHERITED)
+    if number != address and number.isascii() and number.isdigit():
+        _send_by(int(number), data)
     if not address.startswith(("/", "@")):
         return
     name = "\0" + address[1:] if address[0] == "@" else address

@@ -88,6 +88,7 @@ def failure(ended: process.Finished, timeout_s: float) -> str:
 
 def _run(command: tuple[str, ...], timeout_s: float, environment: dict[str, str], stops: int) -> process.Finished:
     """In the config's folder. Its output is ours; what it says as an error is passed on when it has ended."""
+    environment = {name: value for name, value in environment.items() if name != "NOTIFY_SOCKET"}  # ours: no READY=1 but our own
     folder = os.path.dirname(environment["PYINIT_CONFIG"])
     folder = folder if os.path.isdir(folder) else "/"  # a poststop's may have gone
     ended = process.run(command, env=environment, timeout_s=timeout_s, stdout_fd=1, cwd=folder, cancel_fd=stops)

@@ -154,12 +154,14 @@ class _Launch:
         try:
             # 4. The network needs the namespace; the mounts are being made meanwhile.
             if helper is not None:
-                self._connect(helper, pid)
+                self._connect(helper, pid, ours)
                 if self.steps.network_first():
-                    ours.send(b"linked")
+                    with contextlib.suppress(BrokenPipeError):  # it has failed meanwhile, and said why
+                        ours.send(b"linked")
             self._await_built(ours)
             hooks.prestart(self.steps, self.config, self.held.directory, pid, self.held.note)
-            ours.send(b"go")
+            with contextlib.suppress(BrokenPipeError):  # it was killed while a hook ran: its exit code says so
+                ours.send(b"go")
             # 5. From here on: the monitor.
             keeper = Keeper(self.outside.programs, self.pidfd, self.report)
             return _Monitor(self.pidfd, ours, self._read_again, _Limits(self), keeper, foreign=bool(self.box.init)).run()
@@ -178,11 +180,15 @@ class _Launch:
 
         return load(self.config.path, os.environ, extra=instances)
 
-    def _connect(self, helper: "_NetworkHelper", pid: int) -> None:
+    def _connect(self, helper: "_NetworkHelper", pid: int, channel: socket.socket) -> None:
         self.held.note("bridge", helper.step.network.bridge)
         self.held.note("link", helper.step.link)
         try:
             helper.make(pid)
+        except LaunchError:
+            if select.select([channel], [], [], 0)[0]:  # its namespace has gone with it: it has failed, and said why
+                self._await_built(channel)
+            raise
         finally:
             helper.close()  # now: it holds pyroute2's memory, and our locks
 
@@ -413,7 +419,10 @@ class _Monitor:
 
     def _listen(self, poll: select.poll) -> bool:
         """PID 1 asks for the config, or says how it is; False at the end."""
-        data, fds, _, _ = socket.recv_fds(self._channel, _MOST_TEXT, 4)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._channel, _MOST_TEXT, 4)
+        except ConnectionResetError:  # it was killed before it read our last word
+            return False
         if data == b"reload" and len(fds) == 2:
             pid, pidfd = process.clone(0)
             if pid == 0:

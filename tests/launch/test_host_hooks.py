@@ -40,7 +40,8 @@ def run(held, *commands, post=(), timeout_s=20.0):
 
 def test_a_hook_knows_the_container_and_the_launchers_environment(held, tmp_path, monkeypatch):
     monkeypatch.setenv("OURS", "yes")
-    words = "$PYINIT_NAME $PYINIT_PID. $PYINIT_CONFIG $PYINIT_DIRECTORY $OURS"
+    monkeypatch.setenv("NOTIFY_SOCKET", "/not/for/hooks")
+    words = "$NOTIFY_SOCKET$PYINIT_NAME $PYINIT_PID. $PYINIT_CONFIG $PYINIT_DIRECTORY $OURS"
     run(held, f"echo {words} > pre; pwd >> pre", post=(f"echo {words} > post",))
     known = f"{tmp_path}/s.toml {tmp_path}/held yes\n"
     assert (tmp_path / "pre").read_text() == f"web 4711. {known}{tmp_path}\n"

@@ -64,6 +64,16 @@ def test_a_sysctl_that_can_t_be_set(bench, busybox, entry, text):
     assert box.output == f"{line_of(bench, entry)}: {text}\n"
 
 
+def test_what_fails_while_the_network_is_being_made_is_told_in_its_own_words(bench, busybox):
+    sysctl = '[container.sysctl]\n"kernel.shm_none" = 1\n"net.ipv4.ip_forward" = 1\n'
+    box = bench.start(config(busybox, "true", VETH.format(address="10.92.7.2") + sysctl))
+    assert box.wait() == 111
+    assert box.output == (
+        f"{line_of(bench, 'shm_none')}: set the sysctl kernel.shm_none to 1: this kernel has no such setting; mend its name, "
+        "or load the module that it belongs to\n"
+    )
+
+
 LIMITS = "rlimits = { nofile = 4321, core = 0, nproc = { soft = 1000, hard = 2000 } }\n"
 SHOW = "grep -E 'open files|core file|processes' /proc/self/limits"
 
@@ -157,6 +167,11 @@ def test_a_prestart_that_fails_ends_the_container_and_says_why(bench, busybox):
     assert box.wait() == 111
     where = line_of(bench, "exit 3")
     assert box.output == f"first\nwhy\nlast\n{where}: container.hooks.prestart: /bin/sh -c echo why >&2; exit 3: exit code 3: why\n"
+
+
+def test_a_pid_1_that_is_killed_while_a_prestart_runs_is_the_end(bench, busybox):
+    box = bench.start(hooked(busybox, "echo never", f"prestart = {sh('kill -9 $PYINIT_PID')}\npoststop = {sh('echo last')}"))
+    assert (box.wait(), box.output) == (137, "last\n")
 
 
 def test_a_prestart_that_takes_too_long_is_killed_with_its_group(bench, busybox):
