@@ -1,8 +1,8 @@
 """A name on this host: its folder, its locks, the journal of what to undo.
 
 Owns `/run/pyinit/NAME/`. Must not know what a container is made of. Laws: `lock` is held by monitor and PID 1
-together, so a free one means that both are gone; `monitor` is held by the monitor alone; a line stands in the
-journal before the thing that it names is made; undoing what is not there is fine.
+together, so a free one means that both are gone; `monitor` is held by the monitor alone, not by what it forks; a line
+stands in the journal before the thing that it names is made; undoing what is not there is fine.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import fcntl
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pyinit.control import places
 from pyinit.errors import LaunchError
@@ -21,7 +21,7 @@ from pyinit.model import Origin
 
 _ENDING_S = 1.0  # between the closing of one fd of a process that ends and of the next
 CONTROL_SOCKET = "control.sock"
-_FILES = (CONTROL_SOCKET, "pid", "journal", "monitor", "lock")  # the locks go last
+_FILES = (CONTROL_SOCKET, "pid", "pid.new", "journal", "monitor", "lock")  # the locks go last
 
 
 class Claim:
@@ -50,23 +50,32 @@ class Claim:
     def undo(self) -> list[str]:
         """Undo what the journal names, last first; what could not be undone, in words."""
         problems = []
-        for kind, value in reversed(_entries(self.directory)):
+        try:
+            entries = _entries(self.directory)
+        except OSError as error:
+            return [f"what is in {error.filename} is left behind: {error.strerror}"]
+        for kind, value in reversed(entries):
             try:
                 _UNDO[kind](value)
             except (OSError, KeyError) as error:
                 problems.append(f"{kind} {value} is left behind: {error}")
         if not problems:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # it is undone again, which is fine
                 os.unlink(f"{self.directory}/journal")
         return problems
 
-    def release(self) -> None:
-        """Give the name back; its folder goes, unless a journal with unfinished work is in it."""
+    def release(self) -> list[str]:
+        """Give the name back; its folder goes, unless a journal with unfinished work is in it. What stays, in words."""
         keep = os.path.exists(f"{self.directory}/journal")
+        problems = []
         for name in _FILES:
             if not (keep and name in ("journal", "lock")):
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     os.unlink(f"{self.directory}/{name}")
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    problems.append(f"{error.filename} is left behind: {error.strerror}")
         with contextlib.suppress(OSError):  # of a supervisor that was killed: its notify sockets
             for name in os.listdir(f"{self.directory}/notify"):
                 os.unlink(f"{self.directory}/notify/{name}")
@@ -75,7 +84,7 @@ class Claim:
             os.rmdir(self.directory)
         os.close(self.lock_fd)
         os.close(self.monitor_fd)
-
+        return problems
 
     def take_address(self, address: str, origin: Origin) -> None:
         """Note an address as ours; LaunchError if this host or another container has it."""
@@ -153,10 +162,12 @@ def claim(name: str, origin: Origin, *, patience_s: float) -> Claim:
     deadline = time.monotonic() + patience_s
     while True:
         os.makedirs(directory, 0o700, exist_ok=True)
-        monitor_fd = _lock(f"{directory}/monitor")
+        with _removed_if_it_fails(directory):
+            monitor_fd = _lock(f"{directory}/monitor", fcntl.lockf)  # of one process: no child of a killed one has it
         if monitor_fd < 0:
             raise _in_use(name, directory, origin)
-        lock_fd = _lock(f"{directory}/lock")
+        with _removed_if_it_fails(directory, "monitor"):
+            lock_fd = _lock(f"{directory}/lock", fcntl.flock)
         if lock_fd >= 0:
             break
         os.close(monitor_fd)
@@ -171,12 +182,25 @@ def claim(name: str, origin: Origin, *, patience_s: float) -> Claim:
     return found
 
 
-def _lock(path: str) -> int:
+@contextlib.contextmanager
+def _removed_if_it_fails(directory: str, *held: str) -> Iterator[None]:
+    """`held`: of the files in it those that we have locked; what we have not may be somebody's."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            for name in held:
+                os.unlink(f"{directory}/{name}")
+            os.rmdir(directory)
+        raise
+
+
+def _lock(path: str, take: Callable[[int, int], object]) -> int:
     """fd of `path`, locked; -1 if someone else has it. The file may be removed under us: then once more."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return -1
