@@ -4,25 +4,30 @@ Owns the choice of the role: launcher, init of another runtime's container, or p
 how each is done.
 """
 
+import contextlib
 import functools
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from pyinit.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from pyinit.launch.plan import Operation
+    from pyinit.launch.tracing import Trace
     from pyinit.model import Config
 
 DEFAULT_CONFIG = "/etc/pyinit/services.toml"
-_HELP = "usage: pyinit --config FILE [--launch | --no-launch]\n"
+_HELP = "usage: pyinit --config FILE [--launch | --no-launch] [--verbose]\n"
 _MOST_CONFIG_BYTES = 1 << 20
 
 
 def run(words: list[str]) -> int:
     """The exit code of the container or of the services."""
+    started_s = time.monotonic()
     import_path = _take_over()
-    path, role = _parse(words)
+    path, role, verbose = _parse(words)
     if not path:
         print(_HELP, end="")
         return EXIT_OK
@@ -46,7 +51,7 @@ def run(words: list[str]) -> int:
     if launches and config.container is not None:
         from pyinit.launch import launcher
 
-        return launcher.launch(config, import_path or [], _report)
+        return launcher.launch(config, import_path or [], _report, _trace(started_s, verbose=verbose))
     if role == "launch":
         raise UsageError(f"{path}: --launch needs a [container] table in the config, and there is none")
     from pyinit.cli import roles
@@ -63,8 +68,9 @@ def _take_over() -> list[str] | None:
     return clone.take_over()
 
 
-def _parse(words: list[str]) -> tuple[str, str]:
+def _parse(words: list[str]) -> tuple[str, str, bool]:
     path, role = os.environ.get("PYINIT_CONFIG", DEFAULT_CONFIG), ""
+    verbose = os.environ.get("PYINIT_VERBOSE", "0") not in ("", "0")
     pending = list(words)
     while pending:
         word = pending.pop(0)
@@ -77,11 +83,13 @@ def _parse(words: list[str]) -> tuple[str, str]:
             role = "launch"
         elif word == "--no-launch":
             role = "init"
+        elif word == "--verbose":
+            verbose = True
         elif word in ("--help", "-h"):
-            return "", ""
+            return "", "", False
         else:
             raise UsageError(f"{word}: there is no such option; `pyinit --help` lists them")
-    return path, role
+    return path, role, verbose
 
 
 def _may_launch(path: str) -> bool:
@@ -92,6 +100,18 @@ def _may_launch(path: str) -> bool:
     except OSError:
         return False
     return b"container" in text or b"include" in text
+
+
+def _trace(started_s: float, *, verbose: bool) -> "Trace":
+    from pyinit.launch import tracing
+
+    class Verbose(tracing.Trace):
+        def before(self, operation: "Operation") -> None:
+            passed_ms = (time.monotonic() - started_s) * 1000
+            with contextlib.suppress(OSError):  # who reads it may have gone: that is no failure of the launch
+                _report(f"+{passed_ms:.1f} ms  {operation.describe()}  [{operation.origin}]")
+
+    return Verbose() if verbose else tracing.SILENT
 
 
 def _report(text: str) -> None:

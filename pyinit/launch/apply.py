@@ -10,12 +10,11 @@ import os
 import stat
 from typing import assert_never
 
-from pyinit.errors import LaunchError
 from pyinit.launch import imaging
 from pyinit.launch import plan as p
 from pyinit.launch.digests import Identity, identity
-from pyinit.launch.explain import explain
 from pyinit.launch.resolve import canonical_target
+from pyinit.launch.tracing import SILENT, Trace, carried_out
 from pyinit.linux import caps, mount, namespaces
 from pyinit.model import IMAGES, Mount
 
@@ -30,10 +29,11 @@ _SAFE = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 class Builder:
     """The state of one build: the staging folder (absolute) and, once mounted, the new root's fd."""
 
-    def __init__(self, staging: str, verified: dict[str, Identity]) -> None:
+    def __init__(self, staging: str, verified: dict[str, Identity], trace: Trace = SILENT) -> None:
         """`verified`: what the pinned images, by their path, were when their digest was right."""
         self.staging = staging
         self._verified = verified
+        self._trace = trace
         self.root_fd = -1
         self._layers = 0
         self._file_targets: set[str] = set()  # a file is bound there, so the mount point must be one
@@ -44,10 +44,8 @@ class Builder:
             step.mount.target for step in operations if isinstance(step, p.MountDeclared) and _is_file(step.mount)
         }
         for operation in operations:
-            try:
+            with carried_out(operation, self._trace):
                 self._execute(operation)
-            except OSError as error:
-                raise LaunchError(explain(operation, error)) from error
 
     def _execute(self, operation: p.Inside) -> None:
         match operation:
@@ -393,8 +391,9 @@ def _kind(layer: str, path: str) -> str:
         try:
             if os.getxattr(place, "trusted.overlay.opaque", follow_symlinks=False) == b"y":
                 found = "opaque"
-        except OSError:  # it has none, or its file system has no such thing
-            continue
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):  # it has none, or its file system has no such thing
+                raise
     return found
 
 
