@@ -5,6 +5,7 @@ Owns what these roles find or make around themselves. Must not know services. La
 """
 
 import os
+import sys
 import zlib
 from collections.abc import Callable
 
@@ -125,7 +126,8 @@ def as_supervisor(config: Config, read: Reader) -> int:
         )
         return Init(config, endpoints).run()
     finally:
-        held.release()
+        for problem in held.release():
+            print(f"pyinit: {problem}", file=sys.stderr)
 
 
 def _settled(config: Config, directory: str) -> Config:

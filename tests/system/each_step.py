@@ -99,7 +99,8 @@ class Driver:
             os.dup2(self.output, 2)
             if order.get("gated"):
                 os.read(gate, 1)
-            code = launcher.launch(self.config, self.import_path, self._say, Wrong(order, self.steps, tell, gate))
+            config = load(self.config.path, dict(os.environ), on_host=True) if order.get("read_again") else self.config
+            code = launcher.launch(config, self.import_path, self._say, Wrong(order, self.steps, tell, gate))
         except PyinitError as error:
             self._say(str(error))
             code = error.exit_code
@@ -127,7 +128,7 @@ class Driver:
                 left = [int(word) for word in file.read().split()]
         except ChildProcessError:
             pass
-        text = os.pread(self.output, 1 << 20, 0).decode()
+        text = os.pread(self.output, 1 << 20, 0).decode("utf-8", "replace")
         os.close(self.output)
         return {"code": os.waitstatus_to_exitcode(status), "text": text, "left": left, "ended": ended}
 
