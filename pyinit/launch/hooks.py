@@ -10,7 +10,7 @@ from _collections_abc import Callable
 
 from pyinit.errors import EXIT_OK, LaunchError
 from pyinit.launch.plan import NoteHook, Plan, RunHook
-from pyinit.launch.tracing import Trace, carried_out
+from pyinit.launch.tracing import SILENT, Trace, carried_out
 from pyinit.linux import process
 from pyinit.model import RTMIN, Config, signal_name
 
@@ -24,7 +24,7 @@ class StoppedError(LaunchError):
     exit_code = EXIT_OK
 
 
-def prestart(steps: Plan, config: Config, directory: str, pid: int, note: Callable[[str, str], None], trace: Trace) -> None:
+def prestart(steps: Plan, config: Config, directory: str, pid: int, note: Callable[[str, str], None], trace: Trace = SILENT) -> None:
     """Note the poststop hooks by `note(kind, value)`, run the others; LaunchError for the first that fails. `pid`: PID 1's.
 
     Signals that stop must be blocked; one that comes ends the hook, and is left to be read. StoppedError then.

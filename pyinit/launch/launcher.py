@@ -259,6 +259,8 @@ class _NetworkHelper:
     def close(self) -> None:
         """End and reap it; once is enough."""
         if self._pid:
+            with contextlib.suppress(OSError):  # it has ended
+                self._channel.shutdown(socket.SHUT_RDWR)  # PID 1 may have a copy, and wait for us
             self._channel.close()
             os.waitpid(self._pid, 0)
             self._pid = 0

@@ -26,6 +26,7 @@ _COMMAND_S = 30.0
 _STOPS = (1, 2, 3, 15)
 _KILL = 9
 _MOST_TEXT = 8192
+_ALL = [(0, 0, 2**32 - 1)]
 _PROPAGATION = {"slave": mount.MS_SLAVE, "shared": mount.MS_SHARED}
 
 
@@ -46,7 +47,8 @@ class Outside:
                 self._contents[step.target, step.use, step.name] = content(step.content)
             case MapIds():
                 rows = {kind: [(r.source, r.inside, r.length) for r in step.ranges if r.kind == kind] for kind in ("uid", "gid")}
-                self._maps[step.target] = namespaces.user_namespace(rows["uid"], rows["gid"])
+                # Without ranges all ids of a kind stay as they are: a map without any is refused (mount_setattr(2)).
+                self._maps[step.target] = namespaces.user_namespace(rows["uid"] or _ALL, rows["gid"] or _ALL)
             case OpenTree():
                 self._trees[step.mount.target] = _tree(step.mount)
             case ConnectMount():

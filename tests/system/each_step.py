@@ -16,7 +16,7 @@ from pyinit.config.load import load
 from pyinit.errors import PyinitError
 from pyinit.launch import clone, launcher, plan
 from pyinit.launch.tracing import Trace
-from pyinit.linux import process
+from pyinit.linux import mount, process
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COPIES = "/proc/self/fd/"
@@ -135,7 +135,7 @@ class Driver:
 
 def run_from_copies() -> None:
     """As pyinit does: what is imported after the pivot comes from them."""
-    prefix, code = (clone._copy(place) for place in (sys.base_prefix, REPO))
+    prefix, code = (mount.detached_copy(place, clone._ATTRIBUTES) for place in (sys.base_prefix, REPO))
     for fd in (prefix, code):
         os.set_inheritable(fd, True)
     path = ":".join([f"{COPIES}{code}", *(path for path in sys.path if "-packages" in path)])

@@ -55,6 +55,31 @@ type = "bind"
 source = "folder"
 target = "/bound"
 read_only = true
+[[container.mounts]]
+type = "bind"
+source = "shared"
+target = "/shared"
+propagation = "slave"
+idmap = {{ uid = ["0:7"] }}
+[[container.mounts]]
+type = "overlay"
+target = "/over"
+layers = ["folder", "upper.squashfs"]
+writable = "./over"
+[[container.mounts]]
+type = "fuse.squashfuse"
+source = "{folder}/upper.squashfs"
+target = "/fused"
+read_only = true
+[container.secrets]
+of-file = {{ file = "services.toml" }}
+of-command = {{ command = ["/bin/echo", "hidden"] }}
+of-variable = {{ env = "PATH" }}
+[container.sysctl]
+"net.ipv4.ip_unprivileged_port_start" = 79
+[container.hooks]
+prestart = [["/bin/true"]]
+poststop = [["/bin/true", "after all"]]
 [container.cgroup]
 memory_max = "256M"
 pids_max = 100
@@ -68,13 +93,13 @@ log = {{ to = "stdout", timestamp = "none" }}
 command = ["/bin/sh", "/bin/inventory"]
 """
 OTHERS = 6  # calls of each side, besides the first of each kind
-HOST, INSIDE = ([kind.__name__ for kind in typing.get_args(kinds)] for kinds in (plan.OnHost, plan.Inside))
+HOST, INSIDE, BUILT = ([kind.__name__ for kind in typing.get_args(kinds)] for kinds in (plan.OnHost, plan.Inside, plan.WhenBuilt))
 ERRNOS = (errno.EPERM, errno.ENOSPC, errno.EBUSY, errno.ENOENT)
 # All that a start makes, as the container sees it; without numbers that differ at each.
 INVENTORY = """
 awk '{ print $4, $5, $6, $(NF - 2) }' /proc/self/mountinfo
 ls -ln /dev | awk '{ print $1, $3, $4, $NF }'
-hostname; cat /etc/hosts /etc/hostname /run/config/sub/word /again/word /inner/word /app/word /bound/word /data/word
+hostname; cat /etc/hosts /etc/hostname /run/config/sub/word /again/word /inner/word /app/word /bound/word /shared/word /over/word /over/data/word /fused/word /run/secrets/of-command /data/word
 ip -4 -o addr show host0 | awk '{ print $4 }'; ip -4 -o addr show lo | awk '{ print $4 }'; ip route
 for name in kcore keys timer_list; do ls -ln /proc/$name | awk '{ print $1, $5, $6 }'; done
 grep -E "Cap|NoNewPrivs" /proc/self/status
@@ -110,7 +135,7 @@ class Driver:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> pathlib.Path:
+def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
     base, upper = make_busybox(folder / "base"), folder / "upper"
     (base / "bin/inventory").write_text(INVENTORY)
@@ -122,8 +147,13 @@ def config(tmp_path_factory) -> pathlib.Path:
     squash(folder / "inner", base / "inner.squashfs")
     erofs(folder / "app", folder / "app.erofs")
     digests = {path.stem: hashlib.sha256(squash(path, path.with_suffix(".squashfs")).read_bytes()).hexdigest() for path in (base, upper)}
-    (folder / "services.toml").write_text(CONFIG.format(**digests))
-    return folder / "services.toml"
+    (folder / "services.toml").write_text(CONFIG.format(**digests, folder=folder))
+    (folder / "shared").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "shared", folder / "shared"], check=True)
+    subprocess.run(["mount", "--make-shared", folder / "shared"], check=True)
+    (folder / "shared/word").write_text("of what is shared\n")
+    yield folder / "services.toml"
+    subprocess.run(["umount", folder / "shared"], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +184,7 @@ def run_whole(driver: Driver, what: str = "") -> list[str]:
 
 
 def test_the_config_has_every_kind_of_operation(driver):
-    assert {*HOST, *INSIDE} == {kind for _, _, kind in driver.steps}
+    assert {*HOST, *INSIDE, *BUILT} == {kind for _, _, kind in driver.steps}
     assert len(run_whole(driver)) > 60
 
 
@@ -181,7 +211,7 @@ def test_kill_9_of_the_monitor_at_each_operation_then_a_new_start(driver):
     whole = run_whole(driver)
     before = seen()
     for number, (_, words, kind) in enumerate(driver.steps):
-        for when in ("before", "after") if kind in (*HOST, "Pivot", "LimitCapabilities") else ("before",):  # elsewhere it is the next's before
+        for when in ("before", "after") if kind in (*HOST, *BUILT, "Pivot", "LimitCapabilities") else ("before",):  # elsewhere it is the next's before
             driver.do("start", step=number, when=when)
             driver.do("kill")
             assert run_whole(driver, f"killed {when} step {number}, {words}") == whole
@@ -229,10 +259,10 @@ def test_verbose_tells_each_operation_with_its_line_as_it_is_carried_out(bench, 
     assert box.wait() == 0
     rows = re.findall(r"^pyinit: \+(\d+\.\d) ms  (.*)  \[(.*)\]$", box.output, re.M)
     told = [(origin, words) for _, words, origin in rows]
-    host, inside = ([(origin, words) for origin, words, kind in driver.steps if kind in kinds] for kinds in (HOST, INSIDE))
-    assert sorted(told) == sorted(host + inside)
+    host, inside, built = ([(origin, words) for origin, words, kind in driver.steps if kind in kinds] for kinds in (HOST, INSIDE, BUILT))
+    assert sorted(told) == sorted(host + inside + built)
     assert [row for row in told if row in host] == host
-    assert [row for row in told if row not in host] == inside  # PID 1 makes them while the launcher makes the network
+    assert [row for row in told if row not in host] == inside + built  # PID 1 makes them while the launcher makes the network
     times = [float(passed_ms) for passed_ms, _, _ in rows]
     assert 0 < times[0] < times[-1] < 20_000
 

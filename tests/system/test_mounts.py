@@ -126,6 +126,10 @@ def test_ids_of_a_bind_are_mapped_both_ways(nothing_left, bench, busybox):
     assert "idmapped" in options_of("/data")
     assert "Value too large" in sh("echo x > /data/of-root")  # no range has the id 0
     assert box.stop() == 0
+    box = start(bench, busybox, mount("bind", "/data", 'source = "data"', 'idmap = { uid = ["1000:33"] }'))
+    row = inside("/bin/ls", "-ln", "/data/of-1000").split()
+    assert (row[2], row[3]) == ("33", "2001")
+    assert box.stop() == 0
     service = WAIT + 'user = "33"\ngroup = "33"\n'
     box = bench.start(config(busybox, mount("bind", "/data", 'source = "data"', 'idmap = { uid = ["1000:33"], gid = ["1000:33"] }'), service))
     box.wait_for("app: ready")
