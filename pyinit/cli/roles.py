@@ -6,6 +6,7 @@ Owns what these roles find or make around themselves. Must not know services. La
 
 import errno
 import os
+import sys
 import zlib
 from _collections_abc import Callable
 
@@ -133,7 +134,8 @@ def as_supervisor(config: Config, read: Reader) -> int:
         )
         return Init(config, endpoints).run()
     finally:
-        held.release()
+        for problem in held.release():
+            print(f"pyinit: {problem}", file=sys.stderr)
 
 
 def _settled(config: Config, directory: str) -> Config:

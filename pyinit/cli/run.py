@@ -4,9 +4,11 @@ Owns the choice of the role: launcher, init of another runtime's container, or p
 how each is done.
 """
 
+import contextlib
 import functools
 import os
 import sys
+import time
 
 from pyinit.errors import EXIT_OK, UsageError
 from pyinit.records import TYPE_CHECKING
@@ -14,17 +16,20 @@ from pyinit.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyinit.launch.plan import Operation
+    from pyinit.launch.tracing import Trace
     from pyinit.model import Config
 
 DEFAULT_CONFIG = "/etc/pyinit/services.toml"
-_HELP = "usage: pyinit --config FILE [--launch | --no-launch] [--detach [--output FILE]]\n"
+_HELP = "usage: pyinit --config FILE [--launch | --no-launch] [--detach [--output FILE]] [--verbose]\n"
 _MOST_CONFIG_BYTES = 1 << 20
 
 
 def run(words: list[str]) -> int:
     """The exit code of the container or of the services."""
+    started_s = time.monotonic()
     import_path = _take_over()
-    path, role, output = _parse(words)
+    path, role, output, verbose = _parse(words)
     if not path:
         print(_HELP, end="")
         return EXIT_OK
@@ -50,7 +55,7 @@ def run(words: list[str]) -> int:
         from pyinit.launch import launcher
 
         def work(report: "Callable[[str], None]") -> int:
-            return launcher.launch(config, import_path or [], report)
+            return launcher.launch(config, import_path or [], report, _trace(started_s, verbose=verbose))
 
         return work(_report) if output is None else _detached(config, box.name, output, work)
     if role == "launch":
@@ -81,9 +86,13 @@ def _take_over() -> list[str] | None:
     return clone.take_over()
 
 
-def _parse(words: list[str]) -> tuple[str, str, str | None]:
-    """The file, the role, and with --detach the absolute path that the output goes to, or "" for nowhere; no file: help was given."""
+def _parse(words: list[str]) -> tuple[str, str, str | None, bool]:
+    """The file, the role, with --detach the absolute path that the output goes to, or "" for nowhere, whether to tell each step.
+
+    No file: help was given.
+    """
     path, role = os.environ.get("PYINIT_CONFIG", DEFAULT_CONFIG), ""
+    verbose = os.environ.get("PYINIT_VERBOSE", "0") not in ("", "0")
     detach, output = False, ""
     pending = list(words)
     while pending:
@@ -100,15 +109,17 @@ def _parse(words: list[str]) -> tuple[str, str, str | None]:
             role = "launch"
         elif word == "--no-launch":
             role = "init"
+        elif word == "--verbose":
+            verbose = True
         elif word in ("--help", "-h"):
-            return "", "", None
+            return "", "", None, False
         else:
             raise UsageError(f"{word}: there is no such option; `pyinit --help` lists them")
     if detach and os.getpid() == 1:
         raise UsageError("--detach: as PID 1 there is nobody to go back to; take it out")
     if output and not detach:
         raise UsageError("--output belongs to --detach; add that, or take this out")
-    return path, role, output if detach else None
+    return path, role, output if detach else None, verbose
 
 
 def _may_launch(path: str) -> bool:
@@ -119,6 +130,18 @@ def _may_launch(path: str) -> bool:
     except OSError:
         return False
     return b"container" in text or b"include" in text
+
+
+def _trace(started_s: float, *, verbose: bool) -> "Trace":
+    from pyinit.launch import tracing
+
+    class Verbose(tracing.Trace):
+        def before(self, operation: "Operation") -> None:
+            passed_ms = (time.monotonic() - started_s) * 1000
+            with contextlib.suppress(OSError):  # who reads it may have gone: that is no failure of the launch
+                _report(f"+{passed_ms:.1f} ms  {operation.describe()}  [{operation.origin}]")
+
+    return Verbose() if verbose else tracing.SILENT
 
 
 def _report(text: str) -> None:

@@ -10,15 +10,14 @@ import os
 import stat
 from _collections_abc import Callable
 
-from pyinit.errors import LaunchError
 from pyinit.launch import imaging
 from pyinit.launch import plan as p
 from pyinit.launch.declared import Declared
 from pyinit.launch.digests import Identity
-from pyinit.launch.explain import explain
 from pyinit.launch.outside import Outside
 from pyinit.launch.resolve import canonical_target
 from pyinit.launch.root import Root, attach, own
+from pyinit.launch.tracing import SILENT, Trace, carried_out
 from pyinit.linux import caps, mount, namespaces
 from pyinit.model import Mount
 from pyinit.records import assert_never
@@ -33,14 +32,15 @@ class Builder:
     """The state of one build: the staging folder (absolute) and, once mounted, the new root."""
 
     def __init__(
-        self, staging: str, verified: dict[str, Identity], outside: Outside, linked: Callable[[], None] = lambda: None
-    ) -> None:
+        self, staging: str, verified: dict[str, Identity], outside: Outside, linked: Callable[[], None] = lambda: None, trace: Trace = SILENT
+    ) -> None:  # fmt: skip
         """`verified`: what the pinned images, by their path, were when their digest was right; `linked()` waits for the network."""
         self.staging = staging
         self.root = Root(-1)
         self._images = imaging.Images(staging, verified)
         self._declared = Declared(self.root, staging, self._images, outside)
         self._linked = linked
+        self._trace = trace
         self._file_targets: set[str] = set()  # a file is bound there, so the mount point must be one
 
     def run(self, operations: tuple[p.Inside, ...]) -> None:
@@ -49,10 +49,8 @@ class Builder:
             step.mount.target for step in operations if isinstance(step, p.MountDeclared) and _is_file(step.mount)
         }
         for operation in operations:
-            try:
+            with carried_out(operation, self._trace):
                 self._execute(operation)
-            except OSError as error:
-                raise LaunchError(explain(operation, error)) from error
 
     def _execute(self, operation: p.Inside) -> None:
         match operation:
@@ -326,8 +324,9 @@ def _kind(layer: str, path: str) -> str:
         try:
             if os.getxattr(place, "trusted.overlay.opaque", follow_symlinks=False) == b"y":
                 found = "opaque"
-        except OSError:  # it has none, or its file system has no such thing
-            continue
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):  # it has none, or its file system has no such thing
+                raise
     return found
 
 

@@ -1,8 +1,8 @@
 """A name on this host: its folder, its locks, the journal of what to undo.
 
 Owns `/run/pyinit/NAME/`. Must not know what a container is made of. Laws: `lock` is held by monitor and PID 1
-together, so a free one means that both are gone; `monitor` is held by the monitor alone; a line stands in the
-journal before the thing that it names is made; undoing what is not there is fine.
+together, so a free one means that both are gone; `monitor` is held by the monitor alone, not by what it forks; a line
+stands in the journal before the thing that it names is made; undoing what is not there is fine.
 """
 
 import fcntl
@@ -60,7 +60,10 @@ class Claim:
         A hook runs once and is no longer noted, whatever comes of it: see `failed_hooks`.
         """
         problems, left = [], []
-        entries = _entries(self.directory)
+        try:
+            entries = _entries(self.directory)
+        except OSError as error:
+            return [f"what is in {error.filename} is left behind: {error.strerror}"]
         for kind, value in reversed([one for one in entries if one[0] != _HOOK]):
             try:
                 _UNDO[kind](value)
@@ -73,7 +76,7 @@ class Claim:
             self.failed_hooks += [why] if why else []
             self._rewrite([*pending, *reversed(left)])
         if not problems:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # it is undone again, which is fine
                 os.unlink(f"{self.directory}/journal")
         return problems
 
@@ -83,13 +86,18 @@ class Claim:
             file.write("".join(f"{kind}\t{value}\n" for kind, value in entries))
         os.rename(f"{path}.new", path)
 
-    def release(self) -> None:
-        """Give the name back; its folder goes, unless a journal with unfinished work is in it."""
+    def release(self) -> list[str]:
+        """Give the name back; its folder goes, unless a journal with unfinished work is in it. What stays, in words."""
         keep = os.path.exists(f"{self.directory}/journal")
+        problems = []
         for name in _FILES:
             if not (keep and name in ("journal", "lock")):
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     os.unlink(f"{self.directory}/{name}")
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    problems.append(f"{error.filename} is left behind: {error.strerror}")
         with contextlib.suppress(OSError):  # of a supervisor that was killed: its notify sockets
             for name in os.listdir(f"{self.directory}/notify"):
                 os.unlink(f"{self.directory}/notify/{name}")
@@ -98,7 +106,7 @@ class Claim:
             os.rmdir(self.directory)
         os.close(self.lock_fd)
         os.close(self.monitor_fd)
-
+        return problems
 
     def take_address(self, address: str, origin: Origin) -> None:
         """Note an address as ours; LaunchError if this host or another container has it."""
@@ -181,10 +189,12 @@ def claim(name: str, origin: Origin, *, patience_s: float) -> Claim:
     deadline = time.monotonic() + patience_s
     while True:
         os.makedirs(directory, 0o700, exist_ok=True)
-        monitor_fd = _lock(f"{directory}/monitor")
+        with _removed_if_it_fails(directory):
+            monitor_fd = _lock(f"{directory}/monitor", fcntl.lockf)  # of one process: no child of a killed one has it
         if monitor_fd < 0:
             raise _in_use(name, directory, origin)
-        lock_fd = _lock(f"{directory}/lock")
+        with _removed_if_it_fails(directory, "monitor"):
+            lock_fd = _lock(f"{directory}/lock", fcntl.flock)
         if lock_fd >= 0:
             break
         os.close(monitor_fd)
@@ -199,12 +209,30 @@ def claim(name: str, origin: Origin, *, patience_s: float) -> Claim:
     return found
 
 
-def _lock(path: str) -> int:
+class _removed_if_it_fails:  # noqa: N801 - a context
+    """`held`: of the files in it those that we have locked; what we have not may be somebody's."""
+
+    def __init__(self, directory: str, *held: str) -> None:
+        self._directory = directory
+        self._held = held
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, OSError):
+            with contextlib.suppress(OSError):
+                for name in self._held:
+                    os.unlink(f"{self._directory}/{name}")
+                os.rmdir(self._directory)
+
+
+def _lock(path: str, take: Callable[[int, int], object]) -> int:
     """fd of `path`, locked; -1 if someone else has it. The file may be removed under us: then once more."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return -1

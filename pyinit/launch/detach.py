@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.control.places import container_dir, read_pid
 from pyinit.errors import LaunchError, PyinitError, UsageError

@@ -56,9 +56,9 @@ class Need(NamedTuple):
     what: str
 
 
-def examine(subjects: tuple[str, ...] = ()) -> list[Finding]:
+def examine(subjects: tuple[str, ...] | None = None) -> list[Finding]:
     """All there is to find out, or what is known of `subjects`."""
-    wanted = subjects or SUBJECTS
+    wanted = SUBJECTS if subjects is None else subjects
     return [_PROBES[subject.partition(" ")[0]](subject) for subject in wanted if subject.partition(" ")[0] in _PROBES]
 
 

@@ -6,10 +6,11 @@ told and holds up nothing.
 """
 
 import os
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.errors import EXIT_OK, LaunchError
 from pyinit.launch.plan import NoteHook, Plan, RunHook
+from pyinit.launch.tracing import Trace, carried_out
 from pyinit.linux import process
 from pyinit.model import RTMIN, Config, signal_name
 
@@ -23,7 +24,7 @@ class StoppedError(LaunchError):
     exit_code = EXIT_OK
 
 
-def prestart(steps: Plan, config: Config, directory: str, pid: int, note: Callable[[str, str], None]) -> None:
+def prestart(steps: Plan, config: Config, directory: str, pid: int, note: Callable[[str, str], None], trace: Trace) -> None:
     """Note the poststop hooks by `note(kind, value)`, run the others; LaunchError for the first that fails. `pid`: PID 1's.
 
     Signals that stop must be blocked; one that comes ends the hook, and is left to be read. StoppedError then.
@@ -33,12 +34,14 @@ def prestart(steps: Plan, config: Config, directory: str, pid: int, note: Callab
     environment = _environment(config, directory)
     for step in steps.built:
         if isinstance(step, NoteHook):
-            note(_KIND, _encode(step, environment))
+            with carried_out(step, trace):
+                note(_KIND, _encode(step, environment))
     stops = process.signalfd(list(_STOPS))
     try:
         for step in steps.built:
             if isinstance(step, RunHook):
-                _prestart(step, {**os.environ, **environment, "PYINIT_PID": str(pid)}, stops)
+                with carried_out(step, trace):
+                    _prestart(step, {**os.environ, **environment, "PYINIT_PID": str(pid)}, stops)
     finally:
         os.close(stops)
 

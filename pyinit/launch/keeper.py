@@ -9,7 +9,7 @@ import errno
 import os
 import select
 import time
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from pyinit.errors import LaunchError
 from pyinit.launch.fuse import Program

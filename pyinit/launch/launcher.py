@@ -19,6 +19,7 @@ import time
 import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
 from _collections_abc import Callable
 
+from pyinit import scopes as contextlib
 from pyinit.control import places, server
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
 from pyinit.init.limiting import exchange
@@ -29,13 +30,13 @@ from pyinit.init.updates import CHANGE, read_limits
 from pyinit.init.upward import relay
 from pyinit.launch import apply, cgroups, digests, hooks, network, plan, rlimits
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
-from pyinit.launch.explain import explain
 from pyinit.launch.keeper import Keeper
 from pyinit.launch.outside import Outside
 from pyinit.launch.parting import Parting
+from pyinit.launch.tracing import SILENT, Trace, carried_out, explained
 from pyinit.linux import caps, namespaces, process
 from pyinit.linux import sock as socket
-from pyinit.model import NETWORK_TYPES, RTMIN, Config, Origin
+from pyinit.model import NETWORK_TYPES, RTMIN, Config, Container, Origin
 
 HUP, _KILL = 1, 9
 # Stops, and what services may want to be told; not the faults, nor what job control and a broken pipe are for.
@@ -47,30 +48,34 @@ _DIGESTS = ".digests"  # no name of a container starts with a dot
 INSIDE_SOCKET = "/run/pyinit/control.sock"
 
 
-def launch(config: Config, import_path: list[str], report: Callable[[str], None]) -> int:
+def launch(config: Config, import_path: list[str], report: Callable[[str], None], trace: Trace = SILENT) -> int:
     """Run the container; its exit code. LaunchError; what could not be undone is reported.
 
-    `import_path`: what is left to import from after the pivot.
+    `import_path`: what is left to import from after the pivot. `trace` is told of each operation of the plan.
     """
     box = config.container
     assert box is not None
     steps = plan.make(config)
     _check_privileges(box.origin, veth=box.network.mode == "veth")
     process.block_signals(list(FORWARDED))
-    held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
+    try:
+        held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
+    except OSError as error:
+        raise LaunchError(_text_of(error, box)) from error
     try:
         held.write_config(config.path)
-        _tell(held, [], report)  # of the run before, whose monitor was killed
-        while (code := _Launch(config, steps, held, import_path, report).run()) == _REBOOT:
-            _tell(held, held.undo(), report)
+        _report(held, [], report)  # of the run before, whose monitor was killed
+        while (code := _Launch(config, steps, held, import_path, report, trace).run()) == _REBOOT:
+            _report(held, held.undo(), report)
         return code
+    except OSError as error:
+        raise LaunchError(_text_of(error, box)) from error
     finally:
         problems = held.undo()
-        held.release()
-        _tell(held, problems, report)
+        _report(held, [*problems, *held.release()], report)
 
 
-def _tell(held: Claim, problems: list[str], report: Callable[[str], None]) -> None:
+def _report(held: Claim, problems: list[str], report: Callable[[str], None]) -> None:
     for text in (*problems, *held.failed_hooks):
         report(text)
     held.failed_hooks.clear()
@@ -86,17 +91,21 @@ def _check_privileges(origin: Origin, *, veth: bool) -> None:
 
 
 class _Launch:
-    def __init__(self, config: Config, steps: plan.Plan, held: Claim, import_path: list[str], report: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, steps: plan.Plan, held: Claim, import_path: list[str], report: Callable[[str], None], trace: Trace
+    ) -> None:  # fmt: skip
         assert config.container is not None
         self.config = config
         self.box = config.container
         self.steps = steps
+        self.isolate = next(step for step in steps.host if isinstance(step, plan.Isolate))
         self.held = held
         self.import_path = import_path
         self.folder_fds: list[int] = []
         self.verified: dict[str, digests.Identity] = {}
         self.report = report
         self.outside = Outside()
+        self.trace = trace
         self.groups: list[str] = []
         self.unified = ""
         self.control_fd = -1
@@ -106,12 +115,17 @@ class _Launch:
         # 0. The images are those that are meant.
         for step in self.steps.host:
             if isinstance(step, plan.VerifyImage):
-                self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
+                with carried_out(step, self.trace):
+                    self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
         # 1. An address that is taken is told before anything is made. The network's helper is forked first: it imports pyroute2 while the rest is made.
         networks = [step for step in self.steps.host if isinstance(step, plan.MakeNetwork)]
         for link in networks:
-            self.held.take_address(link.network.address.partition("/")[0], link.origin)
-        helper = _NetworkHelper(networks[0]) if networks else None
+            with explained(link):
+                self.held.take_address(link.network.address.partition("/")[0], link.origin)
+        helper = None
+        for link in networks:
+            with explained(link):
+                helper = _NetworkHelper(link)
         try:
             return self._run(helper)
         finally:
@@ -126,11 +140,14 @@ class _Launch:
         self.control_fd = server.bind(f"{self.held.directory}/{CONTROL_SOCKET}")
         for step in self.steps.host:
             if isinstance(step, plan.TakeFolder):
-                self.folder_fds.append(self.held.take_folder(step.path, step.origin))
+                with carried_out(step, self.trace):
+                    self.folder_fds.append(self.held.take_folder(step.path, step.origin))
             elif isinstance(step, plan.MakeCgroup):
-                self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
+                with carried_out(step, self.trace):
+                    self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
             elif isinstance(step, plan.Outside):
-                self.outside.run(step)
+                with carried_out(step, self.trace):
+                    self.outside.run(step)
         self.outside.finish(self.held.note)
         # 3. PID 1.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -141,18 +158,15 @@ class _Launch:
         if self.box.network.mode == "host":
             flags &= ~namespaces.CLONE_FLAGS["net"]
         try:
-            pid, self.pidfd = process.clone(flags)
-        except OSError as error:
-            isolate = next(step for step in self.steps.host if isinstance(step, plan.Isolate))
-            raise LaunchError(explain(isolate, error)) from error
-        if pid == 0:
-            ours.close()
-            os._exit(_Child(self, theirs).run())
-        theirs.close()
-        self.outside.close()
-        os.close(self.control_fd)
-        self.held.write_pid(pid)
-        try:
+            with carried_out(self.isolate, self.trace):
+                pid, self.pidfd = process.clone(flags)
+                if pid == 0:
+                    ours.close()
+                    os._exit(_Child(self, theirs).run())
+            theirs.close()
+            self.outside.close()
+            os.close(self.control_fd)
+            self.held.write_pid(pid)
             # 4. The network needs the namespace; the mounts are being made meanwhile.
             if helper is not None:
                 self._connect(helper, pid, ours)
@@ -160,7 +174,7 @@ class _Launch:
                     with contextlib.suppress(BrokenPipeError):  # it has failed meanwhile, and said why
                         ours.send(b"linked")
             self._await_built(ours)
-            hooks.prestart(self.steps, self.config, self.held.directory, pid, self.held.note)
+            hooks.prestart(self.steps, self.config, self.held.directory, pid, self.held.note, self.trace)
             with contextlib.suppress(BrokenPipeError):  # it was killed while a hook ran: its exit code says so
                 ours.send(b"go")
             # 5. From here on: the monitor.
@@ -171,13 +185,14 @@ class _Launch:
             finally:
                 parting.close()
         except (PyinitError, OSError):
-            process.pidfd_send_signal(self.pidfd, 9)
-            select.select([self.pidfd], [], [])
-            os.waitpid(pid, 0)
+            if self.pidfd >= 0:
+                process.pidfd_send_signal(self.pidfd, _KILL)
+                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
             raise
         finally:
             ours.close()
-            os.close(self.pidfd)
+            if self.pidfd >= 0:
+                os.close(self.pidfd)
 
     def _read_again(self, instances: tuple[str, ...]) -> Config:
         """For a reload; in a process of its own."""
@@ -186,13 +201,14 @@ class _Launch:
         return load(self.config.path, os.environ, extra=instances)
 
     def _connect(self, helper: "_NetworkHelper", pid: int, channel: socket.socket) -> None:
-        self.held.note("bridge", helper.step.network.bridge)
-        self.held.note("link", helper.step.link)
         try:
-            helper.make(pid)
+            with carried_out(helper.step, self.trace):
+                self.held.note("bridge", helper.step.network.bridge)
+                self.held.note("link", helper.step.link)
+                helper.make(pid)
         except LaunchError:
-            if select.select([channel], [], [], 0)[0]:  # its namespace has gone with it: it has failed, and said why
-                self._await_built(channel)
+            if select.select([channel], [], [], 0)[0]:
+                self._await_built(channel)  # of a PID 1 that has failed, which is why there was no namespace for it any more
             raise
         finally:
             helper.close()  # now: it holds pyroute2's memory, and our locks
@@ -216,6 +232,7 @@ class _NetworkHelper:
         theirs.close()
 
     def _child(self, channel: socket.socket) -> int:
+        sys.unraisablehook = lambda _: None  # of a loop that could not be made whole: who makes it says why, too
         try:
             network.preload()
             word = channel.recv(64)
@@ -229,14 +246,17 @@ class _NetworkHelper:
                 f"{self.step.origin}: {self.step.describe()}: the Python package {error.name} is missing; "
                 "install it (Debian: python3-pyroute2)".encode()
             )
-        except (PyinitError, OSError) as error:
-            text = str(error) if isinstance(error, PyinitError) else f"{self.step.origin}: {self.step.describe()}: {error}"
-            channel.send(text.encode()[:_MOST_TEXT])
+        except PyinitError as error:
+            _tell(channel, str(error))
+        except BaseException as error:  # noqa: BLE001 - as PID 1's: the launcher's undoing is not ours
+            text = error.strerror if isinstance(error, OSError) else f"internal error: {type(error).__name__}: {error}"
+            _tell(channel, f"{self.step.origin}: {self.step.describe()}: {text}")
         return 0
 
     def make(self, pid: int) -> None:
         """Make it; LaunchError."""
-        self._channel.send(str(pid).encode())
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and said why
+            self._channel.send(str(pid).encode())
         text = self._channel.recv(_MOST_TEXT).decode("utf-8", "replace")
         if text != "made":
             raise LaunchError(text or f"{self.step.origin}: {self.step.describe()}: its helper process ended")
@@ -249,22 +269,39 @@ class _NetworkHelper:
             self._pid = 0
 
 
+def _tell(channel: socket.socket, text: str) -> bool:
+    """False if nobody listens any more."""
+    try:
+        channel.send(text.encode("utf-8", "replace")[:_MOST_TEXT])
+    except OSError:
+        return False
+    return True
+
+
+def _text_of(error: BaseException, box: Container) -> str:
+    if isinstance(error, PyinitError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return f"internal error: {type(error).__name__}: {error}"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{box.origin}: container {box.name}: {where}{error.strerror}"
+
+
 class _Child:
     """PID 1 up to the moment that it is the init."""
 
     def __init__(self, launch: _Launch, channel: socket.socket) -> None:
         self._launch = launch
         self._channel = channel
+        self._is_built = False
 
     def run(self) -> int:
         """The exit code of the container."""
         try:
             return self._run()
         except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
-            text = str(error) if isinstance(error, PyinitError | OSError) else f"internal error: {type(error).__name__}: {error}"
-            try:
-                self._channel.send(text.encode("utf-8", "replace")[:_MOST_TEXT])
-            except OSError:  # the monitor does not listen any more: then to those who read our output
+            text = _text_of(error, self._launch.box)
+            if self._is_built or not _tell(self._channel, text):  # the monitor listens for this no more: then to those who read our output
                 os.write(2, f"pyinit: {text}\n".encode("utf-8", "replace"))
             return EXIT_SYSTEM
 
@@ -274,25 +311,34 @@ class _Child:
             for warning in rlimits.limit_ourselves(self._launch.config):
                 self._launch.report(warning)
         self._channel.send(b"built")
-        if self._channel.recv(16) != b"go":
+        self._is_built = True
+        try:
+            is_wanted = self._channel.recv(16) == b"go"
+        except ConnectionResetError:
+            is_wanted = False
+        if not is_wanted:
             return EXIT_SYSTEM  # the monitor is gone before there was anything to stop
+        process.prctl(process.PR_SET_PDEATHSIG, 0)  # from here on its end is read from the channel, and is an orderly stop
         if self._launch.box.init:
             return self._exec_init()
         return Init(self._launch.config, endpoints).run()
 
     def _build(self) -> Endpoints:
         launch = self._launch
-        os.close(launch.held.monitor_fd)
-        os.setsid()
-        process.set_name("pyinit")
-        process.prctl(process.PR_SET_DUMPABLE, 0)
-        places = cgroups.v1_places(launch.groups)
-        v1_fds = {name: os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for name, place in places.items()}
-        cgroup_fd = self._enter_groups()
-        if "net" in launch.box.namespaces and launch.box.network.mode != "host":
-            namespaces.loopback_up()
+        with explained(launch.isolate):
+            self._die_with_the_monitor()
+            os.close(launch.held.monitor_fd)
+            os.setsid()
+            process.set_name("pyinit")
+            process.prctl(process.PR_SET_DUMPABLE, 0)
+            if "net" in launch.box.namespaces and launch.box.network.mode != "host":
+                namespaces.loopback_up()
+        with explained(next((step for step in launch.steps.host if isinstance(step, plan.MakeCgroup)), launch.isolate)):
+            places = cgroups.v1_places(launch.groups)
+            v1_fds = {name: os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for name, place in places.items()}
+            cgroup_fd = self._enter_groups()
         linked = self._await_network if launch.steps.network_first() else lambda: None
-        apply.Builder(launch.held.directory, launch.verified, launch.outside, linked).run(launch.steps.inside)
+        apply.Builder(launch.held.directory, launch.verified, launch.outside, linked, launch.trace).run(launch.steps.inside)
         self._shut_the_host_out({max(cgroup_fd, 0), *v1_fds.values()})
         return Endpoints(
             channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, v1_fds=v1_fds, listen_fds=(launch.control_fd,),
@@ -302,6 +348,12 @@ class _Child:
     def _await_network(self) -> None:
         if self._channel.recv(16) != b"linked":
             raise LaunchError(f"{self._launch.box.network.origin}: the network was not made")
+
+    def _die_with_the_monitor(self) -> None:
+        """While nothing can be stopped yet: a mount that hangs would hold the name."""
+        process.prctl(process.PR_SET_PDEATHSIG, _KILL)
+        if select.select([self._channel], [], [], 0)[0]:  # it says nothing before we do, so that is its end
+            os._exit(EXIT_SYSTEM)
 
     def _enter_groups(self) -> int:
         """fd of the container's own v2 group, opened while the mount that it is on can be written."""

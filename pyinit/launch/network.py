@@ -1,19 +1,20 @@
 """The container's network: bridge, veth, address, route. The only user of pyroute2.
 
 Owns the order of netlink requests. Must not know mounts or services. Laws: runs in a short-lived child, so that
-neither monitor nor PID 1 ever loads pyroute2; a bridge that pyinit made carries the alias `pyinit`, and only such
-a one is removed, when nothing is left on it; one lock for all changes of bridges.
+neither monitor nor PID 1 ever loads pyroute2; a bridge or veth that pyinit made carries the alias `pyinit`, and only
+such a one is removed, a bridge when nothing is left on it; one lock for all changes of bridges.
 """
 
 import errno
 import fcntl
 import os
 
+from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch.plan import MakeNetwork
 from pyinit.linux import namespaces
 
-BRIDGE_ALIAS = "pyinit"
+ALIAS = "pyinit"
 _INSIDE = "host0"
 
 
@@ -32,7 +33,7 @@ def make(operation: MakeNetwork, netns_fd: int, lock_path: str) -> None:
             bridge = _bridge(ip, operation)
             ip.link("add", ifname=operation.link, kind="veth", peer={"ifname": _INSIDE, "net_ns_fd": netns_fd})
             outside = ip.link_lookup(ifname=operation.link)[0]
-            ip.link("set", index=outside, master=bridge, state="up")
+            ip.link("set", index=outside, master=bridge, state="up", ifalias=ALIAS)
         namespaces.enter(netns_fd, namespaces.CLONE_FLAGS["net"])
         with IPRoute() as ip:
             inside = ip.link_lookup(ifname=_INSIDE)[0]
@@ -55,7 +56,7 @@ def make(operation: MakeNetwork, netns_fd: int, lock_path: str) -> None:
 
 def _bridge(ip: object, operation: MakeNetwork) -> int:
     """Index of the bridge; a missing one is made, with the gateway as its address."""
-    from pyroute2 import IPRoute
+    from pyroute2 import IPRoute, NetlinkError
 
     assert isinstance(ip, IPRoute)
     net = operation.network
@@ -63,11 +64,15 @@ def _bridge(ip: object, operation: MakeNetwork) -> int:
     if found:
         return int(found[0])
     ip.link("add", ifname=net.bridge, kind="bridge")
-    index = int(ip.link_lookup(ifname=net.bridge)[0])
-    ip.link("set", index=index, ifalias=BRIDGE_ALIAS)
-    if net.gateway:
-        ip.addr("add", index=index, address=net.gateway, prefixlen=int(net.address.partition("/")[2]))
-    ip.link("set", index=index, state="up")
+    try:
+        index = int(ip.link_lookup(ifname=net.bridge)[0])
+        if net.gateway:
+            ip.addr("add", index=index, address=net.gateway, prefixlen=int(net.address.partition("/")[2]))
+        ip.link("set", index=index, state="up", ifalias=ALIAS)
+    except (NetlinkError, OSError, IndexError):
+        with contextlib.suppress(OSError):
+            namespaces.remove_bridge(net.bridge)  # now, while we know that it is ours: without its alias nobody else does
+        raise
     return index
 
 
@@ -77,7 +82,7 @@ def remove_unused_bridge(name: str, lock_path: str) -> None:
     with _locked(lock_path):
         try:
             with open(f"{folder}/ifalias") as file:
-                ours = file.read().strip() == BRIDGE_ALIAS
+                ours = file.read().strip() == ALIAS
             if not ours or os.listdir(f"{folder}/brif"):
                 return
         except FileNotFoundError:
@@ -86,14 +91,16 @@ def remove_unused_bridge(name: str, lock_path: str) -> None:
 
 
 def remove_link(name: str) -> None:
-    """Remove a veth that outlived its container (its namespace is held by someone)."""
-    if not os.path.exists(f"/sys/class/net/{name}"):
+    """Remove our veth that outlived its container: its namespace is held by someone, or is just going."""
+    try:
+        with open(f"/sys/class/net/{name}/ifalias") as file:
+            ours = file.read().strip() == ALIAS
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
         return
-    from pyroute2 import IPRoute
-
-    with IPRoute() as ip:
-        for index in ip.link_lookup(ifname=name):
-            ip.link("del", index=index)
+    if ours:  # else it was there before ours, which could not be made
+        namespaces.remove_link(name)
 
 
 class _locked:  # noqa: N801 - a context

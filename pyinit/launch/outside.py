@@ -40,20 +40,17 @@ class Outside:
         self.programs: list[Program] = []  # that live as long as their mounts, kept by the monitor
 
     def run(self, step: Step) -> None:
-        """Carry out one step; of what has to be waited for, only begin it. LaunchError."""
-        try:
-            match step:
-                case TakeContent():
-                    self._contents[step.target, step.use, step.name] = content(step.content)
-                case MapIds():
-                    rows = {kind: [(r.source, r.inside, r.length) for r in step.ranges if r.kind == kind] for kind in ("uid", "gid")}
-                    self._maps[step.target] = namespaces.user_namespace(rows["uid"], rows["gid"])
-                case OpenTree():
-                    self._trees[step.mount.target] = _tree(step.mount)
-                case ConnectMount():
-                    self._connect(step)
-        except OSError as error:
-            raise LaunchError(explain(step, error)) from error
+        """Carry out one step; of what has to be waited for, only begin it. OSError."""
+        match step:
+            case TakeContent():
+                self._contents[step.target, step.use, step.name] = content(step.content)
+            case MapIds():
+                rows = {kind: [(r.source, r.inside, r.length) for r in step.ranges if r.kind == kind] for kind in ("uid", "gid")}
+                self._maps[step.target] = namespaces.user_namespace(rows["uid"], rows["gid"])
+            case OpenTree():
+                self._trees[step.mount.target] = _tree(step.mount)
+            case ConnectMount():
+                self._connect(step)
 
     def finish(self, note: Callable[[str, str], None]) -> None:
         """Wait for what was begun; LaunchError. `note` writes a kind and a value to the journal."""

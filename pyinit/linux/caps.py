@@ -4,6 +4,8 @@ Owns the table of names. Must not know which set a service gets.
 Source: capabilities(7).
 """
 
+import errno
+
 from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check
 from pyinit.linux.process import prctl
@@ -23,8 +25,18 @@ _VERSION_3 = 0x20080522
 def limit_bounding_set(keep: tuple[str, ...]) -> None:
     """Drop all but `keep` from the bounding set: what root gets at exec is what is left."""
     for number, name in enumerate(NAMES):
-        if name not in keep and LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+        if name not in keep and _is_bounded(number):
             prctl(PR_CAPBSET_DROP, number)
+
+
+def _is_bounded(number: int) -> bool:
+    """Whether the bounding set has it; a capability that this kernel does not know (EINVAL) it has not."""
+    try:
+        return prctl(_PR_CAPBSET_READ, number) == 1
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return False
 
 
 def clear_inheritable() -> None:
@@ -48,7 +60,7 @@ def has(name: str) -> bool:
 
 def bounding_set() -> frozenset[str]:
     """Of this process."""
-    return frozenset(name for number, name in enumerate(NAMES) if LIBC.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1)
+    return frozenset(name for number, name in enumerate(NAMES) if _is_bounded(number))
 
 
 def effective_set() -> frozenset[str]:

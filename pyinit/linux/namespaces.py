@@ -3,6 +3,7 @@
 Owns the numbers. Must not know which namespaces a container wants.
 """
 
+import errno
 import fcntl
 import os
 import struct
@@ -18,6 +19,7 @@ CLONE_FLAGS = {
 }  # fmt: skip
 _PID_NS_INIT_INO = 0xEFFFFFFC  # linux/nsfs.h, enum init_ns_ino
 _SIOCSIFFLAGS, _SIOCBRDELBR, _IFF_UP = 0x8914, 0x89A1, 1
+_RTM_DELLINK, _IFLA_IFNAME, _NLM_F_REQUEST_ACK = 17, 3, 1 | 4
 
 
 def unshare(flags: int) -> None:
@@ -77,9 +79,22 @@ def has_address(address: str) -> bool:
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
             sock.bind((address, 0))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
             return False
     return True
+
+
+def remove_link(name: str) -> None:
+    """Delete a link by netlink (rtnetlink(7)); one that is gone is fine."""
+    attribute = struct.pack("=HH16s", 20, _IFLA_IFNAME, os.fsencode(name))
+    request = struct.pack("=IHHII16x", 32 + len(attribute), _RTM_DELLINK, _NLM_F_REQUEST_ACK, 1, 0) + attribute
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
+        sock.send(request)
+        number = -struct.unpack_from("=i", sock.recv(4096), 16)[0]  # struct nlmsgerr, behind its header
+    if number not in (0, errno.ENODEV):
+        raise OSError(number, f"remove link {name}: {os.strerror(number)}")
 
 
 def remove_bridge(name: str) -> None:

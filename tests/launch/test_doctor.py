@@ -112,6 +112,10 @@ def test_a_step_that_fails_tells_what_the_doctor_says(monkeypatch):
         "x.toml:2: mount layer 0, /no/base.squashfs, read-only: mount squashfs: No such device; filesystem squashfs: this kernel "
         "has it neither built in nor as a module; load or install the module squashfs"
     )
+    folder = plan.AttachLayer(0, "/", at(2))  # needs nothing that could lack
+    assert explain(folder, OSError(errno.EPERM, "open_tree /: Operation not permitted")) == (
+        "x.toml:2: mount layer 0, /, read-only: open_tree /: Operation not permitted"
+    )
     assert explain(step, OSError(errno.ENOMEM, "Cannot allocate memory")).endswith("read-only: Cannot allocate memory")
 
 

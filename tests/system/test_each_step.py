@@ -1,0 +1,329 @@
+"""Every operation of the plan fails in turn, and its launcher is killed there: one line says so, nothing stays behind."""
+
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import typing
+
+import pytest
+from conftest import REPO, Pyinit, erofs, leftovers, make_busybox, squash, wait_until
+from test_images import no_digests_left  # noqa: F401 - a fixture
+
+from pyinit.launch import plan
+
+pytestmark = pytest.mark.usefixtures("nothing_left", "no_digests_left")
+
+CONFIG = """
+[init]
+exit = "when-main-exits"
+main = "app"
+stop_timeout = "1s"
+[container]
+name = "pyinit-test"
+hostname = "every-step"
+layers = ["base.squashfs@sha256:{base}", "folder", "upper.squashfs"]
+writable = "./state"
+writable_paths = ["/data", "/new/place"]
+[[container.mounts]]
+type = "squashfs"
+source = "upper.squashfs@sha256:{upper}"
+target = "/again"
+[[container.mounts]]
+type = "squashfs"
+source = "image:/inner.squashfs"
+target = "/inner"
+[[container.mounts]]
+type = "erofs"
+source = "app.erofs"
+target = "/app"
+[[container.mounts]]
+type = "tmpfs"
+target = "/run/config"
+size = "1M"
+read_only = true
+files = {{ "sub/word" = "of the file\\n" }}
+[[container.mounts]]
+type = "bind"
+source = "folder"
+target = "/bound"
+read_only = true
+[container.cgroup]
+memory_max = "256M"
+pids_max = 100
+[container.network]
+mode = "veth"
+bridge = "pyinit-t0"
+address = "10.92.7.2/24"
+gateway = "10.92.7.1"
+[services.app]
+log = {{ to = "stdout", timestamp = "none" }}
+command = ["/bin/sh", "/bin/inventory"]
+"""
+OTHERS = 6  # calls of each side, besides the first of each kind
+HOST, INSIDE = ([kind.__name__ for kind in typing.get_args(kinds)] for kinds in (plan.OnHost, plan.Inside))
+ERRNOS = (errno.EPERM, errno.ENOSPC, errno.EBUSY, errno.ENOENT)
+# All that a start makes, as the container sees it; without numbers that differ at each.
+INVENTORY = """
+awk '{ print $4, $5, $6, $(NF - 2) }' /proc/self/mountinfo
+ls -ln /dev | awk '{ print $1, $3, $4, $NF }'
+hostname; cat /etc/hosts /etc/hostname /run/config/sub/word /again/word /inner/word /app/word /bound/word /data/word
+ip -4 -o addr show host0 | awk '{ print $4 }'; ip -4 -o addr show lo | awk '{ print $4 }'; ip route
+for name in kcore keys timer_list; do ls -ln /proc/$name | awk '{ print $1, $5, $6 }'; done
+grep -E "Cap|NoNewPrivs" /proc/self/status
+echo > /new/place/x && rm /new/place/x && echo > /data/x && rm /data/x && echo writable
+echo whole
+"""
+
+
+class Driver:
+    """each_step.py over one config; `steps` are the operations of its plan: (origin, words, class)."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, REPO / "tests/system/each_step.py", path],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPO)},
+        )  # fmt: skip
+        self.steps: list[tuple[str, str, str]] = [tuple(row) for row in self.do("plan")]
+
+    def do(self, order: str, **keys):
+        self.process.stdin.write(json.dumps({"do": order, **keys}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def run(self, **keys) -> dict:
+        self.do("start", **keys)
+        self.do("release")
+        return self.do("wait")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("steps")
+    base, upper = make_busybox(folder / "base"), folder / "upper"
+    (base / "bin/inventory").write_text(INVENTORY)
+    for name in ("inner", "upper", "app", "folder"):
+        (folder / name).mkdir()
+        (folder / name / "word").write_text(f"of {name}\n")
+    (upper / "data").mkdir()
+    (upper / "data/word").write_text("of data\n")
+    squash(folder / "inner", base / "inner.squashfs")
+    erofs(folder / "app", folder / "app.erofs")
+    digests = {path.stem: hashlib.sha256(squash(path, path.with_suffix(".squashfs")).read_bytes()).hexdigest() for path in (base, upper)}
+    (folder / "services.toml").write_text(CONFIG.format(**digests))
+    return folder / "services.toml"
+
+
+@pytest.fixture(scope="module")
+def driver(config):
+    driver = Driver(config)
+    yield driver
+    driver.close()
+
+
+def seen() -> dict[str, list[str]]:
+    found = leftovers()
+    return {**found, "run": [name for name in found["run"] if not name.endswith("/.digests")]}
+
+
+def same_as(before: dict[str, list[str]], what: str) -> None:
+    """A namespace's links and loops go a moment after its last process."""
+    deadline = time.monotonic() + 1.0
+    while (now := seen()) != before and time.monotonic() < deadline:
+        pass
+    assert now == before, what
+
+
+def run_whole(driver: Driver, what: str = "") -> list[str]:
+    """The inventory of a start as it should be."""
+    done = driver.run()
+    assert (done["code"], done["left"], "app: whole\n" in done["text"]) == (0, [], True), f"{what}: {done}"
+    return [line for line in done["text"].splitlines() if line.startswith("app: ")]
+
+
+def test_the_config_has_every_kind_of_operation(driver):
+    assert {*HOST, *INSIDE} == {kind for _, _, kind in driver.steps}
+    assert len(run_whole(driver)) > 60
+
+
+def test_each_operation_fails_in_turn(driver):
+    """Before and after it, by what the kernel says most: the words, the undoing, and a new start."""
+    whole = run_whole(driver)
+    before = seen()
+    for number, (origin, words, _) in enumerate(driver.steps):
+        for when in ("before", "after"):
+            for code in ERRNOS if when == "before" else (ERRNOS[number % len(ERRNOS)],):
+                done = driver.run(step=number, when=when, errno=code)
+                what = f"{when} step {number}, {words}, {errno.errorcode[code]}: {done}"
+                start, _, hint = done["text"].rstrip("\n").partition(f"{origin}: {words}: {os.strerror(code)}")
+                assert (done["code"], start, hint[:2] in ("", "; "), done["text"].count("\n")) == (111, "pyinit: ", True, 1), what
+                assert done["left"] + done["ended"] == [], what
+                same_as(before, what)
+        if number % 3 == 0:
+            assert run_whole(driver, f"after a failed {words}") == whole
+    same_as(before, "at the end")
+
+
+def test_kill_9_of_the_monitor_at_each_operation_then_a_new_start(driver):
+    """At once, while what it left may still hang where it was; each new start is whole, and undoes it all."""
+    whole = run_whole(driver)
+    before = seen()
+    for number, (_, words, kind) in enumerate(driver.steps):
+        for when in ("before", "after") if kind in (*HOST, "Pivot", "LimitCapabilities") else ("before",):  # elsewhere it is the next's before
+            driver.do("start", step=number, when=when)
+            driver.do("kill")
+            assert run_whole(driver, f"killed {when} step {number}, {words}") == whole
+            same_as(before, f"killed {when} step {number}, {words}")
+
+
+def test_kill_9_of_the_monitor_in_the_midst_of_its_network(driver, tmp_path):
+    """Whoever makes it is stopped where the bridge is there and the addresses are not; it ends when it may go on."""
+    whole = run_whole(driver)
+    before = seen()
+    pid = Side("network helper", "MakeCgroup", is_child=True).begin(driver)
+    log = tmp_path / "log"
+    tracer = trace(pid, log, "-e", "trace=setns", "-e", "inject=setns:signal=STOP:when=1")
+    driver.do("release")
+    wait_until(lambda: "stopped by SIGSTOP" in log.read_text(), "the helper's stop")
+    driver.do("kill")
+    tracer.terminate()
+    tracer.wait(10)
+    driver.do("start")
+    os.kill(pid, signal.SIGCONT)
+    done = driver.do("wait")
+    assert (done["code"], done["left"], [line for line in done["text"].splitlines() if line.startswith("app: ")]) == (0, [], whole), done
+    assert driver.do("said by what was killed") == ""
+    same_as(before, "at the end")
+
+
+def test_a_link_of_another_program_by_that_name_stays(driver):
+    name = "ve-pyinit-test"
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    try:
+        done = driver.run()
+        origin, words, _ = next(step for step in driver.steps if step[2] == "MakeNetwork")
+        assert done["text"] == (
+            f"pyinit: {origin}: {words}: File exists; a link {name} is there already: another program's, remove it or name the container otherwise\n"
+        )
+        assert name in os.listdir("/sys/class/net")
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=True)
+
+
+@pytest.mark.parametrize("how", ["--verbose", "PYINIT_VERBOSE"])
+def test_verbose_tells_each_operation_with_its_line_as_it_is_carried_out(bench, driver, config, how):
+    box = Pyinit(config, *([how] if how[0] == "-" else []), environment={"PYINIT_VERBOSE": "1"} if how[0] != "-" else {})
+    bench.running.append(box)
+    assert box.wait() == 0
+    rows = re.findall(r"^pyinit: \+(\d+\.\d) ms  (.*)  \[(.*)\]$", box.output, re.M)
+    told = [(origin, words) for _, words, origin in rows]
+    host, inside = ([(origin, words) for origin, words, kind in driver.steps if kind in kinds] for kinds in (HOST, INSIDE))
+    assert sorted(told) == sorted(host + inside)
+    assert [row for row in told if row in host] == host
+    assert [row for row in told if row not in host] == inside  # PID 1 makes them while the launcher makes the network
+    times = [float(passed_ms) for passed_ms, _, _ in rows]
+    assert 0 < times[0] < times[-1] < 20_000
+
+
+CALLS = (
+    "mount", "umount2", "fsopen", "fsconfig", "fsmount", "move_mount", "open_tree", "mount_setattr", "pivot_root", "mknod", "mknodat", "symlink",
+    "symlinkat", "mkdir", "mkdirat", "openat", "openat2", "sethostname", "clone", "clone3", "ioctl", "chown", "fchown", "chmod", "fchmod", "fchmodat",
+    "unshare", "setns", "prctl", "capset", "getxattr", "lgetxattr", "chdir", "fchdir", "write", "rename", "flock", "fcntl", "socket", "socketpair",
+    "bind", "sendto", "sendmsg", "setsid", "pipe2",
+)  # fmt: skip
+LOOKUPS = ("openat", "openat2")  # of which ENOENT is no failure but the answer that there is no such thing
+
+
+class Side(typing.NamedTuple):
+    """A process of the launch, from the moment that it is held before `step` (the first of its class; "" is the very beginning)."""
+
+    name: str
+    step: str
+    is_child: bool = False  # of the launcher: the one that is there
+    options: tuple[str, ...] = ()
+
+    def begin(self, driver: Driver) -> int:
+        if not self.step:
+            return driver.do("start", gated=True)
+        number = next(number for number, (_, _, kind) in enumerate(driver.steps) if kind == self.step)
+        pid = driver.do("start", step=number, when="before")
+        if not self.is_child:
+            return pid
+        pids = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        inner = [one for one in pids if len(re.findall(r"^NSpid:(.*)$", pathlib.Path(f"/proc/{one}/status").read_text(), re.M)[0].split()) > 1]
+        return int((inner or pids)[0])
+
+
+SIDES = (
+    Side("launcher", ""), Side("network helper", "MakeCgroup", is_child=True), Side("PID 1's beginning", "Isolate", options=("-f",)),
+    Side("PID 1", "Stage", is_child=True),
+)  # fmt: skip
+
+
+def trace(pid: int, log: pathlib.Path, *options: str) -> subprocess.Popen:
+    tracer = subprocess.Popen(["strace", "-qq", "-o", log, "-p", str(pid), *options])
+    status = pathlib.Path(f"/proc/{pid}/status")
+    wait_until(lambda: "TracerPid:\t0\n" not in status.read_text(), "strace")
+    return tracer
+
+
+def run_traced(driver: Driver, side: Side, log: pathlib.Path, *options: str) -> dict:
+    tracer = trace(side.begin(driver), log, *side.options, *options)
+    driver.do("release")
+    done = driver.do("wait")
+    tracer.wait(10)
+    return done
+
+
+def calls_of(driver: Driver, side: Side, log: pathlib.Path) -> list[tuple[str, int]]:
+    """(call, which of its kind) of all that one side does to build; a sched_yield of the driver's marks the end."""
+    done = run_traced(driver, side, log, "-e", f"trace={','.join(CALLS)},sched_yield")
+    assert done["code"] == 0, done
+    rows = re.findall(r"^(\d+ +)?(\w+)\(", log.read_text(), re.M)
+    if side.options:  # with the children: what the new one does before the operations of the inside
+        rows = [row for row in rows if row[0] != rows[0][0]]
+    ends = ("sched_yield", "mount") if side.options else ("sched_yield",)
+    calls = [call for _, call in rows]
+    calls = calls[: next((number for number, call in enumerate(calls) if call in ends), len(calls))]
+    return [(call, calls[: number + 1].count(call)) for number, call in enumerate(calls)]
+
+
+def test_each_system_call_fails_in_turn(driver, tmp_path):
+    """The first of each kind, and others by chance: an error in words, or a whole container; nothing behind."""
+    whole = run_whole(driver)
+    before = seen()
+    seed = random.randrange(1000)
+    choose = random.Random(seed)
+    config = driver.steps[0][0].rpartition(":")[0]
+    for side in SIDES:
+        calls = calls_of(driver, side, tmp_path / "log")
+        assert len(calls) > 5, side
+        first = [one for one in calls if one[1] == 1 or one[0] == "sendto"]
+        others = [one for one in calls if one not in first]
+        for call, number in first + choose.sample(others, min(len(others), OTHERS)):
+            code = choose.choice(("EPERM", "EBUSY", "ENOSPC", *(() if call in LOOKUPS else ("ENOENT",))))
+            done = run_traced(driver, side, tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error={code}:when={number}")
+            what = f"seed {seed}, {side.name}, {call} {number}, {code}: {done}"
+            lines = done["text"].splitlines()
+            if done["code"] == 0:
+                lacks = [line for line in whole if line not in lines]
+                assert not lacks or re.search("^pyinit: (?!app: )", done["text"], re.M), f"{lacks} without a word: {what}"
+            else:
+                assert done["code"] == 111, what
+                assert re.fullmatch(rf"(pyinit: .* is left behind: .*\n)*pyinit: ({config}:\d+|the control socket .*): .*\n", done["text"]), what
+            assert done["left"] + done["ended"] == [], what
+            if "left behind" in done["text"] or call in ("flock", "fcntl"):  # who can't lock a file can't know whose it is
+                assert run_whole(driver, what) == whole
+            same_as(before, what)
