@@ -32,10 +32,11 @@ from pyinit.launch import apply, cgroups, digests, hooks, network, plan, rlimits
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.launch.keeper import Keeper
 from pyinit.launch.outside import Outside
+from pyinit.launch.parting import Parting
 from pyinit.launch.tracing import SILENT, Trace, carried_out, explained
 from pyinit.linux import caps, namespaces, process
 from pyinit.linux import sock as socket
-from pyinit.model import RTMIN, Config, Container, Origin
+from pyinit.model import NETWORK_TYPES, RTMIN, Config, Container, Origin
 
 HUP, _KILL = 1, 9
 # Stops, and what services may want to be told; not the faults, nor what job control and a broken pipe are for.
@@ -178,7 +179,11 @@ class _Launch:
                 ours.send(b"go")
             # 5. From here on: the monitor.
             keeper = Keeper(self.outside.programs, self.pidfd, self.report)
-            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self), keeper, foreign=bool(self.box.init)).run()
+            parting = Parting(pid, tuple(one.target for one in self.box.mounts if one.type in NETWORK_TYPES))
+            try:
+                return _Monitor(self.pidfd, ours, self._read_again, _Limits(self), keeper, parting, foreign=bool(self.box.init)).run()
+            finally:
+                parting.close()
         except (PyinitError, OSError):
             if self.pidfd >= 0:
                 process.pidfd_send_signal(self.pidfd, _KILL)
@@ -424,13 +429,14 @@ class _Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
     def __init__(
-        self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits", keeper: Keeper, *, foreign: bool
+        self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits", keeper: Keeper, parting: Parting, *, foreign: bool
     ) -> None:
         self._pidfd = pidfd
         self._channel = channel
         self._read_config = read_config
         self._limits = limits
         self._keeper = keeper
+        self._parting = parting
         self._foreign = foreign  # an init of the image says nothing: it is ready when it runs, which closes the channel
         self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
@@ -450,6 +456,7 @@ class _Monitor:
                     os.waitpid(self._readers.pop(fd), 0)
                 if self._channel.fileno() in ready and self._pidfd not in ready and not self._listen(poll):
                     poll.unregister(self._channel)
+                    self._parting.begin()
                 if self._signals in ready:
                     self._forward()
                 if self._pidfd in ready:
@@ -462,13 +469,15 @@ class _Monitor:
 
     def _wait(self, poll: select.poll) -> list[int]:
         """What can be read; what is kept beside the container has been attended to."""
-        kept, wait_s = self._keeper.fds(), self._keeper.wait_s(time.monotonic())
+        kept, waits = self._keeper.fds(), (self._keeper.wait_s(time.monotonic()), self._parting.wait_s())
+        wait_s = min((one for one in waits if one is not None), default=None)
         for fd in kept:
             poll.register(fd, select.POLLIN)
         ready = [fd for fd, _ in poll.poll(None if wait_s is None else wait_s * 1000 + 1)]
         for fd in kept:
             poll.unregister(fd)
         self._keeper.turn(ready, time.monotonic())
+        self._parting.turn()
         return [fd for fd in ready if fd not in kept]
 
     def _listen(self, poll: select.poll) -> bool:

@@ -107,6 +107,33 @@ exit 7
 ''' }}
 """
 
+# Its process has written to a server that then goes for good: it hangs in the kernel, and no signal reaches it there.
+GONE = f"""{HEAD}
+[services.app]
+command = ["/bin/sh", "/app/run"]
+log = {{ to = "stdout", timestamp = "none" }}
+stop_timeout = "1s"
+[[container.mounts]]
+type = "nfs4"
+source = "nas:/hard"
+target = "/hard"
+options = ["port={NFS_PORT}"]
+[[container.mounts]]
+type = "9p"
+source = "shared"
+target = "/shared"
+[[container.mounts]]
+type = "tmpfs"
+target = "/app"
+files = {{ run = '''
+exec 3> /hard/file
+echo HOLDING
+until [ -e /shared/gone ]; do sleep 0.1; done
+dd if=/dev/zero bs=1M count=4 >&3 &
+cat /hard/hello
+''' }}
+"""
+
 # name -> the mount of a container that does not come to be, and why
 REFUSED = {
     "export": (
@@ -163,6 +190,11 @@ wait $!; echo code $?
 for name in {" ".join(REFUSED)}; do
   {PYINIT} --config /etc/pyinit/$name.toml; echo code $?
 done
+{LEFT}
+{PYINIT} --config /etc/pyinit/gone.toml &
+until ps | grep -q "cat /hard/hell[o]"; do sleep 0.2; done
+{PYINIT} shutdown; echo shut $?
+wait $!; echo code $?
 {LEFT}
 """
 
@@ -224,7 +256,7 @@ def island(tmp_path):
 def test_user_files_on_nfs_smb_and_9p_through_a_restart_of_the_server(island, tmp_path, nothing_left):
     nfs = island.nfs()
     island.serve(SMB_PORT, "smbd", "--foreground", "--no-process-group", f"--configfile={tmp_path}/smb.conf")
-    files = {"etc/pyinit/files.toml": CONFIG, "etc/pyinit/password": f"{PASSWORD}\n", "etc/hosts": "10.0.2.2 nas\n"}
+    files = {"etc/pyinit/files.toml": CONFIG, "etc/pyinit/gone.toml": GONE, "etc/pyinit/password": f"{PASSWORD}\n", "etc/hosts": "10.0.2.2 nas\n"}
     for name, (entry, _) in REFUSED.items():
         files[f"etc/pyinit/{name}.toml"] = f'{HEAD}\n[services.app]\ncommand = ["true"]\n[[container.mounts]]\n{entry}\ntarget = "/x"\n'
     guest = Guest(
@@ -242,8 +274,11 @@ def test_user_files_on_nfs_smb_and_9p_through_a_restart_of_the_server(island, tm
         island.end(nfs)
         (tmp_path / "shared/stopped").touch()
         guest.wait_for("DURING\n", 60)
-        island.nfs()
+        nfs = island.nfs()
         (tmp_path / "shared/started").touch()
+        guest.wait_for("HOLDING\n", 60)
+        island.end(nfs)
+        (tmp_path / "shared/gone").touch()
         text = guest.result(60)
     finally:
         guest.close()
@@ -267,8 +302,10 @@ def check_life(text: str) -> None:
     for row, wanted in zip(mounted, ("vers=4.2 soft timeo=10 retrans=1", "vers=4.2 hard", "username=www-data uid=1000", "trans=virtio"), strict=True):
         assert set(wanted.split()) <= set(row[7].split(",")), row
         assert row[4].startswith("rw,nosuid,nodev"), row
-    assert re.findall(r"^left (.*)$", text, re.MULTILINE) == ["0 0 0 1"] * 3, text
-    told = text.partition("\ncode 7\n")[2].splitlines()[1:-1]
+    assert re.findall(r"^left (.*)$", text, re.MULTILINE) == ["0 0 0 1"] * 4, text
+    refused, gone = text.partition("\ncode 7\n")[2].split("pyinit: app: ready\n")
+    assert gone == "app: HOLDING\nshut 0\ncode 0\nleft 0 0 0 1\n", text
+    told = refused.splitlines()[1:-1]
     assert told == [line for name, (_, why) in REFUSED.items() for line in (f"pyinit: /etc/pyinit/{name}.toml:11: {why}", "code 111")], text
 
 
