@@ -4,10 +4,10 @@ Owns the choice of the role: launcher, init of another runtime's container, or p
 how each is done.
 """
 
-import functools
 import os
 import sys
 
+from pyinit import bundle
 from pyinit.errors import EXIT_OK, UsageError
 from pyinit.records import TYPE_CHECKING
 
@@ -16,24 +16,28 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "/etc/pyinit/services.toml"
 _HELP = "usage: pyinit --config FILE [--launch | --no-launch]\n"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MOST_CONFIG_BYTES = 1 << 20
 
 
 def run(words: list[str]) -> int:
     """The exit code of the container or of the services."""
-    import_path = _take_over()
     path, role = _parse(words)
     if not path:
         print(_HELP, end="")
         return EXIT_OK
     as_init = os.getpid() == 1
-    if import_path is None and os.geteuid() == 0 and role != "init" and (role or not as_init) and _may_launch(path):
-        from pyinit.launch import clone
+    launches = role == "launch" or (role != "init" and not as_init)
+    if launches and os.geteuid() == 0 and _may_launch(path):
+        code = bundle.get(_PACKAGE)
+        code.load("start")
+        from pyinit.launch import start
 
-        clone.execute(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        config = start.read(path, kill="cgroup" if as_init else "group", code=code)
+        if config.container is not None:
+            return start.launch(config, code, _report)
     from pyinit.config.load import load
 
-    launches = role == "launch" or (role != "init" and not as_init)
     def read(path: str, instances: tuple[str, ...] = ()) -> "Config":
         return load(
             path, environment, log_to="stdout" if as_init and not launches else "file",
@@ -42,25 +46,19 @@ def run(words: list[str]) -> int:
 
     environment = dict(os.environ)
     config = read(path)
-    again = functools.partial(read, config.path)  # absolute: the folder may be another by then
-    if launches and config.container is not None:
-        from pyinit.launch import launcher
+    if launches and config.container is not None:  # not root, and perhaps with all that it takes
+        from pyinit.launch import start
 
-        return launcher.launch(config, import_path or [], _report)
+        start.check_privileges(config.container)
+        return start.launch(config, bundle.get(_PACKAGE), _report)
     if role == "launch":
         raise UsageError(f"{path}: --launch needs a [container] table in the config, and there is none")
     from pyinit.cli import roles
 
+    def again(instances: tuple[str, ...]) -> "Config":
+        return read(config.path, instances)  # absolute: the folder may be another by then
+
     return roles.as_init(config, _report, again) if as_init else roles.as_supervisor(config, again)
-
-
-def _take_over() -> list[str] | None:
-    """In the process that runs from the copies: its own import path; None in the first one."""
-    if "pyinit" not in sys._xoptions:  # as clone.is_clone(), without importing ctypes for it
-        return None
-    from pyinit.launch import clone
-
-    return clone.take_over()
 
 
 def _parse(words: list[str]) -> tuple[str, str]:

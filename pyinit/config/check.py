@@ -9,8 +9,6 @@ import stat
 from _collections_abc import Callable
 
 from pyinit.config import images
-from pyinit.config.processes import LOGGER
-from pyinit.core import graph
 from pyinit.errors import hint
 from pyinit.model import IMAGES, NOWHERE, Config, Container, Mount, Origin, ServiceSpec, SocketSpec
 from pyinit.records import NamedTuple
@@ -30,6 +28,9 @@ def services(config: Config, place: Places) -> list[Problem]:
 
     `place(service, key, word)` is where a word of a service's list stands, `place("", "main", word)` that of `[init]`.
     """
+    from pyinit.config.processes import LOGGER  # a start from what was kept looks at images only
+    from pyinit.core import graph
+
     names = [spec.name for spec in config.services]
     found = []
     for spec in config.services:
@@ -56,6 +57,8 @@ def services(config: Config, place: Places) -> list[Problem]:
 
 def _loggers(config: Config, names: list[str]) -> list[Problem]:
     """Services that log to another one."""
+    from pyinit.config.processes import LOGGER
+
     found = []
     specs = {spec.name: spec for spec in config.services}
     for spec in config.services:

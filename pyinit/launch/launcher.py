@@ -3,61 +3,63 @@
 Owns the order of steps and the channel between monitor and PID 1. Must not know what an operation does (apply.py)
 or what PID 1 does with its services (init). Laws: one thread at each clone; signals are blocked before anything is
 made and queue up meanwhile; whatever fails, what was made is undone and one line says why; the monitor never dies
-of its container.
+of its container; nothing is imported that a plain start and end do not need.
 
-The channel is a SEQPACKET pair. PID 1 says: b"built" or an error's text; later b"limits" with the container's new ones
+Three work at once: PID 1 is born before all else (start.py, clone.py) and starts while we claim the name and make the
+groups; a builder, our fork in its namespaces, makes the root there meanwhile; PID 1 pivots into it (inside.py).
+
+The channel is a SEQPACKET pair. We say `Facts`, with fds, and b"go" once the root and the network are there. PID 1 says:
+b"built" or an error's text; later b"limits" with the container's new ones
 and a pipe, which gets why they were refused, and its end; b"reload" with two fds, a pipe that
 the config is to be written to and a file with the instances that it shall hold, and sd_notify's lines, which go on to
-our own NOTIFY_SOCKET. The monitor says b"go".
+our own NOTIFY_SOCKET.
 Its end says that the monitor is gone.
 """
 
+import gc
+import marshal
 import os
 import select
-import sys
-import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
 from _collections_abc import Callable
 
-from pyinit.control import places, server
-from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
-from pyinit.init.limiting import exchange
-from pyinit.init.limiting import places as places_of
-from pyinit.init.pid1 import Endpoints, Init
-from pyinit.init.reload import Reader, read_names, write_config
-from pyinit.init.updates import CHANGE, read_limits
-from pyinit.init.upward import relay
-from pyinit.launch import apply, cgroups, digests, network, plan
+from pyinit.control import places
+from pyinit.control.listener import bind
+from pyinit.errors import LaunchError, PyinitError
+from pyinit.launch import apply, cgroups, plan
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
-from pyinit.launch.explain import explain
-from pyinit.linux import caps, namespaces, process
+from pyinit.launch.clone import Born, flags_of
+from pyinit.launch.start import FORWARDED
+from pyinit.linux import namespaces, process
 from pyinit.linux import sock as socket
-from pyinit.model import RTMIN, Config, Origin
+from pyinit.model import Config
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.init.reload import Reader
+    from pyinit.launch.digests import Identity
 
 HUP, _KILL = 1, 9
-# Stops, and what services may want to be told; not the faults, nor what job control and a broken pipe are for.
-FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(RTMIN + n for n in range(16)))
 _PATIENCE_MARGIN_S = 3.0
 _MOST_TEXT = 8192
 _REBOOT = 128 + HUP  # PID 1 of a pid namespace can die of HUP in one way only: reboot(2)
 _DIGESTS = ".digests"  # no name of a container starts with a dot
-INSIDE_SOCKET = "/run/pyinit/control.sock"
+_LIMITS = b"limits\n"  # as init.updates has it
 
 
-def launch(config: Config, import_path: list[str], report: Callable[[str], None]) -> int:
-    """Run the container; its exit code. LaunchError; what could not be undone is reported.
+def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callable[[str], None]) -> int:
+    """Run the container of which `born` is PID 1; its exit code. LaunchError; what could not be undone is reported.
 
-    `import_path`: what is left to import from after the pivot.
+    `bear` makes another one, for a container that reboots.
     """
     box = config.container
     assert box is not None
     steps = plan.make(config)
-    _check_privileges(box.origin, veth=box.network.mode == "veth")
-    process.block_signals(list(FORWARDED))
     held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
     try:
-        while (code := _Launch(config, steps, held, import_path, report).run()) == _REBOOT:
+        while (code := _Launch(config, steps, held, born, report).run()) == _REBOOT:
             for problem in held.undo():
                 report(problem)
+            born = bear()
         return code
     finally:
         problems = held.undo()
@@ -66,96 +68,91 @@ def launch(config: Config, import_path: list[str], report: Callable[[str], None]
             report(problem)
 
 
-def _check_privileges(origin: Origin, *, veth: bool) -> None:
-    needed = (*plan.NEEDED_CAPABILITIES, "NET_ADMIN") if veth else plan.NEEDED_CAPABILITIES
-    missing = [name for name in needed if not caps.has(name)]
-    if missing:
-        raise LaunchError(
-            f"{origin}: a container needs CAP_{' CAP_'.join(missing)}, which this process lacks: run pyinit as root"
-        )
-
-
 class _Launch:
-    def __init__(self, config: Config, steps: plan.Plan, held: Claim, import_path: list[str], report: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, steps: plan.Plan, held: Claim, born: Born, report: Callable[[str], None]) -> None:
         assert config.container is not None
         self.config = config
         self.box = config.container
         self.steps = steps
         self.held = held
-        self.import_path = import_path
+        self.born = born
         self.folder_fds: list[int] = []
-        self.verified: dict[str, digests.Identity] = {}
+        self.verified: dict[str, Identity] = {}
         self.report = report
         self.groups: list[str] = []
         self.unified = ""
-        self.control_fd = -1
-        self.pidfd = -1
+        self.v1_places: dict[str, str] = {}
 
     def run(self) -> int:
-        # 0. The images are those that are meant.
-        for step in self.steps.host:
-            if isinstance(step, plan.VerifyImage):
-                self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
-        # 1. An address that is taken is told before anything is made. The network's helper is forked first: it imports pyroute2 while the rest is made.
-        networks = [step for step in self.steps.host if isinstance(step, plan.MakeNetwork)]
-        for link in networks:
-            self.held.take_address(link.network.address.partition("/")[0], link.origin)
-        helper = _NetworkHelper(networks[0]) if networks else None
+        helper: _NetworkHelper | None = None
         try:
-            return self._run(helper)
+            # 0. The images are those that are meant.
+            for step in self.steps.host:
+                if isinstance(step, plan.VerifyImage):
+                    from pyinit.launch import digests  # for pinned ones
+
+                    self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
+            # 1. An address that is taken is told before anything is made. The network's helper is forked first: it imports pyroute2 while the rest is made.
+            networks = [step for step in self.steps.host if isinstance(step, plan.MakeNetwork)]
+            for link in networks:
+                self.held.take_address(link.network.address.partition("/")[0], link.origin)
+            helper = _NetworkHelper(networks[0], self) if networks else None
+            self._make(helper)
+        except BaseException:
+            self.born.end()
+            raise
         finally:
             if helper is not None:
                 helper.close()
             for fd in self.folder_fds:
                 os.close(fd)
-
-    def _run(self, helper: "_NetworkHelper | None") -> int:
-        # 2. What stands on the host: journal first, then the thing.
-        self.control_fd = server.bind(f"{self.held.directory}/{CONTROL_SOCKET}")
-        for step in self.steps.host:
-            if isinstance(step, plan.TakeFolder):
-                self.folder_fds.append(self.held.take_folder(step.path, step.origin))
-            elif isinstance(step, plan.MakeCgroup):
-                self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
-        # 3. PID 1.
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        flags = 0
-        for name in self.box.namespaces:
-            if name != "cgroup":  # after it stands in its group, for that one becomes the namespace's root
-                flags |= namespaces.CLONE_FLAGS[name]
-        if self.box.network.mode == "host":
-            flags &= ~namespaces.CLONE_FLAGS["net"]
+        # 5. From here on: the monitor.
         try:
-            pid, self.pidfd = process.clone(flags)
-        except OSError as error:
-            isolate = next(step for step in self.steps.host if isinstance(step, plan.Isolate))
-            raise LaunchError(explain(isolate, error)) from error
-        if pid == 0:
-            ours.close()
-            os._exit(_Child(self, theirs).run())
-        theirs.close()
-        os.close(self.control_fd)
-        self.held.write_pid(pid)
-        try:
-            # 4. The network needs the namespace; the mounts are being made meanwhile.
-            if helper is not None:
-                self._connect(helper, pid)
-            self._await_built(ours)
-            ours.send(b"go")
-            # 5. From here on: the monitor.
-            return _Monitor(self.pidfd, ours, self._read_again, _Limits(self)).run()
-        except (PyinitError, OSError):
-            process.pidfd_send_signal(self.pidfd, 9)
-            select.select([self.pidfd], [], [])
-            os.waitpid(pid, 0)
-            raise
+            return _Monitor(self.born.pidfd, self.born.channel, self._read_again, _Limits(self)).run()
         finally:
-            ours.close()
-            os.close(self.pidfd)
+            self.born.close()
+
+    def leave_to_the_monitor(self) -> None:
+        """In a fork of ours: who outlives the monitor must not look like it, to PID 1 and to the next start."""
+        self.born.channel.close()
+        os.close(self.held.monitor_fd)
+
+    def _make(self, helper: "_NetworkHelper | None") -> None:
+        # 2. What stands on the host: journal first, then the thing.
+        control_fd = bind(f"{self.held.directory}/{CONTROL_SOCKET}")
+        try:
+            for step in self.steps.host:
+                if isinstance(step, plan.TakeFolder):
+                    self.folder_fds.append(self.held.take_folder(step.path, step.origin))
+                elif isinstance(step, plan.MakeCgroup):
+                    self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
+                    self.v1_places = cgroups.v1_places(self.groups)
+            facts = (self.held.directory, self.groups, self.unified, self.v1_places)
+            try:
+                socket.send_fds(self.born.channel, [marshal.dumps(facts)], [self.held.lock_fd, control_fd, *self.folder_fds])
+            except OSError:
+                self._await_built()  # why it is gone
+        finally:
+            os.close(control_fd)
+        # 3. The root is being built, while PID 1 still starts.
+        builder = _Builder(self)
+        try:
+            self.held.write_pid(self.born.pid)
+            # 4. The network needs the namespace only.
+            if helper is not None:
+                self._connect(helper, self.born.pid)
+            builder.wait()
+        finally:
+            builder.close()
+        try:
+            self.born.channel.send(b"go")
+        except OSError:
+            pass
+        self._await_built()
 
     def _read_again(self, instances: tuple[str, ...]) -> Config:
         """For a reload; in a process of its own."""
-        from pyinit.config.load import load  # loaded already, by the command line
+        from pyinit.config.load import load
 
         return load(self.config.path, os.environ, extra=instances)
 
@@ -167,26 +164,86 @@ class _Launch:
         finally:
             helper.close()  # now: it holds pyroute2's memory, and our locks
 
-    def _await_built(self, channel: socket.socket) -> None:
-        text = channel.recv(_MOST_TEXT).decode("utf-8", "replace")
+    def _await_built(self) -> None:
+        text = self.born.channel.recv(_MOST_TEXT).decode("utf-8", "replace")
         if text != "built":
             raise LaunchError(text or f"{self.box.origin}: PID 1 ended while it made the container")
+
+
+class _Builder:
+    """A fork of ours in PID 1's namespaces that makes the root; it is PID 1's to kill, too, for it stands below it."""
+
+    def __init__(self, launch: _Launch) -> None:
+        self._origin = launch.box.origin
+        self._read, write_fd = os.pipe2(os.O_CLOEXEC)
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.enter(launch.born.pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
+        try:
+            self._pid, self._pidfd = process.clone(0, inner_pid=2)
+            if self._pid == 0:
+                os._exit(_build(launch, write_fd))
+        finally:
+            namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
+            os.close(own)
+            os.close(write_fd)
+
+    def wait(self) -> None:
+        """Until it is done; LaunchError."""
+        text = b""
+        while data := os.read(self._read, _MOST_TEXT):
+            text += data
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        if text or status:
+            raise LaunchError(text.decode("utf-8", "replace") or f"{self._origin}: the container's builder ended while it made the root")
+
+    def close(self) -> None:
+        """End and reap it; once is enough."""
+        os.close(self._read)
+        if self._pid:
+            process.pidfd_send_signal(self._pidfd, _KILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._pidfd)
+
+
+def _build(launch: _Launch, write_fd: int) -> int:
+    """In the builder: all steps but the last two, which are PID 1's own."""
+    box = launch.box
+    flags = flags_of(box)
+    try:
+        launch.leave_to_the_monitor()
+        if "cgroup" in box.namespaces:  # the mount of cgroup2 shows what its maker's namespace has as its root
+            cgroups.enter([launch.unified] if launch.unified else [])
+            namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
+        namespaces.enter(launch.born.pidfd, flags & ~namespaces.CLONE_FLAGS["pid"])
+        if flags & namespaces.CLONE_FLAGS["net"]:
+            namespaces.loopback_up()
+        steps = tuple(step for step in launch.steps.inside if not isinstance(step, plan.Pivot | plan.LimitCapabilities))
+        apply.Builder(launch.held.directory, launch.verified).run(steps)
+    except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
+        text = str(error) if isinstance(error, PyinitError | OSError) else f"internal error: {type(error).__name__}: {error}"
+        os.write(write_fd, text.encode("utf-8", "replace")[:_MOST_TEXT])
+        return 1
+    return 0
 
 
 class _NetworkHelper:
     """A child that has pyroute2; it makes the network when told of the container's pid."""
 
-    def __init__(self, step: plan.MakeNetwork) -> None:
+    def __init__(self, step: plan.MakeNetwork, launch: _Launch) -> None:
         self.step = step
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._pid = os.fork()
         if self._pid == 0:
             self._channel.close()
+            launch.leave_to_the_monitor()
             os._exit(self._child(theirs))
         theirs.close()
 
     def _child(self, channel: socket.socket) -> int:
         try:
+            from pyinit.launch import network  # for those who have one
+
             network.preload()
             word = channel.recv(64)
             if not word:
@@ -219,90 +276,6 @@ class _NetworkHelper:
             self._pid = 0
 
 
-class _Child:
-    """PID 1 up to the moment that it is the init."""
-
-    def __init__(self, launch: _Launch, channel: socket.socket) -> None:
-        self._launch = launch
-        self._channel = channel
-
-    def run(self) -> int:
-        """The exit code of the container."""
-        try:
-            return self._run()
-        except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
-            text = str(error) if isinstance(error, PyinitError | OSError) else f"internal error: {type(error).__name__}: {error}"
-            try:
-                self._channel.send(text.encode("utf-8", "replace")[:_MOST_TEXT])
-            except OSError:  # the monitor does not listen any more: then to those who read our output
-                os.write(2, f"pyinit: {text}\n".encode("utf-8", "replace"))
-            return EXIT_SYSTEM
-
-    def _run(self) -> int:
-        endpoints = self._build()
-        self._channel.send(b"built")
-        if self._channel.recv(16) != b"go":
-            return EXIT_SYSTEM  # the monitor is gone before there was anything to stop
-        if self._launch.box.init:
-            return self._exec_init()
-        return Init(self._launch.config, endpoints).run()
-
-    def _build(self) -> Endpoints:
-        launch = self._launch
-        os.close(launch.held.monitor_fd)
-        os.setsid()
-        process.set_name("pyinit")
-        process.prctl(process.PR_SET_DUMPABLE, 0)
-        places = cgroups.v1_places(launch.groups)
-        v1_fds = {name: os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for name, place in places.items()}
-        cgroup_fd = self._enter_groups()
-        if "net" in launch.box.namespaces and launch.box.network.mode != "host":
-            namespaces.loopback_up()
-        apply.Builder(launch.held.directory, launch.verified).run(launch.steps.inside)
-        self._shut_the_host_out({max(cgroup_fd, 0), *v1_fds.values()})
-        return Endpoints(
-            channel_fd=self._channel.fileno(), cgroup_fd=cgroup_fd, v1_fds=v1_fds, listen_fds=(launch.control_fd,),
-            container="pyinit", control_path=launch.config.init.control_socket or INSIDE_SOCKET,
-        )  # fmt: skip
-
-    def _enter_groups(self) -> int:
-        """fd of the container's own v2 group, opened while the mount that it is on can be written."""
-        launch = self._launch
-        cgroups.enter(launch.groups)
-        if "cgroup" in launch.box.namespaces:
-            namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
-        if not launch.unified:
-            return -1
-        cgroups.enter_leaf(launch.unified)
-        return os.open(launch.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def _shut_the_host_out(self, group_fds: set[int]) -> None:
-        """No word, no path and no open file of the host's from here on."""
-        launch = self._launch
-        process.close_all_but({0, 1, 2, self._channel.fileno(), launch.held.lock_fd, launch.control_fd, *launch.folder_fds, *group_fds})
-        os.environ.clear()
-        sys.path[:] = self._launch.import_path
-        sys.path_importer_cache.clear()
-        sys.argv[:] = ["pyinit"]
-        os.umask(0o022)
-        os.environ["TZ"] = "UTC0"  # else the C library would read the image's /etc/localtime
-
-    def _exec_init(self) -> int:
-        """`[container] init`: a program of the image takes over, with what the container may have and no more."""
-        path = self._launch.box.init
-        if not self._launch.box.orphan:  # it can't see the end of our channel, and may not heed anything but KILL
-            process.prctl(process.PR_SET_PDEATHSIG, _KILL)
-        process.set_signal_mask([])
-        process.close_from(3)
-        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container": "pyinit"}
-        try:
-            os.execve(path, [path], environment)
-        except OSError as error:
-            text = f"{self._launch.box.origin}: init {path} of the image: {error.strerror}"
-            print(f"pyinit: {text}", file=sys.stderr)
-            return 127 if isinstance(error, FileNotFoundError) else 126
-
-
 class _Limits:
     """Of the container, to be changed from the host: inside, its group is a namespace's root, whose limits may be out of reach."""
 
@@ -312,14 +285,17 @@ class _Limits:
 
     def change(self, data: bytes) -> bytes:
         """The answer to PID 1: why it was refused, or nothing."""
+        from pyinit.init.limiting import exchange, places
+        from pyinit.init.updates import read_limits
+
         try:
             new = read_limits(data)
-            places = {name: _directory(place) for name, place in cgroups.v1_places(self._groups).items()}
+            v1_fds = {name: _directory(place) for name, place in cgroups.v1_places(self._groups).items()}
             unified = _directory(self._unified) if self._unified else -1
             try:
-                why = exchange(places_of(unified, places), self._limits, new)
+                why = exchange(places(unified, v1_fds), self._limits, new)
             finally:
-                for fd in {*places.values(), unified} - {-1}:
+                for fd in {*v1_fds.values(), unified} - {-1}:
                     os.close(fd)
         except (OSError, ValueError) as error:
             return str(error).encode()
@@ -335,7 +311,7 @@ def _directory(path: str) -> int:
 class _Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
-    def __init__(self, pidfd: int, channel: socket.socket, read_config: Reader, limits: "_Limits") -> None:
+    def __init__(self, pidfd: int, channel: socket.socket, read_config: "Reader", limits: "_Limits") -> None:
         self._pidfd = pidfd
         self._channel = channel
         self._read_config = read_config
@@ -345,6 +321,8 @@ class _Monitor:
         self._on_terminal = _fields_of_self()[4] != "0"  # now: a hangup takes it away before it is told
 
     def run(self) -> int:
+        gc.enable()
+        gc.freeze()
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         poll.register(self._signals, select.POLLIN)
@@ -372,6 +350,8 @@ class _Monitor:
         """PID 1 asks for the config, or says how it is; False at the end."""
         data, fds, _, _ = socket.recv_fds(self._channel, _MOST_TEXT, 4)
         if data == b"reload" and len(fds) == 2:
+            from pyinit.init.reload import read_names, write_config
+
             pid, pidfd = process.clone(0)
             if pid == 0:
                 try:
@@ -380,9 +360,11 @@ class _Monitor:
                     os._exit(0)
             self._readers[pidfd] = pid
             poll.register(pidfd, select.POLLIN)
-        elif data.startswith(CHANGE) and len(fds) == 1:
+        elif data.startswith(_LIMITS) and len(fds) == 1:
             os.write(fds[0], self._limits.change(data))
-        elif data:
+        elif data and os.environ.get("NOTIFY_SOCKET"):
+            from pyinit.init.upward import relay
+
             relay(data)
         for fd in fds:
             os.close(fd)

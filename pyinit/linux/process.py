@@ -34,11 +34,17 @@ def prctl(option: int, value: int | bytes, third: int = 0) -> int:
     return check(_PRCTL(option, value, third, 0, 0), "prctl")
 
 
-def clone(flags: int) -> tuple[int, int]:
-    """(pid, pidfd) in the parent, (0, -1) in the child, which has this process's memory, as after fork."""
+def clone(flags: int, *, inner_pid: int = 0) -> tuple[int, int]:
+    """(pid, pidfd) in the parent, (0, -1) in the child, which has this process's memory, as after fork.
+
+    `inner_pid`: its number in its own pid namespace, which gives the next one all the same to who comes after it.
+    """
     pidfd = ctypes.c_int(-1)
+    wanted = ctypes.c_int(inner_pid)
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, size, cgroup
     arguments = (ctypes.c_uint64 * 11)(flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, _SIGCHLD)
+    if inner_pid:
+        arguments[8], arguments[9] = ctypes.addressof(wanted), 1
     pid = syscall("clone3", _CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
     return (pid, pidfd.value) if pid else (0, -1)
 

@@ -1,0 +1,188 @@
+"""The code of a start in one file: read in one go, where modules one by one cost more than what they do.
+
+Owns its form and whether it is still true. Must not know what the code does. Laws: it is made of the modules' own bytecode
+and used only while every source is the very file that it was made of; what is not in it is imported as ever; no name of
+a file stands in it, so that a traceback opens none.
+
+The file is a Python program: behind the head of a .pyc (PEP 552) stands this module's code, which Python runs as PID 1
+of a container; then the sections, each a list of (name, is a package, path in the package's folder, code) in an order
+in which each module finds what it imports; then their places; then, in 8 bytes, where these begin.
+"""
+
+import marshal
+import posix
+import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
+
+# What each is there for: the launcher up to the birth of PID 1, the launcher from there on, PID 1.
+SECTIONS = {"start": "pyinit.launch.start", "launcher": "pyinit.launch.launcher", "inside": "pyinit.launch.inside"}
+_EXCEPT = ("__main__", "pyinit.bundle")
+_TAIL = 8
+_Row = tuple[str, bool, str, object]
+
+
+class Bundle:
+    """An open bundle of the package in `folder`; `key` is another one as soon as any of its sources is."""
+
+    def __init__(self, fd: int, folder: str) -> None:
+        self.fd = fd
+        self.folder = folder
+        size = posix.fstat(fd).st_size
+        at = int.from_bytes(posix.pread(fd, _TAIL, size - _TAIL), "little")
+        self.sources, self._places = marshal.loads(posix.pread(fd, size - _TAIL - at, at))
+
+    @property
+    def key(self) -> object:
+        return self.sources
+
+    def is_true(self) -> bool:
+        """Whether every source is as it was."""
+        try:
+            for path, mtime_ns, size in self.sources:
+                seen = posix.stat(path)
+                if seen.st_mtime_ns != mtime_ns or seen.st_size != size:
+                    return False
+        except OSError:
+            return False
+        return True
+
+    def load(self, section: str) -> None:
+        """Import its modules, but those that are there."""
+        modules = sys.modules
+        for name, is_package, path, code in marshal.loads(posix.pread(self.fd, *self._places[section])):
+            if name in modules:
+                continue
+            path = f"{self.folder}/{path}" if name.startswith("pyinit") else path
+            spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path, is_package=is_package)
+            spec.has_location = True
+            module = type(sys)(name)
+            module.__spec__, module.__loader__, module.__file__ = spec, spec.loader, path
+            module.__package__, _, tail = name.rpartition(".")
+            if is_package:
+                module.__package__ = name
+                module.__path__ = spec.submodule_search_locations = [path.rpartition("/")[0]]
+            modules[name] = module
+            try:
+                exec(code, module.__dict__)  # as every import does
+            except BaseException:
+                del modules[name]
+                raise
+            if name.partition(".")[1]:
+                setattr(modules[name.rpartition(".")[0]], tail, module)
+
+
+def get(folder: str) -> Bundle:
+    """Of the package in `folder`: the one that is kept, or, if that is not true any more, a new one."""
+    from pyinit import kept
+
+    name = f"code-{MAGIC_NUMBER[:2].hex()}-{sum(map(ord, folder)):x}-{len(folder):x}"
+    fd = kept.open_file(name)
+    if fd >= 0:
+        try:
+            found = Bundle(fd, folder)
+            if found.sources[0][0] == f"{folder}/bundle.py" and found.is_true():
+                return found
+        except (OSError, ValueError, EOFError, TypeError):  # damaged
+            pass
+        posix.close(fd)
+    data = build(folder)
+    fd = kept.open_file(name) if kept.write(name, data) else -1
+    if fd < 0:
+        fd = posix.memfd_create("pyinit-code", 1)
+        while data:
+            data = data[posix.write(fd, data) :]
+    return Bundle(fd, folder)
+
+
+def build(folder: str) -> bytes:
+    """The file's content. The sections' modules and their order are those of an import in a process of its own."""
+    sources = dict.fromkeys([f"{folder}/bundle.py", *_files(folder)])
+    sections: dict[str, list[_Row]] = {}
+    known: set[str] = set()
+    for section, name in SECTIONS.items():
+        found = _closure(folder, name)
+        sections[section] = [_row(folder, *row) for row in found if section == "inside" or row[0] not in known]
+        known |= {row[0] for row in found}
+        sources |= dict.fromkeys(row[2] for row in found)
+    code = SourceFileLoader("pyinit.bundle", f"{folder}/bundle.py").get_code("pyinit.bundle")
+    _rename(code, "<pyinit/bundle.py>")
+    out = bytearray(MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
+    places = {}
+    for section, rows in sections.items():
+        data = marshal.dumps(rows)
+        places[section] = (len(data), len(out))
+        out += data
+    seen = [(path, posix.stat(path)) for path in sources]
+    index = marshal.dumps(([(path, one.st_mtime_ns, one.st_size) for path, one in seen], places))
+    return bytes(out + index + len(out).to_bytes(_TAIL, "little"))
+
+
+def _files(folder: str) -> list[str]:
+    """Every source: what a section lacks may still be what a config was checked by."""
+    import os
+
+    return [f"{place}/{name}" for place, _, names in os.walk(folder) for name in names if name.endswith(".py")]
+
+
+_IMPORT = """
+import sys
+from _frozen_importlib_external import SourceFileLoader as loader
+sys.path.insert(0, {parent!r})
+found, load = [], loader.exec_module
+def exec_module(self, module):
+    load(self, module)
+    found.append((module.__name__, hasattr(module, "__path__"), self.path))
+loader.exec_module = exec_module
+import {name}
+import marshal, os
+os.write(1, marshal.dumps(found))
+"""
+
+
+def _closure(folder: str, name: str) -> list[tuple[str, bool, str]]:
+    """(module, is a package, path) of what an import of `name` brings and Python does not have in it, in order."""
+    import os
+
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    words = [sys.executable, "-I", "-S", "-B", "-c", _IMPORT.format(parent=os.path.dirname(folder), name=name)]
+    pid = os.posix_spawn(sys.executable, words, {}, file_actions=[(os.POSIX_SPAWN_DUP2, write_fd, 1)])
+    os.close(write_fd)
+    with open(read_fd, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    found: list[tuple[str, bool, str]] = marshal.loads(data)
+    return [row for row in found if row[0] not in _EXCEPT]
+
+
+def _row(folder: str, name: str, is_package: bool, path: str) -> _Row:  # noqa: FBT001 - a row, as it came
+    code = SourceFileLoader(name, path).get_code(name)
+    inner = path.removeprefix(f"{folder}/")
+    _rename(code, f"<pyinit/{inner}>" if inner != path else f"<{name}>")
+    return name, is_package, inner, code
+
+
+def _rename(code: object, name: str) -> None:
+    import _imp
+
+    _imp._fix_co_filename(code, name)  # type: ignore[attr-defined]  # the stubs lack it
+
+
+def _begin() -> None:
+    """As the program: PID 1 of a container, of which `-X pyinit=` knows more (launch/clone.py)."""
+    import _signal  # type: ignore[import-not-found]  # built in; a stop sent from here on must not be lost
+    import gc
+
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, {n for n in range(1, 65) if n not in (32, 33)})
+    gc.disable()  # nothing that is made now goes away again
+    program, folder = sys.argv[0], sys._xoptions["pyinit"].split(",")[0]
+    fd = posix.open(program, posix.O_RDONLY | posix.O_CLOEXEC)
+    bundle = Bundle(fd, folder)
+    sys.modules["pyinit.bundle"] = sys.modules["__main__"]
+    bundle.load("inside")
+    posix.close(fd)
+    posix._exit(sys.modules["pyinit.launch.inside"].main())
+
+
+if __name__ == "__main__":
+    _begin()
