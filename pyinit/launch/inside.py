@@ -31,10 +31,9 @@ INSIDE_SOCKET = "/run/pyinit/control.sock"
 
 
 class Facts(NamedTuple):
-    """What the launcher has made: the container's groups (`unified`: the one of v2, or ""), those of v1 by controller."""
+    """What the launcher has made: the container's group of v2, or "", and those of v1 by controller; we stand in them."""
 
     staging: str  # the folder whose `root` becomes ours
-    groups: list[str]
     unified: str
     v1_places: dict[str, str]
 
@@ -87,8 +86,6 @@ def _run(package: str, channel: socket.socket, config_fd: int) -> int:
 
 def _enter_groups(box: Container, facts: Facts) -> int:
     """fd of the container's own v2 group, opened while the mount that it is on can be written."""
-    for directory in facts.groups:
-        cgroup.write(directory, "cgroup.procs", "0")
     if "cgroup" in box.namespaces:  # what we stand in is its root
         namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
     if not facts.unified:

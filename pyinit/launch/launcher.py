@@ -29,7 +29,7 @@ from pyinit.launch import apply, cgroups, plan
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.launch.clone import Born, flags_of
 from pyinit.launch.start import FORWARDED
-from pyinit.linux import namespaces, process
+from pyinit.linux import cgroup, namespaces, process
 from pyinit.linux import sock as socket
 from pyinit.model import Config
 from pyinit.records import TYPE_CHECKING
@@ -125,30 +125,35 @@ class _Launch:
                 if isinstance(step, plan.TakeFolder):
                     self.folder_fds.append(self.held.take_folder(step.path, step.origin))
                 elif isinstance(step, plan.MakeCgroup):
-                    self.groups, self.unified = cgroups.make(step, self.held.note, self.report)
-                    self.v1_places = cgroups.v1_places(self.groups)
-            facts = (self.held.directory, self.groups, self.unified, self.v1_places)
+                    self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report)
+            # 3. The root is being built, while PID 1 still starts, and we wait for the kernel to move it into its groups.
+            builder = _Builder(self)
             try:
-                socket.send_fds(self.born.channel, [marshal.dumps(facts)], [self.held.lock_fd, control_fd, *self.folder_fds])
-            except OSError:
-                self._await_built()  # why it is gone
+                self._move_in(control_fd)
+                # 4. The network needs the namespace only.
+                if helper is not None:
+                    self._connect(helper, self.born.pid)
+                builder.wait()
+            finally:
+                builder.close()
         finally:
             os.close(control_fd)
-        # 3. The root is being built, while PID 1 still starts.
-        builder = _Builder(self)
-        try:
-            self.held.write_pid(self.born.pid)
-            # 4. The network needs the namespace only.
-            if helper is not None:
-                self._connect(helper, self.born.pid)
-            builder.wait()
-        finally:
-            builder.close()
         try:
             self.born.channel.send(b"go")
-        except OSError:
+        except OSError:  # it is gone: it has said why
             pass
         self._await_built()
+
+    def _move_in(self, control_fd: int) -> None:
+        """PID 1 into its groups, and the word to it where that is."""
+        self.held.write_pid(self.born.pid)
+        try:
+            for directory in self.groups:
+                cgroup.write(directory, "cgroup.procs", str(self.born.pid))
+            facts = (self.held.directory, self.unified, self.v1_places)
+            socket.send_fds(self.born.channel, [marshal.dumps(facts)], [self.held.lock_fd, control_fd, *self.folder_fds])
+        except (ProcessLookupError, BrokenPipeError, ConnectionResetError):
+            self._await_built()
 
     def _read_again(self, instances: tuple[str, ...]) -> Config:
         """For a reload; in a process of its own."""
@@ -179,13 +184,26 @@ class _Builder:
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         namespaces.enter(launch.born.pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
         try:
-            self._pid, self._pidfd = process.clone(0, inner_pid=2)
+            self._pid, self._pidfd = self._clone(launch)
             if self._pid == 0:
                 os._exit(_build(launch, write_fd))
         finally:
             namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
             os.close(own)
             os.close(write_fd)
+
+    @staticmethod
+    def _clone(launch: _Launch) -> tuple[int, int]:
+        """In the container's group, which is what its mount of cgroup2 shows as the root (see _build)."""
+        if launch.unified:
+            group = os.open(launch.unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return process.clone(0, inner_pid=2, cgroup_fd=group)
+            except OSError:  # an older kernel
+                pass
+            finally:
+                os.close(group)
+        return process.clone(0, inner_pid=2)
 
     def wait(self) -> None:
         """Until it is done; LaunchError."""
@@ -213,7 +231,8 @@ def _build(launch: _Launch, write_fd: int) -> int:
     try:
         launch.leave_to_the_monitor()
         if "cgroup" in box.namespaces:  # the mount of cgroup2 shows what its maker's namespace has as its root
-            cgroups.enter([launch.unified] if launch.unified else [])
+            if launch.unified and not cgroup.is_in(launch.unified):
+                cgroup.write(launch.unified, "cgroup.procs", "0")
             namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
         namespaces.enter(launch.born.pidfd, flags & ~namespaces.CLONE_FLAGS["pid"])
         if flags & namespaces.CLONE_FLAGS["net"]:
