@@ -15,15 +15,15 @@ import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
-# What each is there for: the launcher up to the birth of PID 1, the launcher from there on, PID 1.
-SECTIONS = {"start": "pyinit.launch.start", "launcher": "pyinit.launch.launcher", "inside": "pyinit.launch.inside"}
+# What each is there for: the launcher up to the birth of PID 1, the launcher from there on, PID 1, PID 1 of one that logs.
+SECTIONS = {"start": "pyinit.launch.start", "launcher": "pyinit.launch.launcher", "inside": "pyinit.launch.inside", "logs": "pyinit.init.logger"}
 _EXCEPT = ("__main__", "pyinit.bundle")
 _TAIL = 8
 _Row = tuple[str, bool, str, object]
 
 
 class Bundle:
-    """An open bundle of the package in `folder`; `key` is another one as soon as any of its sources is."""
+    """An open bundle of the package in `folder`; `sources` differ as soon as any of them does."""
 
     def __init__(self, fd: int, folder: str) -> None:
         self.fd = fd
@@ -31,10 +31,6 @@ class Bundle:
         size = posix.fstat(fd).st_size
         at = int.from_bytes(posix.pread(fd, _TAIL, size - _TAIL), "little")
         self.sources, self._places = marshal.loads(posix.pread(fd, size - _TAIL - at, at))
-
-    @property
-    def key(self) -> object:
-        return self.sources
 
     def is_true(self) -> bool:
         """Whether every source is as it was."""
@@ -98,11 +94,15 @@ def get(folder: str) -> Bundle:
 def build(folder: str) -> bytes:
     """The file's content. The sections' modules and their order are those of an import in a process of its own."""
     sources = dict.fromkeys([f"{folder}/bundle.py", *_files(folder)])
+    for path in sources:
+        _compile(path)
     sections: dict[str, list[_Row]] = {}
     known: set[str] = set()
     for section, name in SECTIONS.items():
         found = _closure(folder, name)
-        sections[section] = [_row(folder, *row) for row in found if section == "inside" or row[0] not in known]
+        if section == "inside":
+            known = set()  # it is another process
+        sections[section] = [_row(folder, *row) for row in found if row[0] not in known]
         known |= {row[0] for row in found}
         sources |= dict.fromkeys(row[2] for row in found)
     code = SourceFileLoader("pyinit.bundle", f"{folder}/bundle.py").get_code("pyinit.bundle")
@@ -116,6 +116,14 @@ def build(folder: str) -> bytes:
     seen = [(path, posix.stat(path)) for path in sources]
     index = marshal.dumps(([(path, one.st_mtime_ns, one.st_size) for path, one in seen], places))
     return bytes(out + index + len(out).to_bytes(_TAIL, "little"))
+
+
+def _compile(path: str) -> None:
+    """Its bytecode is written beside it: the copy that PID 1 imports the rest from is read-only, and would compile each time."""
+    try:
+        SourceFileLoader("", path).get_code("")
+    except (OSError, SyntaxError):  # not ours to write, or the import will say it better
+        pass
 
 
 def _files(folder: str) -> list[str]:
@@ -180,8 +188,7 @@ def _begin() -> None:
     bundle = Bundle(fd, folder)
     sys.modules["pyinit.bundle"] = sys.modules["__main__"]
     bundle.load("inside")
-    posix.close(fd)
-    posix._exit(sys.modules["pyinit.launch.inside"].main())
+    posix._exit(sys.modules["pyinit.launch.inside"].main(bundle))
 
 
 if __name__ == "__main__":

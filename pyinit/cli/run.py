@@ -9,8 +9,8 @@ import sys
 
 from pyinit import bundle
 from pyinit.errors import EXIT_OK, UsageError
-from pyinit.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyinit.model import Config
 
@@ -33,9 +33,9 @@ def run(words: list[str]) -> int:
         code.load("start")
         from pyinit.launch import start
 
-        config = start.read(path, kill="cgroup" if as_init else "group", code=code)
-        if config.container is not None:
-            return start.launch(config, code, _report)
+        done = start.run(path, kill="cgroup" if as_init else "group", code=code, report=_report)
+        if done is not None:
+            return done
     from pyinit.config.load import load
 
     def read(path: str, instances: tuple[str, ...] = ()) -> "Config":

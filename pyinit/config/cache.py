@@ -10,11 +10,13 @@ import marshal
 import os
 import sys
 import zlib
-from _collections_abc import Iterator, Mapping
+from _collections_abc import Callable, Iterator, Mapping
 
-from pyinit import kept, model
-from pyinit.model import Config
-from pyinit.records import Any
+from pyinit import kept
+from pyinit.records import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pyinit.model import Config
 
 _MOST_BYTES = 1 << 20
 _SUM_BYTES = 4  # against damage: nobody but root could forge it
@@ -69,43 +71,52 @@ class _Variables(Mapping[str, str]):
         return len(self._environment)
 
 
-def load(path: str, environment: Mapping[str, str], *, kill: str, code: Any) -> Config:
-    """As config.load for a launcher, by what was kept where that is true still. `code`: another one as soon as ours is."""
-    absolute = os.path.abspath(path)
-    head = (sys.hexversion, code, path, absolute, kill)
-    name = f"config-{zlib.crc32(os.fsencode(absolute)):x}"
-    found = _kept(name, head, environment)
-    if found is not None:
-        return found
-    from pyinit.config import load as loader
+class Kept(NamedTuple):
+    """What was kept, and is true still as far as files tell: `packed` for unpack(), `born` as load() was given it."""
 
-    witness = Witness()
-    config = loader.load(path, _Variables(environment, witness), kill=kill, witness=witness)
-    if witness.may_be_kept and sum(map(len, witness.files.values())) <= _MOST_BYTES:
-        rest = (list(witness.files.items()), list(witness.folders.items()), witness.unset, pack(config))
-        data = marshal.dumps((head, rest))
-        kept.write(name, zlib.crc32(data).to_bytes(_SUM_BYTES, "little") + data)
-    return config
+    packed: bytes
+    born: Any
 
 
-def _kept(name: str, head: tuple[object, ...], environment: Mapping[str, str]) -> Config | None:
-    data = kept.read(name)
+def find(path: str, environment: Mapping[str, str], *, kill: str, code: Any) -> Kept | None:
+    """Of the config at `path`; the arguments are those of load()."""
+    data = kept.read(_name(path))
     if data is None:
         return None
     try:
         if zlib.crc32(data[_SUM_BYTES:]).to_bytes(_SUM_BYTES, "little") != data[:_SUM_BYTES]:
             return None
-        known, (files, folders, unset, packed) = marshal.loads(data[_SUM_BYTES:])
-        if known != head or any(variable in environment for variable in unset):
+        head, files, folders, unset, born, packed = marshal.loads(data[_SUM_BYTES:])
+        if head != _head(path, kill, code) or any(variable in environment for variable in unset):
             return None
-        if any(_read(path) != text for path, text in files):
+        if any(_read(file) != text for file, text in files):
             return None
         if any(sorted(os.listdir(folder or "/")) != names for folder, names in folders):
             return None
-        config = unpack(packed)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, EOFError, TypeError):
         return None
-    return _looked_at(config)
+    return Kept(packed, born)
+
+
+def load(path: str, environment: Mapping[str, str], *, kill: str, code: Any, born: "Callable[[Config], Any]") -> "Config":
+    """As config.load for a launcher, and keep it. `code`: another one as soon as ours is; `born(config)` is kept with it."""
+    from pyinit.config import load as loader
+
+    witness = Witness()
+    config = loader.load(path, _Variables(environment, witness), kill=kill, witness=witness)
+    if witness.may_be_kept and sum(map(len, witness.files.values())) <= _MOST_BYTES:
+        told = (list(witness.files.items()), list(witness.folders.items()), witness.unset)
+        data = marshal.dumps((_head(path, kill, code), *told, born(config), pack(config)))
+        kept.write(_name(path), zlib.crc32(data).to_bytes(_SUM_BYTES, "little") + data)
+    return config
+
+
+def _name(path: str) -> str:
+    return f"config-{zlib.crc32(os.fsencode(os.path.abspath(path))):x}"
+
+
+def _head(path: str, kill: str, code: Any) -> Any:
+    return sys.hexversion, code, path, os.path.abspath(path), kill
 
 
 def _read(path: str) -> bytes:
@@ -113,10 +124,14 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _looked_at(config: Config) -> Config | None:
-    """With what the host has now; None if something is wrong with that: the loader tells it with all the rest."""
+def take(packed: bytes) -> "Config | None":
+    """What was kept, with what the host has now; None if something is wrong with that: the loader tells it with all the rest."""
     from pyinit.config import check, devices
 
+    try:
+        config = unpack(packed)
+    except (ValueError, EOFError, TypeError, AttributeError, IndexError):
+        return None
     box = config.container
     if box is not None and check.container(box):
         return None
@@ -126,7 +141,7 @@ def _looked_at(config: Config) -> Config | None:
     return config
 
 
-def pack(config: Config) -> bytes:
+def pack(config: "Config") -> bytes:
     """For unpack(): a record becomes a list, which the model has none of, of its name and its values."""
     known: dict[int, list[Any]] = {}  # one record, one list: marshal keeps what is the same the same
 
@@ -142,8 +157,10 @@ def pack(config: Config) -> bytes:
     return marshal.dumps(packed(config))
 
 
-def unpack(data: bytes) -> Config:
+def unpack(data: bytes) -> "Config":
     """What pack() was given; one of the errors of marshal, or TypeError, AttributeError, IndexError if it is none."""
+    from pyinit import model  # PID 1 is born without it
+
     known: dict[int, Any] = {}
     make = tuple.__new__
 
@@ -158,7 +175,7 @@ def unpack(data: bytes) -> Config:
         return tuple([unpacked(one) if type(one) in _HOLDERS else one for one in value]) if kind is tuple else value
 
     config = unpacked(marshal.loads(data))
-    if type(config) is not Config or len(config) != len(Config._fields):
+    if type(config) is not model.Config or len(config) != len(model.Config._fields):
         raise TypeError
     return config
 

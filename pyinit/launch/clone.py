@@ -15,7 +15,10 @@ from pyinit.bundle import Bundle
 from pyinit.errors import LaunchError
 from pyinit.linux import mount, namespaces, process
 from pyinit.linux import sock as socket
-from pyinit.model import Container
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.model import Container
 
 _ATTRIBUTES = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
 # No locale, no zone of the host's: there are none of ours in an image.
@@ -45,7 +48,7 @@ class Born:
         self.pidfd = -1
 
 
-def flags_of(box: Container) -> int:
+def flags_of(box: "Container") -> int:
     """Of clone(2): the namespaces that it is born into. Its cgroup one comes when it stands in its group, which that takes as root."""
     wanted = {name for name in box.namespaces if name != "cgroup"} - ({"net"} if box.network.mode == "host" else set())
     return sum(namespaces.CLONE_FLAGS[name] for name in wanted)

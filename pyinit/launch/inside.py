@@ -14,6 +14,7 @@ import os
 import sys
 import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
 
+from pyinit.bundle import Bundle
 from pyinit.config import cache
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
 from pyinit.init.pid1 import Endpoints, Init
@@ -38,12 +39,12 @@ class Facts(NamedTuple):
     v1_places: dict[str, str]
 
 
-def main() -> int:
+def main(code: Bundle) -> int:
     """The exit code of the container."""
     package, channel_fd, config_fd = sys._xoptions["pyinit"].split(",")
     channel = socket.socket(fileno=int(channel_fd))
     try:
-        return _run(package, channel, int(config_fd))
+        return _run(package, channel, int(config_fd), code)
     except BaseException as error:  # noqa: BLE001 - the process's edge
         text = str(error) if isinstance(error, PyinitError | OSError) else f"internal error: {type(error).__name__}: {error}"
         try:
@@ -53,12 +54,14 @@ def main() -> int:
         return EXIT_SYSTEM
 
 
-def _run(package: str, channel: socket.socket, config_fd: int) -> int:
+def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle) -> int:
     process.prctl(process.PR_SET_DUMPABLE, 0)
     process.set_name("pyinit")
     for fd in (os.environ["PYTHONHOME"].split("/")[4], package.split("/")[4], channel.fileno()):
         os.set_inheritable(int(fd), False)  # noqa: FBT003 - no keywords there
     config = cache.unpack(os.pread(config_fd, os.fstat(config_fd).st_size, 0))
+    if any(spec.log.to not in ("null", "inherit") for spec in config.services):
+        code.load("logs")
     box = config.container
     assert box is not None
     data, fds = receive(channel, MOST_TEXT * 8, _MOST_FDS)

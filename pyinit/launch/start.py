@@ -13,52 +13,99 @@ from pyinit.config import cache
 from pyinit.errors import LaunchError
 from pyinit.launch import clone
 from pyinit.linux import caps, process
-from pyinit.model import RTMIN, Config, Container
+from pyinit.records import TYPE_CHECKING, NamedTuple
 
+if TYPE_CHECKING:
+    from pyinit.model import Config, Container
+
+_RTMIN = 34
 # Stops, and what services may want to be told; not the faults, nor what job control and a broken pipe are for.
-FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(RTMIN + n for n in range(16)))
+FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(_RTMIN + n for n in range(16)))
 NEEDED_CAPABILITIES = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
 
 
-def read(path: str, *, kill: str, code: Bundle) -> Config:
-    """The config for a launcher; ConfigError."""
-    gc.disable()  # what is made now stays; the monitor, which goes on for long, has it again
-    return cache.load(path, os.environ, kill=kill, code=code.key)
+class Birth(NamedTuple):
+    """What of a config PID 1's birth needs."""
+
+    is_container: bool
+    flags: int
+    needs: tuple[str, ...]  # capabilities of the launcher
 
 
-def launch(config: Config, code: Bundle, report: Callable[[str], None]) -> int:
-    """Run the container; its exit code. LaunchError; what could not be undone is reported."""
+def birth(config: "Config") -> Birth:
+    """Of a config."""
     box = config.container
-    assert box is not None
-    check_privileges(box)
+    if box is None:
+        return Birth(is_container=False, flags=0, needs=())
+    needs = (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES
+    return Birth(is_container=True, flags=clone.flags_of(box), needs=needs)
+
+
+def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None]) -> int | None:
+    """Run the container of a config; its exit code, or None if it has none. ConfigError, LaunchError."""
+    gc.disable()  # what is made now stays; the monitor, which goes on for long, has it again
+    found = cache.find(path, os.environ, kill=kill, code=code.sources)
+    if found is not None:
+        is_container, flags, needs = found.born
+        if is_container and not _missing(needs):
+            process.block_signals(list(FORWARDED))
+            try:
+                born = clone.start(flags, found.packed, code)
+            except OSError:  # said below, with its line
+                return _launch(cache.load(path, os.environ, kill=kill, code=code.sources, born=_kept), code, report)
+            try:
+                code.load("launcher")
+                config = cache.take(found.packed)
+                if config is not None:
+                    return _go_on(config, code, born, report)
+            finally:
+                born.end()
+    return _launch(cache.load(path, os.environ, kill=kill, code=code.sources, born=_kept), code, report)
+
+
+def _kept(config: "Config") -> tuple[object, ...]:
+    return tuple(birth(config))
+
+
+def _launch(config: "Config", code: Bundle, report: Callable[[str], None]) -> int | None:
+    return None if config.container is None else launch(config, code, report)
+
+
+def launch(config: "Config", code: Bundle, report: Callable[[str], None]) -> int:
+    """Run the container; its exit code. LaunchError; what could not be undone is reported."""
+    assert config.container is not None
+    check_privileges(config.container)
     process.block_signals(list(FORWARDED))
-    packed = cache.pack(config)
-    born = _born(config, packed, code)
+    born = _born(config, code)
     try:
         code.load("launcher")
-        from pyinit.launch import launcher
-
-        return launcher.launch(config, born, lambda: _born(config, packed, code), report)
-    except BaseException:
+        return _go_on(config, code, born, report)
+    finally:
         born.end()
-        raise
 
 
-def check_privileges(box: Container) -> None:
+def _go_on(config: "Config", code: Bundle, born: clone.Born, report: Callable[[str], None]) -> int:
+    from pyinit.launch import launcher
+
+    return launcher.launch(config, born, lambda: _born(config, code), report)
+
+
+def _missing(needs: tuple[str, ...]) -> list[str]:
+    return [name for name in needs if not caps.has(name)]
+
+
+def check_privileges(box: "Container") -> None:
     """LaunchError."""
-    needed = (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES
-    missing = [name for name in needed if not caps.has(name)]
+    missing = _missing((*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES)
     if missing:
         raise LaunchError(
             f"{box.origin}: a container needs CAP_{' CAP_'.join(missing)}, which this process lacks: run pyinit as root"
         )
 
 
-def _born(config: Config, packed: bytes, code: Bundle) -> clone.Born:
-    box = config.container
-    assert box is not None
+def _born(config: "Config", code: Bundle) -> clone.Born:
     try:
-        return clone.start(clone.flags_of(box), packed, code)
+        return clone.start(birth(config).flags, cache.pack(config), code)
     except OSError as error:
         from pyinit.launch import plan
         from pyinit.launch.explain import explain
