@@ -4,6 +4,7 @@ Owns the choice of the role: launcher, init of another runtime's container, or p
 how each is done.
 """
 
+import gc
 import os
 import sys
 
@@ -29,6 +30,7 @@ def run(words: list[str]) -> int:
     as_init = os.getpid() == 1
     launches = role == "launch" or (role != "init" and not as_init)
     if launches and os.geteuid() == 0 and _may_launch(path):
+        gc.disable()  # what is made now stays; the monitor, which goes on for long, has it again
         code = bundle.get(_PACKAGE)
         code.load("start")
         from pyinit.launch import start

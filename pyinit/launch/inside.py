@@ -93,13 +93,15 @@ def _enter_groups(box: Container, facts: Facts) -> int:
         namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
     if not facts.unified:
         return -1
-    leaf = f"{facts.unified}/{INIT_LEAF}"  # so that groups of services may be made and given controllers beside it
-    try:
-        os.mkdir(leaf)
-    except FileExistsError:
-        pass
-    cgroup.write(leaf, "cgroup.procs", "0")
-    return os.open(facts.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(facts.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if cgroup.read_at(fd, "cgroup.controllers").strip():  # else there is nothing that could be handed down, and the move takes long
+        leaf = f"{facts.unified}/{INIT_LEAF}"  # so that groups of services may be made and given controllers beside it
+        try:
+            os.mkdir(leaf)
+        except FileExistsError:
+            pass
+        cgroup.write(leaf, "cgroup.procs", "0")
+    return fd
 
 
 def _pivot(box: Container, facts: Facts) -> None:

@@ -4,7 +4,6 @@ Owns the order of these. Must not know what a launch is made of (launcher.py). L
 birth does not need.
 """
 
-import gc
 import os
 from _collections_abc import Callable
 
@@ -43,7 +42,6 @@ def birth(config: "Config") -> Birth:
 
 def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None]) -> int | None:
     """Run the container of a config; its exit code, or None if it has none. ConfigError, LaunchError."""
-    gc.disable()  # what is made now stays; the monitor, which goes on for long, has it again
     found = cache.find(path, os.environ, kill=kill, code=code.sources)
     if found is not None:
         is_container, flags, needs = found.born
@@ -91,7 +89,7 @@ def _go_on(config: "Config", code: Bundle, born: clone.Born, report: Callable[[s
 
 
 def _missing(needs: tuple[str, ...]) -> list[str]:
-    return [name for name in needs if not caps.has(name)]
+    return sorted(set(needs) - caps.effective_set(), key=needs.index)
 
 
 def check_privileges(box: "Container") -> None:
