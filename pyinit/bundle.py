@@ -15,11 +15,16 @@ import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+else:
+    Any = object
 # What each is there for: the launcher up to the birth of PID 1, the launcher from there on, PID 1, PID 1 of one that logs.
 SECTIONS = {"start": "pyinit.launch.start", "launcher": "pyinit.launch.launcher", "inside": "pyinit.launch.inside", "logs": "pyinit.init.logger"}
 _EXCEPT = ("__main__", "pyinit.bundle")
 _TAIL = 8
-_Row = tuple[str, bool, str, object]
+_Row = tuple[str, bool, str, Any]
 
 
 class Bundle:
@@ -102,11 +107,10 @@ def build(folder: str) -> bytes:
         found = _closure(folder, name)
         if section == "inside":
             known = set()  # it is another process
-        sections[section] = [_row(folder, *row) for row in found if row[0] not in known]
+        sections[section] = [row for row in found if row[0] not in known]
         known |= {row[0] for row in found}
-        sources |= dict.fromkeys(row[2] for row in found)
-    code = SourceFileLoader("pyinit.bundle", f"{folder}/bundle.py").get_code("pyinit.bundle")
-    _rename(code, "<pyinit/bundle.py>")
+        sources |= dict.fromkeys(row[2] for row in found if row[2].startswith("/"))  # the standard library's
+    code = _row(folder, "pyinit.bundle", False, f"{folder}/bundle.py")[3]  # noqa: FBT003
     out = bytearray(MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
     places = {}
     for section, rows in sections.items():
@@ -133,47 +137,54 @@ def _files(folder: str) -> list[str]:
     return [f"{place}/{name}" for place, _, names in os.walk(folder) for name in names if name.endswith(".py")]
 
 
-_IMPORT = """
-import sys
-from _frozen_importlib_external import SourceFileLoader as loader
-sys.path.insert(0, {parent!r})
-found, load = [], loader.exec_module
-def exec_module(self, module):
-    load(self, module)
-    found.append((module.__name__, hasattr(module, "__path__"), self.path))
-loader.exec_module = exec_module
-import {name}
-import marshal, os
-os.write(1, marshal.dumps(found))
-"""
+_TELL = "import sys; sys.path.insert(0, {parent!r}); from pyinit import bundle; bundle._tell({folder!r}, {name!r})"
 
 
-def _closure(folder: str, name: str) -> list[tuple[str, bool, str]]:
-    """(module, is a package, path) of what an import of `name` brings and Python does not have in it, in order."""
+def _closure(folder: str, name: str) -> list[_Row]:
+    """What an import of `name` brings and Python does not have in it; in a process that has nothing of it yet."""
     import os
 
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    words = [sys.executable, "-I", "-S", "-B", "-c", _IMPORT.format(parent=os.path.dirname(folder), name=name)]
+    words = [sys.executable, "-I", "-S", "-B", "-X", "no_debug_ranges", "-c", _TELL.format(parent=os.path.dirname(folder), folder=folder, name=name)]
     pid = os.posix_spawn(sys.executable, words, {}, file_actions=[(os.POSIX_SPAWN_DUP2, write_fd, 1)])
     os.close(write_fd)
     with open(read_fd, "rb") as pipe:
         data = pipe.read()
     os.waitpid(pid, 0)
-    found: list[tuple[str, bool, str]] = marshal.loads(data)
-    return [row for row in found if row[0] not in _EXCEPT]
+    found: list[_Row] = marshal.loads(data)
+    return found
+
+
+def _tell(folder: str, name: str) -> None:
+    """In that process: the rows to its output."""
+    found = [("pyinit", True, f"{folder}/__init__.py")]
+    load = SourceFileLoader.exec_module
+
+    def exec_module(self: SourceFileLoader, module: object) -> None:
+        load(self, module)  # type: ignore[arg-type]
+        found.append((self.name, hasattr(module, "__path__"), str(self.path)))
+
+    SourceFileLoader.exec_module = exec_module  # type: ignore[method-assign,assignment]
+    __import__(name)
+    rows = [_row(folder, *row) for row in list(found) if row[0] not in _EXCEPT]  # what _row() itself brings is not of it
+    with open(1, "wb") as out:
+        out.write(marshal.dumps(rows))
 
 
 def _row(folder: str, name: str, is_package: bool, path: str) -> _Row:  # noqa: FBT001 - a row, as it came
-    code = SourceFileLoader(name, path).get_code(name)
+    """Without what no start reads: texts for readers, types, columns."""
+    import __future__
+
+    import ast
+
     inner = path.removeprefix(f"{folder}/")
-    _rename(code, f"<pyinit/{inner}>" if inner != path else f"<{name}>")
-    return name, is_package, inner, code
-
-
-def _rename(code: object, name: str) -> None:
-    import _imp
-
-    _imp._fix_co_filename(code, name)  # type: ignore[attr-defined]  # the stubs lack it
+    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"
+    with open(path, "rb") as file:
+        tree = ast.parse(file.read(), label)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False):
+            node.body[0:1] = [] if len(node.body) > 1 else [ast.copy_location(ast.Pass(), node.body[0])]
+    return name, is_package, inner, compile(tree, label, "exec", __future__.annotations.compiler_flag, dont_inherit=True)
 
 
 def _begin() -> None:
