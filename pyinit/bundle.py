@@ -90,9 +90,12 @@ def get(folder: str) -> Bundle:
     data = build(folder)
     fd = kept.open_file(name) if kept.write(name, data) else -1
     if fd < 0:
-        fd = posix.memfd_create("pyinit-code", 1)
+        import fcntl  # where nothing can be kept
+
+        fd = posix.memfd_create("pyinit-code", posix.MFD_CLOEXEC | posix.MFD_ALLOW_SEALING)
         while data:
             data = data[posix.write(fd, data) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
     return Bundle(fd, folder)
 
 
@@ -103,8 +106,12 @@ def build(folder: str) -> bytes:
         _compile(path)
     sections: dict[str, list[_Row]] = {}
     known: set[str] = set()
-    for section, name in SECTIONS.items():
-        found = _closure(folder, name)
+    told = {section: _teller(folder, name) for section, name in SECTIONS.items()}  # at once: they take long
+    for section, (pid, pipe_fd) in told.items():
+        with open(pipe_fd, "rb") as pipe:
+            data = pipe.read()
+        posix.waitpid(pid, 0)
+        found: list[_Row] = marshal.loads(data)
         if section == "inside":
             known = set()  # it is another process
         sections[section] = [row for row in found if row[0] not in known]
@@ -140,19 +147,15 @@ def _files(folder: str) -> list[str]:
 _TELL = "import sys; sys.path.insert(0, {parent!r}); from pyinit import bundle; bundle._tell({folder!r}, {name!r})"
 
 
-def _closure(folder: str, name: str) -> list[_Row]:
-    """What an import of `name` brings and Python does not have in it; in a process that has nothing of it yet."""
+def _teller(folder: str, name: str) -> tuple[int, int]:
+    """(pid, pipe) of a process that tells what an import of `name` brings and Python does not have in it."""
     import os
 
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     words = [sys.executable, "-I", "-S", "-B", "-X", "no_debug_ranges", "-c", _TELL.format(parent=os.path.dirname(folder), folder=folder, name=name)]
     pid = os.posix_spawn(sys.executable, words, {}, file_actions=[(os.POSIX_SPAWN_DUP2, write_fd, 1)])
     os.close(write_fd)
-    with open(read_fd, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(pid, 0)
-    found: list[_Row] = marshal.loads(data)
-    return found
+    return pid, read_fd
 
 
 def _tell(folder: str, name: str) -> None:

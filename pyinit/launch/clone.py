@@ -62,7 +62,7 @@ def start(flags: int, config: bytes, code: Bundle) -> Born:
         raise LaunchError(f"the interpreter {program} lies outside its prefix {prefix}: use one that is whole")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        tree, package, bundle = _copy(prefix), _copy(code.folder), _copy(f"/proc/self/fd/{code.fd}")
+        tree, package, bundle = _copy(prefix), _copy(code.folder), _copy_file(code.fd)
     except OSError as error:
         raise LaunchError(f"a read-only copy of the interpreter: {error.strerror}; it needs CAP_SYS_ADMIN: run it as root") from error
     carried = os.memfd_create("pyinit-config", os.MFD_CLOEXEC)
@@ -96,6 +96,11 @@ def _exec(program: str, words: list[str], environment: dict[str, str], fds: tupl
         os.write(fds[-1], f"the read-only copy of the interpreter: {error.strerror}".encode())
     finally:
         os._exit(111)
+
+
+def _copy_file(fd: int) -> int:
+    """A sealed memfd, which lies on no mount, as it is."""
+    return _copy(f"/proc/self/fd/{fd}") if os.fstat(fd).st_nlink else os.dup(fd)
 
 
 def _copy(path: str) -> int:

@@ -9,6 +9,8 @@ import time
 import pytest
 from conftest import REPO, make_busybox
 
+from pyinit import kept
+
 pytestmark = pytest.mark.usefixtures("nothing_left")
 ROUNDS = 21
 MOST_OF_RUNC = 2.0  # times its time; 1.0 is meant
@@ -61,3 +63,16 @@ def test_boot_to_true_and_down_again_beside_runc(bench, busybox, bundle, capsys)
     with capsys.disabled():
         print(f"\nboot to true and down: pyinit {own * 1000:.1f} ms, runc {other * 1000:.1f} ms, {own / other:.2f} of runc's")
     assert own <= MOST_OF_RUNC * other
+
+
+def test_a_start_that_finds_nothing_that_was_kept_takes_longer_and_no_more(bench, busybox):
+    """Nor can it keep anything: the folder is not root's alone."""
+    path = bench.write(TEXT.format(image=busybox, command="/bin/true"))
+    seconds(str(REPO / "pyinit/cli/pyinit"), "--config", str(path), cwd="/")
+    os.chmod(kept.FOLDER, 0o770)
+    try:
+        before = sorted(os.listdir(kept.FOLDER))
+        seconds(str(REPO / "pyinit/cli/pyinit"), "--config", str(path), cwd="/")
+        assert sorted(os.listdir(kept.FOLDER)) == before
+    finally:
+        os.chmod(kept.FOLDER, 0o700)
