@@ -150,6 +150,7 @@ class _Launch:
         try:
             for directory in self.groups:
                 cgroup.write(directory, "cgroup.procs", str(self.born.pid))
+            self.born.moved()
             facts = (self.held.directory, self.unified, self.v1_places)
             socket.send_fds(self.born.channel, [marshal.dumps(facts)], [self.held.lock_fd, control_fd, *self.folder_fds])
         except (ProcessLookupError, BrokenPipeError, ConnectionResetError):
