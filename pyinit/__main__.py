@@ -11,15 +11,6 @@ if os.getpid() == 1:
     import _signal  # type: ignore[import-not-found]  # built into the interpreter: no file is read, no enum made
 
     _signal.pthread_sigmask(_signal.SIG_BLOCK, {n for n in range(1, 65) if n not in (32, 33)})
-if not __package__:  # run as a file, from the read-only copy of the package (launch/clone.py)
-    import importlib.util
-
-    folder = os.path.dirname(__file__)
-    found = importlib.util.spec_from_file_location("pyinit", f"{folder}/__init__.py", submodule_search_locations=[folder])
-    assert found is not None
-    assert found.loader is not None
-    sys.modules["pyinit"] = module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
 
 from pyinit.errors import EXIT_USAGE, PyinitError
 

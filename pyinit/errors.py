@@ -64,7 +64,7 @@ def fault(error: Exception) -> str:
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    at = f" at {place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}" if place else ""
+    at = f" at {place.tb_frame.f_code.co_filename.rpartition('/')[2].rstrip('>')}:{place.tb_lineno}" if place else ""
     return f"{type(error).__name__}: {error}{at}"
 
 

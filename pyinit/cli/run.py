@@ -4,15 +4,15 @@ Owns the choice of the role: launcher, init of another runtime's container, or p
 how each is done.
 """
 
-import contextlib
-import functools
+import gc
 import os
 import sys
 import time
 
+from pyinit import bundle
 from pyinit.errors import EXIT_OK, UsageError
-from pyinit.records import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,25 +22,31 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "/etc/pyinit/services.toml"
 _HELP = "usage: pyinit --config FILE [--launch | --no-launch] [--detach [--output FILE]] [--verbose]\n"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MOST_CONFIG_BYTES = 1 << 20
 
 
 def run(words: list[str]) -> int:
     """The exit code of the container or of the services."""
-    started_s = time.monotonic()
-    import_path = _take_over()
+    started_ns = time.monotonic_ns()
     path, role, output, verbose = _parse(words)
     if not path:
         print(_HELP, end="")
         return EXIT_OK
     as_init = os.getpid() == 1
-    if import_path is None and os.geteuid() == 0 and role != "init" and (role or not as_init) and _may_launch(path):
-        from pyinit.launch import clone
+    launches = role == "launch" or (role != "init" and not as_init)
+    trace = _trace(started_ns) if verbose else None
+    if launches and output is None and os.geteuid() == 0 and _may_launch(path):
+        gc.disable()  # what is made now stays; the monitor, which goes on for long, has it again
+        code = bundle.get(_PACKAGE)
+        code.load("start")
+        from pyinit.launch import start
 
-        clone.execute(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        done = start.run(path, kill="cgroup" if as_init else "group", code=code, report=_report, trace=trace)
+        if done is not None:
+            return done
     from pyinit.config.load import load
 
-    launches = role == "launch" or (role != "init" and not as_init)
     def read(path: str, instances: tuple[str, ...] = ()) -> "Config":
         return load(
             path, environment, log_to="stdout" if as_init and not launches else "file",
@@ -49,18 +55,21 @@ def run(words: list[str]) -> int:
 
     environment = dict(os.environ)
     config = read(path)
-    again = functools.partial(read, config.path)  # absolute: the folder may be another by then
     box = config.container if launches else None
-    if box is not None:
-        from pyinit.launch import launcher
+    if box is not None:  # to be detached; or not root, and perhaps with all that it takes
+        from pyinit.launch import start
 
         def work(report: "Callable[[str], None]") -> int:
-            return launcher.launch(config, import_path or [], report, _trace(started_s, verbose=verbose))
+            return start.launch(config, bundle.get(_PACKAGE), report, trace)
 
+        start.check_privileges(box)
         return work(_report) if output is None else _detached(config, box.name, output, work)
     if role == "launch":
         raise UsageError(f"{path}: --launch needs a [container] table in the config, and there is none")
     from pyinit.cli import roles
+
+    def again(instances: tuple[str, ...]) -> "Config":
+        return read(config.path, instances)  # absolute: the folder may be another by then
 
     if output is not None:
         return _detached(config, roles.supervisor_name(config.path), output, lambda _: roles.as_supervisor(config, again))
@@ -75,15 +84,6 @@ def _detached(config: "Config", name: str, output: str, work: "Callable[[Callabl
         return code
     print(f"{name}: running as pid {-code}")
     return EXIT_OK
-
-
-def _take_over() -> list[str] | None:
-    """In the process that runs from the copies: its own import path; None in the first one."""
-    if "pyinit" not in sys._xoptions:  # as clone.is_clone(), without importing ctypes for it
-        return None
-    from pyinit.launch import clone
-
-    return clone.take_over()
 
 
 def _parse(words: list[str]) -> tuple[str, str, str | None, bool]:
@@ -132,16 +132,18 @@ def _may_launch(path: str) -> bool:
     return b"container" in text or b"include" in text
 
 
-def _trace(started_s: float, *, verbose: bool) -> "Trace":
+def _trace(started_ns: int) -> "Trace":
     from pyinit.launch import tracing
 
     class Verbose(tracing.Trace):
         def before(self, operation: "Operation") -> None:
-            passed_ms = (time.monotonic() - started_s) * 1000
-            with contextlib.suppress(OSError):  # who reads it may have gone: that is no failure of the launch
+            passed_ms = (time.monotonic_ns() - started_ns) / 1e6
+            try:
                 _report(f"+{passed_ms:.1f} ms  {operation.describe()}  [{operation.origin}]")
+            except OSError:  # who reads it may have gone: that is no failure of the launch
+                pass
 
-    return Verbose() if verbose else tracing.SILENT
+    return Verbose()
 
 
 def _report(text: str) -> None:

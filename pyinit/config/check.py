@@ -9,8 +9,6 @@ import stat
 from _collections_abc import Callable
 
 from pyinit.config import images
-from pyinit.config.processes import LOGGER
-from pyinit.core import graph
 from pyinit.errors import hint
 from pyinit.linux.programs import find_program
 from pyinit.model import (
@@ -43,6 +41,9 @@ def services(config: Config, place: Places) -> list[Problem]:
 
     `place(service, key, word)` is where a word of a service's list stands, `place("", "main", word)` that of `[init]`.
     """
+    from pyinit.config.processes import LOGGER  # a start from what was kept looks at images only
+    from pyinit.core import graph
+
     names = [spec.name for spec in config.services]
     found = []
     for spec in config.services:
@@ -69,6 +70,8 @@ def services(config: Config, place: Places) -> list[Problem]:
 
 def _loggers(config: Config, names: list[str]) -> list[Problem]:
     """Services that log to another one."""
+    from pyinit.config.processes import LOGGER
+
     found = []
     specs = {spec.name: spec for spec in config.services}
     for spec in config.services:

@@ -21,6 +21,10 @@ from pyinit.config.source import positions
 from pyinit.core.actions import END_OF_INPUT
 from pyinit.errors import ConfigError
 from pyinit.model import Config, Container, Origin, ServiceSpec, StopStep
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.config.cache import Witness
 
 _MOST_FILES = 1000
 _READS_ON_S = 2.0  # what a logger has, once its input has ended, before its own stop signals
@@ -28,8 +32,9 @@ _MAGIC = "*?["
 
 
 class _Loader:
-    def __init__(self, environment: Mapping[str, str], log_to: str, kill: str) -> None:
+    def __init__(self, environment: Mapping[str, str], log_to: str, kill: str, witness: "Witness | None") -> None:
         self.environment = environment
+        self.witness = witness
         self.defaults = Defaults(log_to, kill)
         self.problems: list[tuple[Origin, str]] = []
         self.files: list[str] = []  # as named in messages, in the order of reading
@@ -47,7 +52,10 @@ class _Loader:
         self.files.append(file)
         try:
             with open(file, "rb") as source:
-                text = source.read().decode("utf-8")
+                content = source.read()
+            if self.witness is not None:
+                self.witness.read(file, content)
+            text = content.decode("utf-8")
         except OSError as error:
             where = included_at or Origin(file, 0)
             what = f"include: {file}: {error.strerror}; mend the path, which starts at this file's folder" if included_at else f"{error.strerror}; name the config with --config FILE"
@@ -161,6 +169,8 @@ class _Loader:
         if set(pattern) & set(_MAGIC):
             import glob  # only for those who write a pattern
 
+            if self.witness is not None:
+                self.witness.searched(place)
             paths = sorted(glob.glob(place))
         for path in paths:
             path = os.path.normpath(path)
@@ -208,16 +218,16 @@ def _as_logger(spec: ServiceSpec) -> ServiceSpec:
 
 def load(
     path: str, environment: Mapping[str, str], *, log_to: str = "file", kill: str = "cgroup", on_host: bool = True,
-    extra: tuple[str, ...] = (),
+    extra: tuple[str, ...] = (), witness: "Witness | None" = None,
 ) -> Config:  # fmt: skip
     """The config of `path` and what it includes; ConfigError with every error, each `file:line: text`.
 
     `environment` is what `${NAME}` means; `log_to` and `kill` are the defaults of a service's `log.to` and, where
     there is no [container], of its `kill`. `on_host`: the layers and sources of [container] must be there; they are
     not inside a container that another runtime made of the same file. `extra`: instances of templates that someone
-    asked for, `worker@3`.
+    asked for, `worker@3`. `witness` is told what the config is made of.
     """
-    loader = _Loader(environment, log_to, kill)
+    loader = _Loader(environment, log_to, kill, witness)
     loader.read(path, None)
     loader.instantiate(extra)
     absolute = os.path.abspath(path)

@@ -11,8 +11,7 @@ import time
 from _collections_abc import Callable
 
 from pyinit import scopes as contextlib
-from pyinit.init import logger, reaper
-from pyinit.init.logclient import HANDED_OVER, RENEW
+from pyinit.init import reaper
 from pyinit.init.loop import Loop
 from pyinit.linux import process
 from pyinit.linux import sock as socket
@@ -20,6 +19,7 @@ from pyinit.linux.fds import receive
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyinit.init import logger
     from pyinit.init.logstream import Source
 
 _MOST_DEATHS, _DEATHS_WITHIN_S, _PAUSE_S = 5, 10.0, 1.0
@@ -69,6 +69,8 @@ class LogKeeper:
         """The present logger finishes what it is at, hands over its clients and ends; the next one begins."""
         if self.pid:
             self._renewing = True
+            from pyinit.init.logclient import RENEW  # the logger has it
+
             self._order(RENEW)
 
     def exited(self, pid: int, code: int) -> bool:
@@ -206,6 +208,8 @@ class LogKeeper:
             if not data:  # it is gone; the reaper tells
                 break
             word, _, rest = data.partition(b"\0")
+            from pyinit.init.logclient import HANDED_OVER  # the logger has it
+
             if data == HANDED_OVER:
                 self._handed.append((data, fds))
             elif self._closing:
@@ -258,8 +262,10 @@ class LogKeeper:
         control.close()
 
 
-def _run(sources: "list[Source]", log_dir: str, control: socket.socket, keep: logger.Keep, watches: dict[str, str]) -> None:
+def _run(sources: "list[Source]", log_dir: str, control: socket.socket, keep: "logger.Keep", watches: dict[str, str]) -> None:
     """In the logger's process."""
+    from pyinit.init import logger  # loaded already, by who has made `keep`
+
     code = 1
     try:
         fds = {fd for source in sources for fd in (source.fd, source.spool_fd)}

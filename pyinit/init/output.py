@@ -12,12 +12,15 @@ import time
 from _collections_abc import Callable
 
 from pyinit import scopes as contextlib
-from pyinit.init import journal, logger, outlet, spool, syslog
+from pyinit.init import spool
 from pyinit.init.logkeeper import LogKeeper
-from pyinit.init.logstream import Source
 from pyinit.init.loop import Loop
 from pyinit.linux import sock as socket
 from pyinit.model import Config, LogSpec, ServiceSpec
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.init.logstream import Source
 
 _THROUGH_LOGGER = ("file", "stdout", "syslog")
 _FEED = "service:"
@@ -184,6 +187,8 @@ class Output:
         for name in list(self._feeds):
             self.forget(name)
         if self._syslog is not None:
+            from pyinit.init import syslog  # loaded already
+
             self._syslog.close()
             with contextlib.suppress(OSError):
                 os.unlink(syslog.PATH)
@@ -193,6 +198,8 @@ class Output:
 
     def _make_pipes(self) -> None:
         """Those that are wanted and not there yet."""
+        from pyinit.init import journal, logger, outlet  # for those who have a log: not each container has
+
         keys = [_OWN, *(key for name, spec in self._wanted.items() for key in _keys(name, spec))]
         size = min(_MOST_PIPE_BYTES, _ALL_PIPES_BYTES // len(keys))
         try:
@@ -217,6 +224,8 @@ class Output:
 
     def _collect_syslog(self) -> None:
         assert self._keeper.keep is not None
+        from pyinit.init import syslog
+
         try:
             self._syslog = syslog.bind()
         except OSError as error:
@@ -233,8 +242,10 @@ class Output:
             feed[:] = os.pipe2(os.O_CLOEXEC)
         return feed
 
-    def _sources(self, made_way: bool) -> tuple[list[Source], bool]:  # noqa: FBT001 - the keeper's call
+    def _sources(self, made_way: bool) -> "tuple[list[Source], bool]":  # noqa: FBT001 - the keeper's call
         """A logger that follows a killed one does what that was at as that would have done it, and then makes way."""
+        from pyinit.init.logstream import Source  # the logger has it
+
         if made_way:
             self._specs = self._wanted
         specs = {"": _OWN_SPEC, **self._wanted, **self._specs}

@@ -14,13 +14,15 @@ from pyinit.launch import imaging
 from pyinit.launch import plan as p
 from pyinit.launch.declared import Declared
 from pyinit.launch.digests import Identity
-from pyinit.launch.outside import Outside
 from pyinit.launch.resolve import canonical_target
 from pyinit.launch.root import Root, attach, own
 from pyinit.launch.tracing import SILENT, Trace, carried_out
 from pyinit.linux import caps, mount, namespaces
 from pyinit.model import Mount
-from pyinit.records import assert_never
+from pyinit.records import TYPE_CHECKING, assert_never
+
+if TYPE_CHECKING:
+    from pyinit.launch.outside import Outside
 
 _ATTRIBUTES = {p.RO: mount.MOUNT_ATTR_RDONLY, p.NOSUID: mount.MOUNT_ATTR_NOSUID,
                p.NODEV: mount.MOUNT_ATTR_NODEV, p.NOEXEC: mount.MOUNT_ATTR_NOEXEC}  # fmt: skip
@@ -32,7 +34,7 @@ class Builder:
     """The state of one build: the staging folder (absolute) and, once mounted, the new root."""
 
     def __init__(
-        self, staging: str, verified: dict[str, Identity], outside: Outside, linked: Callable[[], None] = lambda: None, trace: Trace = SILENT
+        self, staging: str, verified: dict[str, Identity], outside: "Outside | None", linked: Callable[[], None] = lambda: None, trace: Trace = SILENT
     ) -> None:  # fmt: skip
         """`verified`: what the pinned images, by their path, were when their digest was right; `linked()` waits for the network."""
         self.staging = staging

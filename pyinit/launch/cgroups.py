@@ -21,11 +21,10 @@ from pyinit.linux import cgroup, process
 _KILL = 9
 _ACCOUNTED = {"memory", "cpu", "cpuacct", "blkio", "pids"}
 _KILL_DEADLINE_S, _FREEZE_S = 5.0, 0.1
-INIT_LEAF = "init"
 
 
-def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Callable[[str], None]) -> tuple[list[str], str]:
-    """Make the groups; (all directories, the v2 one or ""). `journal(kind, path)` is told before each.
+def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Callable[[str], None]) -> tuple[list[str], str, dict[str, str]]:
+    """Make the groups; (all directories, the v2 one or "", those of v1 by controller). `journal(kind, path)` is told before each.
 
     `report` gets a line for each limit that can't be held here; with `operation.strict` that is a LaunchError.
     """
@@ -64,7 +63,7 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Cal
         raise LaunchError("\n".join(texts))
     for text in texts:
         report(f"{text}; it runs without")
-    return made, unified
+    return made, unified, _v1_places(found, made)
 
 
 def _without_controller(left: set[str], operation: MakeCgroup) -> list[Lack]:
@@ -163,28 +162,18 @@ def _hold(directory: str, settings: list[Setting], operation: MakeCgroup) -> lis
         os.close(fd)
 
 
-def enter(directories: list[str]) -> None:
-    """Move this process into each group: what a cgroup namespace made now has as its root."""
-    for directory in directories:
-        cgroup.write(directory, "cgroup.procs", "0")
-
-
 def v1_places(directories: list[str]) -> dict[str, str]:
     """controller -> group, of those among `directories` that are of v1."""
+    return _v1_places(cgroup.hierarchies(), directories)
+
+
+def _v1_places(hierarchies: list[cgroup.Hierarchy], directories: list[str]) -> dict[str, str]:
     found = {}
-    for hierarchy in cgroup.hierarchies():
+    for hierarchy in hierarchies:
         for directory in directories:
             if hierarchy.version == 1 and os.path.dirname(directory) == hierarchy.directory:
                 found.update(dict.fromkeys(hierarchy.controllers, directory))
     return found
-
-
-def enter_leaf(directory: str) -> None:
-    """v2: move on into a leaf, so that groups of services may be made and given controllers beside it."""
-    leaf = f"{directory}/{INIT_LEAF}"
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(leaf)
-    cgroup.write(leaf, "cgroup.procs", "0")
 
 
 def kill(directory: str) -> None:

@@ -1,92 +1,144 @@
-"""The program runs from read-only, detached copies of interpreter and package.
+"""PID 1 runs from read-only, detached copies of interpreter and package, and is born early.
 
-Owns the re-exec through those copies and what is carried over it. Must not know configs.
-Laws: `/proc/1/exe` of a container is on a read-only mount; after the pivot every import comes from these fds, which
-no service has; the host's environment is carried in a memfd, so that /proc/PID/environ never shows it.
+Owns its birth: the copies, the clone with its namespaces, the exec, and what is carried over it. Must not know configs'
+meaning. Laws: `/proc/1/exe` of a container is on a read-only mount; after the pivot every import comes from these fds,
+which no service has; no word and no variable of the host's is in its command line or environment.
+
+Python takes longer to start than all the rest: so PID 1 starts while the launcher reads on, makes the groups and has the
+root built (launcher.py). All that it needs for that comes by fds: its code, the config, one end of the channel.
 """
 
-import marshal
 import os
 import sys
 
+from pyinit.bundle import Bundle
 from pyinit.errors import LaunchError
-from pyinit.linux import mount
+from pyinit.linux import mount, namespaces, process
+from pyinit.linux import sock as socket
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.model import Container
 
 _ATTRIBUTES = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
-_OPTION = "pyinit"  # -X pyinit=FD
+# No locale, no zone of the host's: there are none of ours in an image.
+_ENVIRONMENT = {"LC_ALL": "C", "PYTHONUTF8": "1", "PYTHONCOERCECLOCALE": "0", "TZ": "UTC0"}
 
 
-def is_clone() -> bool:
-    """Whether this process runs from the copies already."""
-    return _OPTION in sys._xoptions
+class Born:
+    """A PID 1 that waits to be told of its container (inside.py); `channel` is the monitor's end."""
+
+    def __init__(self, pid: int, pidfd: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.channel = channel
+        self._forerunner = _forerunner()
+
+    def moved(self) -> None:
+        """It stands in its groups."""
+        if self._forerunner:
+            os.waitpid(self._forerunner, 0)
+            self._forerunner = 0
+
+    def end(self) -> None:
+        """Kill and reap it, and give back what we have of it; once is enough."""
+        if self.pidfd < 0:
+            return
+        process.pidfd_send_signal(self.pidfd, 9)
+        os.waitpid(self.pid, 0)
+        self.close()
+
+    def close(self) -> None:
+        """It is reaped; once is enough."""
+        if self.pidfd < 0:
+            return
+        self.moved()
+        self.channel.close()
+        os.close(self.pidfd)
+        self.pidfd = -1
 
 
-def execute(package: str) -> None:
-    """Exec this command again through copies; does not return. LaunchError."""
+def _forerunner() -> int:
+    """pid of a child that moves into the group that it is in.
+
+    A move waits for a grace period of RCU (10-20 ms), and who moves soon after another need not: the kernel's
+    cgroup_threadgroup_rwsem is ready by then. PID 1 is moved when its groups are made; the wait begins now.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        with open("/proc/self/cgroup", "rb", buffering=0) as file:
+            own = next(line[3:] for line in file.read(1 << 16).decode().split("\n") if line.startswith("0::"))
+        for mounted in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+            try:
+                fd = os.open(f"{mounted}{own}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+                os.write(fd, b"0")
+            except OSError:
+                continue
+            break
+    finally:
+        os._exit(0)
+
+
+def flags_of(box: "Container") -> int:
+    """Of clone(2): the namespaces that it is born into. Its cgroup one comes when it stands in its group, which that takes as root."""
+    wanted = {name for name in box.namespaces if name != "cgroup"} - ({"net"} if box.network.mode == "host" else set())
+    return sum(namespaces.CLONE_FLAGS[name] for name in wanted)
+
+
+def start(flags: int, config: bytes, code: Bundle) -> Born:
+    """One thread, signals blocked. OSError for copies that can't be made, and of clone(2)."""
     prefix = os.path.realpath(sys.base_prefix)
     program = os.path.realpath(sys.executable)
     if not program.startswith(prefix + "/"):
         raise LaunchError(f"the interpreter {program} lies outside its prefix {prefix}: use one that is whole")
-    _compile(package)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        tree, code = (mount.detached_copy(path, _ATTRIBUTES) for path in (prefix, package))
+        tree, package, bundle = mount.detached_copy(prefix, _ATTRIBUTES), mount.detached_copy(code.folder, _ATTRIBUTES), _copy_file(code.fd)
     except OSError as error:
-        raise LaunchError(f"a read-only copy of the interpreter: {error.strerror}; it needs CAP_SYS_ADMIN: run it as root") from error
-    carried = os.memfd_create("pyinit-environment", 0)
-    os.write(carried, marshal.dumps((dict(os.environ), _third_party(package))))
-    for fd in (tree, code, carried):
-        os.set_inheritable(fd, True)  # noqa: FBT003 - no keywords there
+        raise OSError(error.errno, f"a read-only copy of the interpreter: {error.strerror}") from error
+    carried = os.memfd_create("pyinit-config", os.MFD_CLOEXEC)
+    os.write(carried, config)
     home = f"/proc/self/fd/{tree}"
-    words = ["pyinit", "-P", "-s", "-S", "-B", "-X", f"{_OPTION}={carried}", f"/proc/self/fd/{code}/__main__.py", *sys.argv[1:]]
-    os.execve(home + program.removeprefix(prefix), words, {"PYTHONHOME": home})
-
-
-def take_over() -> list[str]:
-    """After the exec: take environment and import path back, shut the fds from children; the copies' own path."""
-    carried = int(sys._xoptions[_OPTION])
-    own = list(sys.path)
-    environment, path = marshal.loads(os.pread(carried, os.fstat(carried).st_size, 0))
-    os.close(carried)
-    for place in (os.environ["PYTHONHOME"], os.path.dirname(__file__)):
-        os.set_inheritable(int(place.split("/")[4]), False)  # noqa: FBT003 - no keywords there
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.path[:] = own + path
-    return own
-
-
-def _third_party(package: str) -> list[str]:
-    """Where pyroute2 and tomli may be: the import path without the standard library's and the checkout's places."""
-    library = os.path.dirname(os.__file__)
-    return [
-        path
-        for path in sys.path
-        if "-packages" in path or not (path.startswith(library) or path in ("", os.path.dirname(package)))
-    ]
-
-
-def _compile(package: str) -> None:
-    """Bytecode of the package, where a checkout has none: the copy is read-only and would compile at each start."""
-    if sys.dont_write_bytecode:
-        return
-    for folder, folders, names in os.walk(package):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        for name in names:
-            if name.endswith(".py") and _is_stale(folder, name[:-3]):
-                import py_compile
-
-                try:
-                    py_compile.compile(f"{folder}/{name}", doraise=True)
-                except (OSError, py_compile.PyCompileError):
-                    return  # not ours to write, or the import will say it better
-
-
-def _is_stale(folder: str, stem: str) -> bool:
-    """Bytecode notes its source's mtime at bytes 8-12 (PEP 552); a file's date alone would miss an older checkout."""
+    option = f"pyinit=/proc/self/fd/{package},{theirs.fileno()},{carried}"
+    words = ["pyinit", "-P", "-s", "-S", "-B", "-X", option, f"/proc/self/fd/{bundle}"]
+    environment = {"PYTHONHOME": home, **_ENVIRONMENT}
+    program = home + program.removeprefix(prefix)
+    fds = (tree, package, bundle, carried, theirs.fileno())
     try:
-        with open(f"{folder}/__pycache__/{stem}.{sys.implementation.cache_tag}.pyc", "rb", buffering=0) as file:
-            head = file.read(16)
-        seen = os.stat(f"{folder}/{stem}.py")
-    except OSError:
-        return True
-    return head[8:16] != (int(seen.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little") + (seen.st_size & 0xFFFFFFFF).to_bytes(4, "little")
+        pid, pidfd = process.clone(flags)
+        if pid == 0:
+            _exec(program, words, environment, fds)
+    finally:
+        theirs.close()
+        for fd in fds[:-1]:
+            os.close(fd)
+    return Born(pid, pidfd, ours)
+
+
+def _exec(program: str, words: list[str], environment: dict[str, str], fds: tuple[int, ...]) -> None:
+    """In the child: nothing of ours but `fds` is carried over."""
+    try:
+        os.setsid()
+        process.close_from(3)
+        for fd in fds:
+            os.set_inheritable(fd, True)  # noqa: FBT003 - no keywords there
+        os.execve(program, words, environment)
+    except OSError as error:
+        os.write(fds[-1], f"!the read-only copy of the interpreter: {error.strerror}".encode())
+    finally:
+        os._exit(111)
+
+
+def _copy_file(fd: int) -> int:
+    """A sealed memfd, which lies on no mount, as it is; the old mount API can't bind what is known by its fd alone."""
+    if mount.refused_mounts() and os.fstat(fd).st_nlink:
+        import fcntl  # for those few
+
+        memory = os.memfd_create("pyinit-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        while os.sendfile(memory, fd, os.lseek(memory, 0, os.SEEK_CUR), 1 << 24):
+            pass
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+        return memory
+    return mount.detached_copy(f"/proc/self/fd/{fd}", _ATTRIBUTES) if os.fstat(fd).st_nlink else os.dup(fd)

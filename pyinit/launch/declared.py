@@ -9,11 +9,14 @@ import errno
 import os
 
 from pyinit.launch import imaging
-from pyinit.launch.outside import Outside
 from pyinit.launch.plan import FILE, Point, is_elsewhere, point
-from pyinit.launch.root import Root, attach
+from pyinit.launch.root import Root, attach, write_all
 from pyinit.linux import mount
 from pyinit.model import IMAGES, FileSpec, Mount
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.launch.outside import Outside
 
 _ATTRIBUTES = {
     "nosuid": mount.MOUNT_ATTR_NOSUID, "nodev": mount.MOUNT_ATTR_NODEV, "noexec": mount.MOUNT_ATTR_NOEXEC,
@@ -26,8 +29,11 @@ _SECRET_BYTES = 16 << 20
 class Declared:
     """What the mounts of one build share."""
 
-    def __init__(self, root: Root, staging: str, images: imaging.Images, outside: Outside) -> None:
-        """`staging`: an absolute folder of the build's own, on which whatever is needed on the way is made."""
+    def __init__(self, root: Root, staging: str, images: imaging.Images, outside: "Outside | None") -> None:
+        """`staging`: an absolute folder of the build's own, on which whatever is needed on the way is made.
+
+        `outside`: what the launcher had for them; None if they need nothing of it.
+        """
         self._root = root
         self._staging = staging
         self._images = images
@@ -52,6 +58,7 @@ class Declared:
     def _tree(self, entry: Mount) -> tuple[int, bool]:
         """(a detached mount, whether it is of a folder)."""
         if is_elsewhere(entry):
+            assert self._outside is not None
             return self._outside.take_tree(entry.target), True
         if entry.type == "bind":
             return self._bind(entry)
@@ -65,7 +72,8 @@ class Declared:
 
     def _bind(self, entry: Mount) -> tuple[int, bool]:
         make_source(entry)
-        tree = self._outside.take_tree(entry.target) if entry.propagation != "private" else mount.open_tree(entry.source)
+        shared = self._outside if entry.propagation != "private" else None
+        tree = shared.take_tree(entry.target) if shared is not None else mount.open_tree(entry.source)
         return tree, os.path.isdir(entry.source)
 
     def _set(self, tree: int, entry: Mount) -> None:
@@ -79,7 +87,7 @@ class Declared:
                 wanted |= _ATIMES[flag]
                 unwanted |= mount.MOUNT_ATTR__ATIME
         mount.mount_setattr(tree, attributes=wanted, clear=unwanted)
-        userns = self._outside.take_map(entry.target)
+        userns = self._outside.take_map(entry.target) if self._outside is not None else -1
         if userns >= 0:
             try:
                 mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_IDMAP, userns_fd=userns)
@@ -122,6 +130,7 @@ class Declared:
         if file.content.kind == "text":
             write_all(fd, file.content.text.encode())
             return
+        assert self._outside is not None
         source = self._outside.take_content(entry.target, FILE, file.name)
         try:
             size, at = os.fstat(source).st_size, 0
@@ -158,12 +167,6 @@ def make_source(entry: Mount) -> None:
         os.makedirs(entry.source)
         os.chown(entry.source, entry.uid, entry.gid)
         os.chmod(entry.source, entry.mode)
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """write(2) until all is written."""
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 def _ram(entry: Mount) -> int:

@@ -27,7 +27,9 @@ _SIGNALS = [number for number in range(1, 32) if number not in (9, 19)]
 class Program:
     """One, through all its lives."""
 
-    def __init__(self, entry: Mount) -> None:
+    def __init__(self, entry: Mount, hidden: frozenset[str] = frozenset()) -> None:
+        """`hidden`: variables of ours that are not its business."""
+        self._hidden = hidden
         self.entry = entry
         self.name = entry.type.removeprefix(FUSE)
         self.pid = 0
@@ -73,7 +75,7 @@ class Program:
         os.set_blocking(errors, False)
         try:
             self.pid = os.posix_spawn(
-                path, self.words(), os.environ, setsid=True, setsigmask=[], setsigdef=_SIGNALS,
+                path, self.words(), {name: value for name, value in os.environ.items() if name not in self._hidden}, setsid=True, setsigmask=[], setsigdef=_SIGNALS,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, theirs, 1),

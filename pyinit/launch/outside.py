@@ -18,6 +18,7 @@ from pyinit.launch.explain import explain
 from pyinit.launch.fuse import Program, await_root, identity
 from pyinit.launch.plan import OPTION, ConnectMount, MapIds, OpenTree, TakeContent
 from pyinit.launch.plan import Outside as Step
+from pyinit.launch.root import write_all
 from pyinit.linux import mount, namespaces, process
 from pyinit.linux import sock as socket
 from pyinit.model import FUSE, Content, Mount
@@ -33,7 +34,9 @@ _PROPAGATION = {"slave": mount.MS_SLAVE, "shared": mount.MS_SHARED}
 class Outside:
     """The fds of one launch, by what they are for; each is taken once."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: frozenset[str]) -> None:
+        """`hidden`: variables that what is started here does not get, for they are somebody's content."""
+        self._hidden = hidden
         self._contents: dict[tuple[str, str, str], int] = {}
         self._maps: dict[str, int] = {}
         self._trees: dict[str, int] = {}
@@ -108,7 +111,7 @@ class Outside:
     def _connect(self, step: ConnectMount) -> None:
         entry = step.mount
         if entry.type.startswith(FUSE):
-            program = Program(entry)
+            program = Program(entry, self._hidden)
             self.programs.append(program)
             self._waiting.append(_Start(step, program))
             return
@@ -121,7 +124,8 @@ def content(source: Content) -> int:
     memory = os.memfd_create("pyinit-content", os.MFD_CLOEXEC)
     try:
         if source.kind == "env":
-            os.write(memory, os.environb[os.fsencode(source.text)])
+            write_all(memory, os.environb[os.fsencode(source.text)])
+            process.hide_variable(source.text)
         elif source.kind == "file":
             _copy(source.text, memory)
         else:

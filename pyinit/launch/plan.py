@@ -425,7 +425,8 @@ def make(config: Config) -> Plan:
     """The plan of a config that has a `[container]`."""
     box = config.container
     assert box is not None
-    host: list[OnHost] = [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
+    host: list[OnHost] = [Isolate(box.namespaces, box.origin)]  # first: Python takes longer to start than all that follows
+    host += [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
     mounts = _with_defaults(config, box)
     for mount in mounts:
         host += [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
@@ -439,7 +440,6 @@ def make(config: Config) -> Plan:
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
         host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
-    host.append(Isolate(box.namespaces, box.origin))
     if box.network.mode == "veth":
         host.append(MakeNetwork(box.network, link_name(box.name), box.network.origin))
     inside: list[Inside] = [Stage(box.origin)]

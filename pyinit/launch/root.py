@@ -65,3 +65,9 @@ def attach(tree: int, place: str) -> None:
             os.close(target)
     finally:
         os.close(tree)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """write(2) until all is written."""
+    while data:
+        data = data[os.write(fd, data) :]

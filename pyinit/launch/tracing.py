@@ -6,7 +6,6 @@ leaves as LaunchError with the operation's line and words.
 
 from pyinit.errors import LaunchError
 from pyinit.launch import plan as p
-from pyinit.launch.explain import explain
 
 
 class Trace:
@@ -33,7 +32,7 @@ class explained:  # noqa: N801 - it is read as a word of the `with` that it stan
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         if isinstance(error, OSError):
-            raise LaunchError(explain(self._operation, error)) from error
+            raise _explained(self._operation, error) from error
 
 
 class carried_out(explained):  # noqa: N801 - as above
@@ -47,7 +46,7 @@ class carried_out(explained):  # noqa: N801 - as above
         try:
             self._trace.before(self._operation)
         except OSError as error:
-            raise LaunchError(explain(self._operation, error)) from error
+            raise _explained(self._operation, error) from error
 
     def __exit__(self, kind: object, error: BaseException | None, place: object) -> None:
         if error is None:
@@ -56,3 +55,9 @@ class carried_out(explained):  # noqa: N801 - as above
             except OSError as raised:
                 error = raised
         super().__exit__(kind, error, place)
+
+
+def _explained(operation: p.Operation, error: OSError) -> LaunchError:
+    from pyinit.launch.explain import explain  # on the way out only
+
+    return LaunchError(explain(operation, error))

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from socket import send_fds as send_fds
 else:
     import _socket
-    from _socket import *
     from sys import byteorder
 
     _INT = 4
+
+    def __getattr__(name):
+        """Its numbers, and what it does at no socket: 400 names, of which a start needs 20."""
+        return getattr(_socket, name)
 
     class socket(_socket.socket):  # noqa: N801 - the original's name
         """_socket's, with what the standard library's adds."""

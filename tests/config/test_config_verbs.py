@@ -95,8 +95,12 @@ environment = { A = "${SECRET}" }
 """
     assert plan.run(written(folder, text)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "  1 make cgroup pyinit-web  [services.toml:1]"
-    assert lines[1] == "      undo: kill what is in the group, remove it"
+    assert lines[:4] == [
+        "  1 clone PID 1 into new namespaces: pid mount uts ipc cgroup net  [services.toml:1]",
+        "      undo: kill PID 1: all else in its pid namespace goes with it",
+        "  2 make cgroup pyinit-web  [services.toml:1]",
+        "      undo: kill what is in the group, remove it",
+    ]
     assert f"mount bind {folder}/${{SECRET}}/data on /${{WEB}}  [services.toml:5]" in [line[4:] for line in lines]
     assert "set the host name h-${SECRET}  [services.toml:1]" in [line[4:] for line in lines]
     assert lines[-2:] == ["services, in the order of their start:", "    a: x  [services.toml:10]"]

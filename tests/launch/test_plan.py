@@ -38,8 +38,8 @@ def words(*, log: str = "null", **changes) -> list[str]:
 
 
 DEFAULT = [
-    "1 make cgroup pyinit-web",
     "1 clone PID 1 into new namespaces: pid mount uts ipc cgroup net",
+    "1 make cgroup pyinit-web",
     "1 make all mounts private, mount a staging tmpfs",
     "3 mount layer 0, /img/base.squashfs, read-only",
     "1 mount the root: 1 image layer(s) under a generated one, read-only",
@@ -87,7 +87,7 @@ def test_changes_go_to_memory_to_a_folder_or_only_from_some_paths():
 def test_pinned_images_are_checked_before_anything_is_made():
     layers = (Layer("/img/base.squashfs", at(3), "0" * 64), Layer("/img/app.squashfs", at(4)))
     mounts = (Mount("squashfs", "/lib", "/img/lib.squashfs", origin=at(6), source_origin=at(7), sha256="1" * 64),)
-    assert words(layers=layers, mounts=mounts)[:3] == [
+    assert words(layers=layers, mounts=mounts)[1:4] == [
         f"3 check that /img/base.squashfs has the digest sha256:{'0' * 64}",
         f"7 check that /img/lib.squashfs has the digest sha256:{'1' * 64}",
         "1 make cgroup pyinit-web",
@@ -98,8 +98,8 @@ def test_pinned_images_are_checked_before_anything_is_made():
 def test_what_stays_on_the_host_says_how_it_is_undone():
     steps = plan.make(config(network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)))).operations()
     assert [step.undo() for step in steps if step.undo()] == [
-        "kill what is in the group, remove it",
         "kill PID 1: all else in its pid namespace goes with it",
+        "kill what is in the group, remove it",
         "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it",
         "the mount goes with PID 1, an image's loop device with its last mount",
     ]
@@ -165,7 +165,7 @@ def test_every_limit_is_told():
     limits = CgroupLimits(
         1 << 30, 1 << 20, 0.5, 10, 9, at(7), memory_low_bytes=4096, memory_swap_max_bytes=0, cpuset=(0, 1, 2, 5), io_max=io, io_weight=50,
     )  # fmt: skip
-    assert words(cgroup=limits)[0] == (
+    assert words(cgroup=limits)[1] == (
         "7 make cgroup pyinit-web with memory_max=1G memory_high=1M memory_low=4K memory_swap_max=0 cpu_max=0.5 cpu_weight=10 "
         "cpuset=0-2,5 pids_max=9 io_weight=50 io_max=/dev/vda(read=50M,write_iops=9)"
     )
@@ -187,8 +187,8 @@ def test_log_files_on_a_read_only_root_get_a_ram_disk():
 def test_namespaces_that_are_not_asked_for_leave_their_steps_out():
     found = words(namespaces=("pid", "mount"))
     assert [line for line in DEFAULT if line not in found] == [
-        "1 make cgroup pyinit-web",
         "1 clone PID 1 into new namespaces: pid mount uts ipc cgroup net",
+        "1 make cgroup pyinit-web",
         "1 mount mqueue on /dev/mqueue (nosuid,nodev,noexec)",
         "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
         "1 set the host name web-1",

@@ -204,7 +204,7 @@ def leftovers() -> dict[str, list[str]]:
             continue
     groups = [str(path) for path in pathlib.Path("/sys/fs/cgroup").glob("**/pyinit-*") if path.is_dir()]
     links = [name for name in os.listdir("/sys/class/net") if name.startswith(("ve-", "pyinit"))]
-    places = sorted(str(path) for path in pathlib.Path("/run/pyinit").glob("*"))
+    places = sorted(str(path) for path in pathlib.Path("/run/pyinit").glob("*") if path.name != ".kept")  # between starts, by intent
     return {"mounts": mounts, "loops": sorted(loops), "cgroups": sorted(groups), "links": sorted(links), "run": places}
 
 

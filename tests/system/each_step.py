@@ -12,14 +12,14 @@ import sys
 
 import pyroute2  # noqa: F401, TID253 - the network's helper has it from here
 
+from pyinit import bundle
 from pyinit.config.load import load
 from pyinit.errors import PyinitError
-from pyinit.launch import clone, launcher, plan
+from pyinit.launch import plan, start
 from pyinit.launch.tracing import Trace
-from pyinit.linux import mount, process
+from pyinit.linux import process
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-COPIES = "/proc/self/fd/"
 
 
 class Wrong(Trace):
@@ -36,7 +36,7 @@ class Wrong(Trace):
 
     def after(self, operation: plan.Operation) -> None:
         self._at("after", operation)
-        if isinstance(operation, plan.LimitCapabilities | plan.MakeNetwork):
+        if isinstance(operation, plan.LimitCapabilities | plan.SetSysctl):
             os.sched_yield()  # a mark in strace's log: this side's building is done
 
     def _at(self, when: str, operation: plan.Operation) -> None:
@@ -52,7 +52,7 @@ class Driver:
     def __init__(self, path: str) -> None:
         self.config = load(path, dict(os.environ), on_host=True)
         self.steps = plan.make(self.config).operations()
-        self.import_path = [path for path in sys.path if path.startswith(COPIES)]
+        self.code = bundle.get(f"{REPO}/pyinit")
         self.pid = self.gate = self.output = self.of_killed = -1
 
     def obey(self, order: dict) -> object:
@@ -100,7 +100,7 @@ class Driver:
             if order.get("gated"):
                 os.read(gate, 1)
             config = load(self.config.path, dict(os.environ), on_host=True) if order.get("read_again") else self.config
-            code = launcher.launch(config, self.import_path, self._say, Wrong(order, self.steps, tell, gate))
+            code = start.launch(config, self.code, self._say, Wrong(order, self.steps, tell, gate))
         except PyinitError as error:
             self._say(str(error))
             code = error.exit_code
@@ -133,19 +133,7 @@ class Driver:
         return {"code": os.waitstatus_to_exitcode(status), "text": text, "left": left, "ended": ended}
 
 
-def run_from_copies() -> None:
-    """As pyinit does: what is imported after the pivot comes from them."""
-    prefix, code = (mount.detached_copy(place, clone._ATTRIBUTES) for place in (sys.base_prefix, REPO))
-    for fd in (prefix, code):
-        os.set_inheritable(fd, True)
-    path = ":".join([f"{COPIES}{code}", *(path for path in sys.path if "-packages" in path)])
-    words = [sys.executable, "-B", f"{COPIES}{code}/tests/system/each_step.py", *sys.argv[1:]]
-    os.execve(sys.executable, words, {**os.environ, "PYTHONHOME": f"{COPIES}{prefix}", "PYTHONPATH": path})
-
-
 def main() -> None:
-    if not __file__.startswith(COPIES):
-        run_from_copies()
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     driver = Driver(sys.argv[1])
     for line in sys.stdin:

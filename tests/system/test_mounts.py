@@ -252,7 +252,7 @@ def test_options_of_every_mount(nothing_left, bench, busybox):
 def test_an_option_that_the_file_system_does_not_know(nothing_left, bench, busybox):
     box = bench.start(config(busybox, mount("tmpfs", "/x", 'options = ["colour=red"]')))
     assert box.wait() == 111
-    assert box.output == f"pyinit: {box.config}:4: mount tmpfs on /x (colour=red): fsconfig tmpfs colour: Invalid argument\n"
+    assert box.output == f"pyinit: {box.config}:4: mount tmpfs on /x (colour=red): fsconfig tmpfs colour: Invalid argument: tmpfs: Unknown parameter 'colour'\n"
 
 
 def test_a_mount_point_that_is_made_has_the_owner_and_mode_that_it_should(nothing_left, bench, busybox):

@@ -1,0 +1,170 @@
+"""PID 1 from its birth to the moment that it is the init.
+
+Owns its side of the launch. Must not know how the root is built (apply.py) or what is made on the host (launcher.py).
+Laws: all that the init may need is loaded before the pivot; from there on no word, no path and no open file of the host's
+is left, and every import comes from the copies (clone.py).
+
+The channel: an error's text that begins with "!" has no line of the config yet. The launcher says where the container is made (`Facts`, with the lock, the control socket and the folders),
+and, once it is, b"go"; we say b"built" or an error's text. What comes after is launcher.py's.
+"""
+
+import gc
+import marshal
+import os
+import sys
+import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
+
+from pyinit.bundle import Bundle
+from pyinit.config import cache
+from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
+from pyinit.init.pid1 import Endpoints, Init
+from pyinit.linux import caps, cgroup, mount, namespaces, process
+from pyinit.linux import sock as socket
+from pyinit.linux.fds import receive
+from pyinit.model import Config, Container
+from pyinit.records import NamedTuple
+
+MOST_TEXT = 8192
+_MOST_FDS = 200
+_KILL = 9
+INIT_LEAF = "init"
+INSIDE_SOCKET = "/run/pyinit/control.sock"
+
+
+class Facts(NamedTuple):
+    """What the launcher has made: the container's group of v2, or "", and those of v1 by controller; we stand in them."""
+
+    staging: str  # the folder whose `root` becomes ours
+    unified: str
+    v1_places: dict[str, str]
+    waits: bool  # for another b"go", after b"built"
+
+
+def main(code: Bundle) -> int:
+    """The exit code of the container."""
+    package, channel_fd, config_fd = sys._xoptions["pyinit"].split(",")
+    channel = socket.socket(fileno=int(channel_fd))
+    try:
+        return _run(package, channel, int(config_fd), code)
+    except BaseException as error:  # noqa: BLE001 - the process's edge
+        text = str(error) if isinstance(error, PyinitError) else f"!{_words(error)}"
+        try:
+            channel.send(text.encode("utf-8", "replace")[:MOST_TEXT])
+        except OSError:  # the monitor does not listen any more: then to those who read our output
+            os.write(2, f"pyinit: {text.removeprefix('!')}\n".encode("utf-8", "replace"))
+        return EXIT_SYSTEM
+
+
+def _words(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return f"internal error: {type(error).__name__}: {error}"
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+
+
+def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle) -> int:
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    process.set_name("pyinit")
+    for fd in (os.environ["PYTHONHOME"].split("/")[4], package.split("/")[4], channel.fileno()):
+        os.set_inheritable(int(fd), False)  # noqa: FBT003 - no keywords there
+    config = cache.unpack(os.pread(config_fd, os.fstat(config_fd).st_size, 0))
+    if any(spec.log.to not in ("null", "inherit") for spec in config.services):
+        code.load("logs")
+    box = config.container
+    assert box is not None
+    data, fds = receive(channel, MOST_TEXT * 8, _MOST_FDS)
+    if not data:
+        return EXIT_SYSTEM  # the launcher has failed, or is gone
+    lock_fd, control_fd, *folder_fds = fds
+    facts = Facts(*marshal.loads(data))
+    v1_fds = {name: os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for name, place in facts.v1_places.items()}
+    cgroup_fd = _enter_groups(box, facts)
+    if channel.recv(16) != b"go":
+        return EXIT_SYSTEM  # it is gone before there was anything to stop
+    _pivot(box, facts)
+    _shut_the_host_out({channel.fileno(), lock_fd, control_fd, *folder_fds, max(cgroup_fd, 0), *v1_fds.values()})
+    warnings = _limit(config) if box.init else []
+    channel.send(b"built")
+    if facts.waits and channel.recv(16) != b"go":
+        return EXIT_SYSTEM
+    if box.init:
+        for warning in warnings:
+            print(f"pyinit: {warning}", file=sys.stderr)
+        return _exec_init(box, channel)
+    gc.enable()
+    gc.freeze()  # what a start has made stays: no collection has to look at it
+    endpoints = Endpoints(
+        channel_fd=channel.fileno(), cgroup_fd=cgroup_fd, v1_fds=v1_fds, listen_fds=(control_fd,),
+        container="pyinit", control_path=config.init.control_socket or INSIDE_SOCKET,
+    )  # fmt: skip
+    return Init(config, endpoints).run()
+
+
+def _limit(config: Config) -> list[str]:
+    from pyinit.launch import rlimits  # for an init of the image
+
+    return rlimits.limit_ourselves(config)
+
+
+def _enter_groups(box: Container, facts: Facts) -> int:
+    """fd of the container's own v2 group, opened while the mount that it is on can be written."""
+    if "cgroup" in box.namespaces:  # what we stand in is its root
+        namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
+    if not facts.unified:
+        return -1
+    fd = os.open(facts.unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if cgroup.read_at(fd, "cgroup.controllers").strip():  # else there is nothing that could be handed down, and the move takes long
+        leaf = f"{facts.unified}/{INIT_LEAF}"  # so that groups of services may be made and given controllers beside it
+        try:
+            os.mkdir(leaf)
+        except FileExistsError:
+            pass
+        cgroup.write(leaf, "cgroup.procs", "0")
+    return fd
+
+
+def _pivot(box: Container, facts: Facts) -> None:
+    """The plan's last two steps."""
+    try:
+        root = os.open(f"{facts.staging}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fchdir(root)
+        mount.pivot_to_cwd()
+        os.close(root)
+    except OSError as error:
+        from pyinit.launch import plan
+        from pyinit.launch.explain import explain
+
+        raise LaunchError(explain(plan.Pivot(box.origin), error)) from error
+    try:
+        caps.limit_bounding_set(box.security.capabilities)
+        caps.clear_inheritable()
+    except OSError as error:
+        from pyinit.launch import plan
+        from pyinit.launch.explain import explain
+
+        raise LaunchError(explain(plan.LimitCapabilities(box.security.capabilities, box.origin), error)) from error
+
+
+def _shut_the_host_out(kept: set[int]) -> None:
+    process.close_all_but({0, 1, 2, *kept})
+    os.environ.clear()
+    sys.path_importer_cache.clear()
+    sys.argv[:] = ["pyinit"]
+    os.umask(0o022)
+    os.environ["TZ"] = "UTC0"  # else the C library would read the image's /etc/localtime
+
+
+def _exec_init(box: Container, channel: socket.socket) -> int:
+    """`[container] init`: a program of the image takes over, with what the container may have and no more."""
+    path = box.init
+    if not box.orphan:  # it can't see the end of our channel, and may not heed anything but KILL
+        process.prctl(process.PR_SET_PDEATHSIG, _KILL)
+    process.set_signal_mask([])
+    process.close_from(3)
+    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container": "pyinit"}
+    try:
+        os.execve(path, [path], environment)
+    except OSError as error:
+        channel.send(b"failed")
+        text = f"{box.origin}: init {path} of the image: {error.strerror}"
+        print(f"pyinit: {text}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126

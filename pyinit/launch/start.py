@@ -1,0 +1,113 @@
+"""The first milliseconds of a launch: the config, and PID 1's birth. What comes after is loaded while that one starts.
+
+Owns the order of these. Must not know what a launch is made of (launcher.py). Law: nothing is imported here that PID 1's
+birth does not need.
+"""
+
+import os
+from _collections_abc import Callable
+
+from pyinit.bundle import Bundle
+from pyinit.config import cache
+from pyinit.errors import LaunchError
+from pyinit.launch import clone
+from pyinit.linux import caps, process
+from pyinit.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pyinit.launch.tracing import Trace
+    from pyinit.model import Config, Container
+
+_RTMIN = 34
+# Stops, and what services may want to be told; not the faults, nor what job control and a broken pipe are for.
+FORWARDED = (1, 2, 3, 10, 12, 15, 28, 30, *(_RTMIN + n for n in range(16)))
+NEEDED_CAPABILITIES = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
+
+
+class Birth(NamedTuple):
+    """What of a config PID 1's birth needs."""
+
+    is_container: bool
+    flags: int
+    needs: tuple[str, ...]  # capabilities of the launcher
+
+
+def birth(config: "Config") -> Birth:
+    """Of a config."""
+    box = config.container
+    if box is None:
+        return Birth(is_container=False, flags=0, needs=())
+    needs = (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES
+    return Birth(is_container=True, flags=clone.flags_of(box), needs=needs)
+
+
+def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> int | None:
+    """Run the container of a config; its exit code, or None if it has none. ConfigError, LaunchError.
+
+    `trace` is told of each operation of the plan.
+    """
+    found = cache.find(path, os.environ, kill=kill, code=code.sources) if trace is None else None
+    if found is not None:
+        is_container, flags, needs = found.born
+        if is_container and not _missing(needs):
+            process.block_signals(list(FORWARDED))
+            try:
+                born = clone.start(flags, found.packed, code)
+            except OSError:  # said below, with its line
+                return _launch(cache.load(path, os.environ, kill=kill, code=code.sources, born=_kept), code, report)
+            try:
+                code.load("launcher")
+                config = cache.take(found.packed)
+                if config is not None:
+                    return _go_on(config, code, born, report, None)
+            finally:
+                born.end()
+    return _launch(cache.load(path, os.environ, kill=kill, code=code.sources, born=_kept), code, report, trace)
+
+
+def _kept(config: "Config") -> tuple[object, ...]:
+    return tuple(birth(config))
+
+
+def _launch(config: "Config", code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> int | None:
+    return None if config.container is None else launch(config, code, report, trace)
+
+
+def launch(config: "Config", code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> int:
+    """Run the container; its exit code. LaunchError; what could not be undone is reported."""
+    assert config.container is not None
+    check_privileges(config.container)
+    process.block_signals(list(FORWARDED))
+    born = _born(config, code, trace)
+    try:
+        code.load("launcher")
+        return _go_on(config, code, born, report, trace)
+    finally:
+        born.end()
+
+
+def _go_on(config: "Config", code: Bundle, born: clone.Born, report: Callable[[str], None], trace: "Trace | None") -> int:
+    from pyinit.launch import launcher, tracing
+
+    return launcher.launch(config, born, lambda: _born(config, code, trace), report, trace or tracing.SILENT)
+
+
+def _missing(needs: tuple[str, ...]) -> list[str]:
+    return sorted(set(needs) - caps.effective_set(), key=needs.index)
+
+
+def check_privileges(box: "Container") -> None:
+    """LaunchError."""
+    missing = _missing((*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES)
+    if missing:
+        raise LaunchError(
+            f"{box.origin}: a container needs CAP_{' CAP_'.join(missing)}, which this process lacks: run pyinit as root"
+        )
+
+
+def _born(config: "Config", code: Bundle, trace: "Trace | None") -> clone.Born:
+    from pyinit.launch import plan, tracing  # of the launcher's section, which is loaded next
+
+    isolate = next(step for step in plan.make(config).host if isinstance(step, plan.Isolate))
+    with tracing.carried_out(isolate, trace or tracing.SILENT):
+        return clone.start(birth(config).flags, cache.pack(config), code)
