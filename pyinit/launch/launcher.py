@@ -150,7 +150,6 @@ class _Launch:
         try:
             for directory in self.groups:
                 cgroup.write(directory, "cgroup.procs", str(self.born.pid))
-            self.born.moved()
             facts = (self.held.directory, self.unified, self.v1_places)
             socket.send_fds(self.born.channel, [marshal.dumps(facts)], [self.held.lock_fd, control_fd, *self.folder_fds])
         except (ProcessLookupError, BrokenPipeError, ConnectionResetError):
@@ -185,26 +184,26 @@ class _Builder:
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         namespaces.enter(launch.born.pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
         try:
-            self._pid, self._pidfd = self._clone(launch)
+            self._pid, self._pidfd, joined = self._clone(launch)
             if self._pid == 0:
-                os._exit(_build(launch, write_fd))
+                os._exit(_build(launch, write_fd, joined=joined))
         finally:
             namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
             os.close(own)
             os.close(write_fd)
 
     @staticmethod
-    def _clone(launch: _Launch) -> tuple[int, int]:
-        """In the container's group, which is what its mount of cgroup2 shows as the root (see _build)."""
+    def _clone(launch: _Launch) -> tuple[int, int, bool]:
+        """(pid, pidfd, whether it stands in the container's group, which its mount of cgroup2 shows as the root: see _build)."""
         if launch.unified:
             group = os.open(launch.unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                return process.clone(0, inner_pid=2, cgroup_fd=group)
+                return *process.clone(0, inner_pid=2, cgroup_fd=group), True
             except OSError:  # an older kernel
                 pass
             finally:
                 os.close(group)
-        return process.clone(0, inner_pid=2)
+        return *process.clone(0, inner_pid=2), not launch.unified
 
     def wait(self) -> None:
         """Until it is done; LaunchError."""
@@ -225,14 +224,14 @@ class _Builder:
         os.close(self._pidfd)
 
 
-def _build(launch: _Launch, write_fd: int) -> int:
+def _build(launch: _Launch, write_fd: int, *, joined: bool) -> int:
     """In the builder: all steps but the last two, which are PID 1's own."""
     box = launch.box
     flags = flags_of(box)
     try:
         launch.leave_to_the_monitor()
         if "cgroup" in box.namespaces:  # the mount of cgroup2 shows what its maker's namespace has as its root
-            if launch.unified and not cgroup.is_in(launch.unified):
+            if not joined:
                 cgroup.write(launch.unified, "cgroup.procs", "0")
             namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
         namespaces.enter(launch.born.pidfd, flags & ~namespaces.CLONE_FLAGS["pid"])
