@@ -184,26 +184,14 @@ class _Builder:
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         namespaces.enter(launch.born.pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
         try:
-            self._pid, self._pidfd, joined = self._clone(launch)
+            # Not born in the container's group: CLONE_INTO_CGROUP kills the child where the two groups' kills differ in number (Linux 6.18).
+            self._pid, self._pidfd = process.clone(0, inner_pid=2)
             if self._pid == 0:
-                os._exit(_build(launch, write_fd, joined=joined))
+                os._exit(_build(launch, write_fd))
         finally:
             namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
             os.close(own)
             os.close(write_fd)
-
-    @staticmethod
-    def _clone(launch: _Launch) -> tuple[int, int, bool]:
-        """(pid, pidfd, whether it stands in the container's group, which its mount of cgroup2 shows as the root: see _build)."""
-        if launch.unified:
-            group = os.open(launch.unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return *process.clone(0, inner_pid=2, cgroup_fd=group), True
-            except OSError:  # an older kernel
-                pass
-            finally:
-                os.close(group)
-        return *process.clone(0, inner_pid=2), not launch.unified
 
     def wait(self) -> None:
         """Until it is done; LaunchError."""
@@ -224,14 +212,14 @@ class _Builder:
         os.close(self._pidfd)
 
 
-def _build(launch: _Launch, write_fd: int, *, joined: bool) -> int:
+def _build(launch: _Launch, write_fd: int) -> int:
     """In the builder: all steps but the last two, which are PID 1's own."""
     box = launch.box
     flags = flags_of(box)
     try:
         launch.leave_to_the_monitor()
         if "cgroup" in box.namespaces:  # the mount of cgroup2 shows what its maker's namespace has as its root
-            if not joined:
+            if launch.unified:
                 cgroup.write(launch.unified, "cgroup.procs", "0")
             namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
         namespaces.enter(launch.born.pidfd, flags & ~namespaces.CLONE_FLAGS["pid"])

@@ -40,8 +40,8 @@ def birth(config: "Config") -> Birth:
     return Birth(is_container=True, flags=clone.flags_of(box), needs=needs)
 
 
-def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None]) -> int | None:
-    """Run the container of a config; its exit code, or None if it has none. ConfigError, LaunchError."""
+def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None]) -> "int | Config":
+    """Run the container of a config; its exit code, or the config if it has none. ConfigError, LaunchError."""
     found = cache.find(path, os.environ, kill=kill, code=code.sources)
     if found is not None:
         is_container, flags, needs = found.born
@@ -65,8 +65,8 @@ def _kept(config: "Config") -> tuple[object, ...]:
     return tuple(birth(config))
 
 
-def _launch(config: "Config", code: Bundle, report: Callable[[str], None]) -> int | None:
-    return None if config.container is None else launch(config, code, report)
+def _launch(config: "Config", code: Bundle, report: Callable[[str], None]) -> "int | Config":
+    return config if config.container is None else launch(config, code, report)
 
 
 def launch(config: "Config", code: Bundle, report: Callable[[str], None]) -> int:
