@@ -43,8 +43,12 @@ def run(words: list[str]) -> int:
         from pyinit.launch import start
 
         done = start.run(path, kill="cgroup" if as_init else "group", code=code, report=_report, trace=trace)
-        if done is not None:
+        if isinstance(done, int):
             return done
+        gc.enable()
+        config = done  # it is read once: a file of it may be a pipe
+    else:
+        config = None
     from pyinit.config.load import load
 
     def read(path: str, instances: tuple[str, ...] = ()) -> "Config":
@@ -54,7 +58,7 @@ def run(words: list[str]) -> int:
         )  # fmt: skip
 
     environment = dict(os.environ)
-    config = read(path)
+    config = config or read(path)
     box = config.container if launches else None
     if box is not None:  # to be detached; or not root, and perhaps with all that it takes
         from pyinit.launch import start

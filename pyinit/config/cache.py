@@ -8,6 +8,7 @@ a config with a value from the environment is not kept, for that may be a secret
 
 import marshal
 import os
+import stat
 import sys
 import zlib
 from _collections_abc import Callable, Iterator, Mapping
@@ -104,6 +105,8 @@ def load(path: str, environment: Mapping[str, str], *, kill: str, code: Any, bor
 
     witness = Witness()
     config = loader.load(path, _Variables(environment, witness), kill=kill, witness=witness)
+    if not all(os.path.isfile(file) for file in witness.files):
+        witness.may_be_kept = False  # a pipe gives its text once
     if witness.may_be_kept and sum(map(len, witness.files.values())) <= _MOST_BYTES:
         told = (list(witness.files.items()), list(witness.folders.items()), witness.unset)
         data = marshal.dumps((_head(path, kill, code), *told, born(config), pack(config)))
@@ -120,7 +123,10 @@ def _head(path: str, kill: str, code: Any) -> Any:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
+    """Of a regular file: a pipe's text is not for us to take."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError
         return file.read()
 
 

@@ -32,13 +32,6 @@ class Born:
         self.pid = pid
         self.pidfd = pidfd
         self.channel = channel
-        self._forerunner = _forerunner()
-
-    def moved(self) -> None:
-        """It stands in its groups."""
-        if self._forerunner:
-            os.waitpid(self._forerunner, 0)
-            self._forerunner = 0
 
     def end(self) -> None:
         """Kill and reap it, and give back what we have of it; once is enough."""
@@ -52,33 +45,9 @@ class Born:
         """It is reaped; once is enough."""
         if self.pidfd < 0:
             return
-        self.moved()
         self.channel.close()
         os.close(self.pidfd)
         self.pidfd = -1
-
-
-def _forerunner() -> int:
-    """pid of a child that moves into the group that it is in.
-
-    A move waits for a grace period of RCU (10-20 ms), and who moves soon after another need not: the kernel's
-    cgroup_threadgroup_rwsem is ready by then. PID 1 is moved when its groups are made; the wait begins now.
-    """
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        with open("/proc/self/cgroup", "rb", buffering=0) as file:
-            own = next(line[3:] for line in file.read(1 << 16).decode().split("\n") if line.startswith("0::"))
-        for mounted in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-            try:
-                fd = os.open(f"{mounted}{own}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-                os.write(fd, b"0")
-            except OSError:
-                continue
-            break
-    finally:
-        os._exit(0)
 
 
 def flags_of(box: "Container") -> int:

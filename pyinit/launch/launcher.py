@@ -223,7 +223,6 @@ class _Launch:
         try:
             for directory in self.groups:
                 cgroup.write(directory, "cgroup.procs", str(self.born.pid))
-            self.born.moved()
             facts = (self.held.directory, self.unified, self.v1_places, bool(self.steps.built))
             socket.send_fds(self.born.channel, [marshal.dumps(facts)], [self.held.lock_fd, control_fd, *self.folder_fds])
         except (ProcessLookupError, BrokenPipeError, ConnectionResetError):
@@ -267,7 +266,8 @@ class _Builder:
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         namespaces.enter(launch.born.pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
         try:
-            self._pid, self._pidfd = self._clone(launch)
+            # Not born in the container's group: CLONE_INTO_CGROUP kills the child where the two groups' kills differ in number (Linux 6.18).
+            self._pid, self._pidfd = process.clone(0, inner_pid=2)
             if self._pid == 0:
                 os.close(self._linked)
                 os._exit(_build(launch, write_fd, linked))
@@ -280,19 +280,6 @@ class _Builder:
         """The network is there."""
         with contextlib.suppress(BrokenPipeError):  # it has ended, and says why
             os.write(self._linked, b".")
-
-    @staticmethod
-    def _clone(launch: _Launch) -> tuple[int, int]:
-        """In the container's group, which is what its mount of cgroup2 shows as the root (see _build)."""
-        if launch.unified:
-            group = os.open(launch.unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return process.clone(0, inner_pid=2, cgroup_fd=group)
-            except OSError:  # an older kernel
-                pass
-            finally:
-                os.close(group)
-        return process.clone(0, inner_pid=2)
 
     def wait(self) -> None:
         """Until it is done; LaunchError."""
@@ -321,7 +308,7 @@ def _build(launch: _Launch, write_fd: int, linked: int) -> int:
     try:
         launch.leave_to_the_monitor()
         if "cgroup" in box.namespaces:  # the mount of cgroup2 shows what its maker's namespace has as its root
-            if launch.unified and not cgroup.is_in(launch.unified):
+            if launch.unified:
                 cgroup.write(launch.unified, "cgroup.procs", "0")
             namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
         namespaces.enter(launch.born.pidfd, flags & ~namespaces.CLONE_FLAGS["pid"])

@@ -41,8 +41,8 @@ def birth(config: "Config") -> Birth:
     return Birth(is_container=True, flags=clone.flags_of(box), needs=needs)
 
 
-def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> int | None:
-    """Run the container of a config; its exit code, or None if it has none. ConfigError, LaunchError.
+def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> "int | Config":
+    """Run the container of a config; its exit code, or the config if it has none. ConfigError, LaunchError.
 
     `trace` is told of each operation of the plan.
     """
@@ -69,8 +69,8 @@ def _kept(config: "Config") -> tuple[object, ...]:
     return tuple(birth(config))
 
 
-def _launch(config: "Config", code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> int | None:
-    return None if config.container is None else launch(config, code, report, trace)
+def _launch(config: "Config", code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> "int | Config":
+    return config if config.container is None else launch(config, code, report, trace)
 
 
 def launch(config: "Config", code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> int:
@@ -109,5 +109,12 @@ def _born(config: "Config", code: Bundle, trace: "Trace | None") -> clone.Born:
     from pyinit.launch import plan, tracing  # of the launcher's section, which is loaded next
 
     isolate = next(step for step in plan.make(config).host if isinstance(step, plan.Isolate))
-    with tracing.carried_out(isolate, trace or tracing.SILENT):
-        return clone.start(birth(config).flags, cache.pack(config), code)
+    born: clone.Born | None = None
+    try:
+        with tracing.carried_out(isolate, trace or tracing.SILENT):
+            born = clone.start(birth(config).flags, cache.pack(config), code)
+    except LaunchError:
+        if born is not None:
+            born.end()
+        raise
+    return born

@@ -60,12 +60,6 @@ def is_machines_root(found: Hierarchy) -> bool:
     return not os.path.exists(f"{found.directory}/cgroup.type")
 
 
-def is_in(directory: str) -> bool:
-    """Whether this process stands in that group of v2."""
-    with open("/proc/self/cgroup") as file:
-        return any(line.startswith("0::") and directory.endswith(line[3:].rstrip("\n")) for line in file)
-
-
 def write(directory: str, name: str, value: str) -> None:
     """Write one file of a group; OSError names the file."""
     path = os.path.join(directory, name)
