@@ -151,4 +151,4 @@ def _trace(started_ns: int) -> "Trace":
 
 
 def _report(text: str) -> None:
-    print(f"pyinit: {text}", file=sys.stderr)
+    sys.stderr.write(f"pyinit: {text}\n")  # in one go: several processes of a launch have something to say

@@ -44,15 +44,25 @@ def main(code: Bundle) -> int:
     """The exit code of the container."""
     package, channel_fd, config_fd = sys._xoptions["pyinit"].split(",")
     channel = socket.socket(fileno=int(channel_fd))
+    built: list[bool] = []  # not empty from b"built" on: then the launcher listens no more
     try:
-        return _run(package, channel, int(config_fd), code)
+        return _run(package, channel, int(config_fd), code, built)
     except BaseException as error:  # noqa: BLE001 - the process's edge
-        text = str(error) if isinstance(error, PyinitError) else f"!{_words(error)}"
+        _say_why(error, channel, built=bool(built))
+        return EXIT_SYSTEM
+
+
+def _say_why(error: BaseException, channel: socket.socket, *, built: bool) -> None:
+    """To the launcher, or, if that listens no more, to those who read our output."""
+    text = str(error) if isinstance(error, PyinitError) else f"!{_words(error)}"
+    if not built:
         try:
             channel.send(text.encode("utf-8", "replace")[:MOST_TEXT])
-        except OSError:  # the monitor does not listen any more: then to those who read our output
-            os.write(2, f"pyinit: {text.removeprefix('!')}\n".encode("utf-8", "replace"))
-        return EXIT_SYSTEM
+        except OSError:
+            pass
+        else:
+            return
+    os.write(2, f"pyinit: the init can't start: {text.removeprefix('!')}\n".encode("utf-8", "replace"))
 
 
 def _words(error: BaseException) -> str:
@@ -61,7 +71,7 @@ def _words(error: BaseException) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
 
 
-def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle) -> int:
+def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, built: list[bool]) -> int:
     process.prctl(process.PR_SET_DUMPABLE, 0)
     process.set_name("pyinit")
     for fd in (os.environ["PYTHONHOME"].split("/")[4], package.split("/")[4], channel.fileno()):
@@ -84,6 +94,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle) -> 
     _shut_the_host_out({channel.fileno(), lock_fd, control_fd, *folder_fds, max(cgroup_fd, 0), *v1_fds.values()})
     warnings = _limit(config) if box.init else []
     channel.send(b"built")
+    built.append(True)
     if facts.waits and channel.recv(16) != b"go":
         return EXIT_SYSTEM
     if box.init:

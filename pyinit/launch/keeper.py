@@ -58,6 +58,7 @@ class _Kept:
         self._placing = -1  # pidfd of the child that waits for the new mount and puts it in place
         self._began = time.monotonic()
         self._row = 0
+        self._untold = ""  # of an end that may be the container's: that is known at the first due time
         self.due: float | None = None
 
     def _say(self, text: str) -> None:
@@ -76,7 +77,11 @@ class _Kept:
             self._ended(now)
         if self.due is not None and now >= self.due:
             self.due = None
-            if self._placing >= 0:
+            if self._untold:
+                self._say(self._untold)
+                self._untold = ""
+                self._wait_on(now)
+            elif self._placing >= 0:
                 self._say(f"does not answer within {self._program.entry.timeout_s:g} s; it is ended")
                 self._program.kill()
             else:
@@ -92,10 +97,20 @@ class _Kept:
 
     def _again(self, how: str, now: float) -> None:
         self._row = 0 if now - self._began >= _HEALTHY_S else self._row
-        wait_s = min(_MOST_S, _FIRST_S * _FACTOR**self._row)
+        self.due = now + _FIRST_S
+        self._untold = f"{how}; it is started again in {self._pause_s():g} s"
+
+    def _pause_s(self) -> float:
+        return min(_MOST_S, _FIRST_S * _FACTOR**self._row)
+
+    def _wait_on(self, now: float) -> None:
+        """The rest of the time between two lives."""
+        left_s = self._pause_s() - _FIRST_S
         self._row += 1
-        self.due = now + wait_s
-        self._say(f"{how}; it is started again in {wait_s:g} s")
+        if left_s > 0:
+            self.due = now + left_s
+        else:
+            self._begin(now)
 
     def _begin(self, now: float) -> None:
         self._began = now

@@ -209,7 +209,7 @@ class _Launch:
             self._say_go()
 
     def _say_go(self) -> None:
-        with contextlib.suppress(OSError):  # it is gone: it has said why, or its exit code does
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is gone: it has said why, or its exit code does
             self.born.channel.send(b"go")
 
     def _move_in(self, control_fd: int) -> None:

@@ -7,8 +7,10 @@ answer to `wait`. This process is the subreaper: what outlives its launcher is a
 
 import json
 import os
+import select
 import signal
 import sys
+import time
 
 import pyroute2  # noqa: F401, TID253 - the network's helper has it from here
 
@@ -19,6 +21,7 @@ from pyinit.launch import plan, start
 from pyinit.launch.tracing import Trace
 from pyinit.linux import process
 
+ENDING_S = 1.0
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -119,18 +122,30 @@ class Driver:
                 os.write(2, f"pyinit: {line}\n".encode())
 
     def wait(self) -> dict:
-        _, status = os.waitpid(self.pid, 0)
         ended, left = [], []
+        while (found := os.waitpid(-1, 0))[0] != self.pid:  # as an init would: a pid namespace ends when all in it are reaped
+            ended.append(found[0])
+        status = found[1]
+        deadline = time.monotonic() + ENDING_S
         try:
-            while (found := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-                ended.append(found[0])
+            while time.monotonic() < deadline:
+                found = os.waitpid(-1, os.WNOHANG)
+                if found == (0, 0):
+                    select.select([], [], [], 0.005)
+                else:
+                    ended.append(found[0])
             with open(f"/proc/self/task/{os.getpid()}/children") as file:
-                left = [int(word) for word in file.read().split()]
-        except ChildProcessError:
+                left = [_named(word) for word in file.read().split()]
+        except ChildProcessError:  # the last one has been reaped
             pass
         text = os.pread(self.output, 1 << 20, 0).decode("utf-8", "replace")
         os.close(self.output)
         return {"code": os.waitstatus_to_exitcode(status), "text": text, "left": left, "ended": ended}
+
+
+def _named(pid: str) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(") ")[0] + ")"
 
 
 def main() -> None:
