@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyinit.launch.plan import Operation
+    from pyinit.launch.operations import Operation
     from pyinit.launch.tracing import Trace
     from pyinit.model import Config
 

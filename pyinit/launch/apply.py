@@ -11,7 +11,7 @@ import stat
 from _collections_abc import Callable
 
 from pyinit.launch import imaging
-from pyinit.launch import plan as p
+from pyinit.launch import operations as p
 from pyinit.launch.declared import Declared
 from pyinit.launch.digests import Identity
 from pyinit.launch.resolve import canonical_target

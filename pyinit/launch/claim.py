@@ -15,7 +15,7 @@ from pyinit import scopes as contextlib
 from pyinit.control import places
 from pyinit.errors import LaunchError
 from pyinit.launch import cgroups, fuse, hooks, network
-from pyinit.launch.plan import UPPER_FOLDERS
+from pyinit.launch.operations import UPPER_FOLDERS
 from pyinit.linux import namespaces
 from pyinit.model import Origin
 

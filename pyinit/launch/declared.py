@@ -9,7 +9,7 @@ import errno
 import os
 
 from pyinit.launch import imaging
-from pyinit.launch.plan import FILE, Point, is_elsewhere, point
+from pyinit.launch.operations import FILE, Point, is_elsewhere, point
 from pyinit.launch.root import Root, attach, write_all
 from pyinit.linux import mount
 from pyinit.model import IMAGES, FileSpec, Mount

@@ -11,7 +11,7 @@ from _collections_abc import Callable
 
 from pyinit.core.limits import controllers
 from pyinit.launch.explain import of_image, of_mount
-from pyinit.launch.plan import NEEDED_CAPABILITIES
+from pyinit.launch.start import NEEDED_CAPABILITIES
 from pyinit.linux import caps, cgroup, mount, namespaces, process
 from pyinit.linux.programs import find_program
 from pyinit.model import Config, Origin

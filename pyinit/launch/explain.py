@@ -6,7 +6,7 @@ Owns the words. Must not know how steps are carried out. Law: it only looks, for
 import errno
 
 from pyinit.config import images
-from pyinit.launch import plan as p
+from pyinit.launch import operations as p
 from pyinit.model import FUSE, IMAGES, NETWORK_TYPES, Mount
 
 _OF_THE_HOST = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.ENOSYS, errno.ENOSPC, errno.EUSERS, errno.ENOENT, errno.EOPNOTSUPP)

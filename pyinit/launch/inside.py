@@ -141,18 +141,18 @@ def _pivot(box: Container, facts: Facts) -> None:
         mount.pivot_to_cwd()
         os.close(root)
     except OSError as error:
-        from pyinit.launch import plan
+        from pyinit.launch import operations
         from pyinit.launch.explain import explain
 
-        raise LaunchError(explain(plan.Pivot(box.origin), error)) from error
+        raise LaunchError(explain(operations.Pivot(box.origin), error)) from error
     try:
         caps.limit_bounding_set(box.security.capabilities)
         caps.clear_inheritable()
     except OSError as error:
-        from pyinit.launch import plan
+        from pyinit.launch import operations
         from pyinit.launch.explain import explain
 
-        raise LaunchError(explain(plan.LimitCapabilities(box.security.capabilities, box.origin), error)) from error
+        raise LaunchError(explain(operations.LimitCapabilities(box.security.capabilities, box.origin), error)) from error
 
 
 def _shut_the_host_out(kept: set[int]) -> None:

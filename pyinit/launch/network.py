@@ -11,7 +11,7 @@ import os
 
 from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
-from pyinit.launch.plan import MakeNetwork
+from pyinit.launch.operations import MakeNetwork
 from pyinit.linux import namespaces
 
 ALIAS = "pyinit"

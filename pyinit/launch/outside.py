@@ -16,8 +16,8 @@ from pyinit.errors import LaunchError
 from pyinit.launch import netfs
 from pyinit.launch.explain import explain
 from pyinit.launch.fuse import Program, await_root, identity
-from pyinit.launch.plan import OPTION, ConnectMount, MapIds, OpenTree, TakeContent
-from pyinit.launch.plan import Outside as Step
+from pyinit.launch.operations import OPTION, ConnectMount, MapIds, OpenTree, TakeContent
+from pyinit.launch.operations import Outside as Step
 from pyinit.launch.root import write_all
 from pyinit.linux import mount, namespaces, process
 from pyinit.linux import sock as socket

@@ -1,423 +1,31 @@
 """The plan of a launch: a config becomes the ordered operations that make its container. Pure.
 
 Owns what is done and in which order. Must not know how: no syscall, no clock, no file is touched here.
-Laws: each operation describes itself in one line, which `pyinit plan`, the debug log and the error message
-share, and carries the config line that asked for it; what an operation leaves on the host is told by `undo()`.
 User namespaces go before "isolate", seccomp after "limit-capabilities" when they come.
 """
 
-from pyinit.core.limits import controllers, size_text, words
-from pyinit.model import (
-    FUSE,
-    NETWORK_TYPES,
-    SECRETS,
-    CgroupLimits,
-    Config,
-    Container,
-    Content,
-    IdRange,
-    Mount,
-    Network,
-    Origin,
-)
+import pyinit.launch.operations as ops
+from pyinit.core.limits import controllers
+from pyinit.model import SECRETS, CgroupLimits, Config, Container, Mount, Origin
 from pyinit.records import NamedTuple
 
-DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
-DEVICE_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
-                ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))  # fmt: skip
-UPPER_FOLDERS = ("upper", "work", "works")  # of changes, and overlayfs' own: for the root, and for each writable path
-NEEDED_CAPABILITIES = ("SYS_ADMIN", "SYS_CHROOT", "MKNOD", "CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SETPCAP", "KILL")
 _SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
-RO, NOSUID, NODEV, NOEXEC = "ro", "nosuid", "nodev", "noexec"
-_LIFTED = {NOSUID: "suid", NODEV: "dev"}  # what every mount has that does not say otherwise
-FILE, OPTION = "file", "option"  # what a content is for
-
-
-class VerifyImage(NamedTuple):
-    """A pinned image is the one that is meant."""
-
-    path: str
-    sha256: str
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"check that {self.path} has the digest sha256:{self.sha256}"
-
-    def undo(self) -> str:
-        return ""
-
-
-class TakeFolder(NamedTuple):
-    """The folder of the host that the changes go to: made, and locked for this container."""
-
-    path: str
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"make {self.path} with its upper and work folders, lock it for this container"
-
-    def undo(self) -> str:
-        return "the lock goes with the monitor and PID 1; the folder is kept"
-
-
-class TakeContent(NamedTuple):
-    """What a file of a RAM disk, or an option of a mount, shall hold is read, into memory that only PID 1 will have."""
-
-    target: str  # of the mount
-    use: str  # FILE or OPTION
-    name: str
-    content: Content
-    origin: Origin
-
-    def describe(self) -> str:
-        what = f"{self.target}/{self.name}" if self.use == FILE else f"the option {self.name} of {self.target}"
-        sources = {"file": f"the file {self.content.text}", "env": f"the variable {self.content.text}"}
-        return f"read {what} from {sources.get(self.content.kind) or f'the output of {self.content.command[0]}'}"
-
-    def undo(self) -> str:
-        return ""
-
-
-class MapIds(NamedTuple):
-    """A user namespace whose map a mount has from then on."""
-
-    target: str
-    ranges: tuple[IdRange, ...]
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"map the ids of {self.target}: {', '.join(_range(one) for one in self.ranges)}"
-
-    def undo(self) -> str:
-        return ""
-
-
-class OpenTree(NamedTuple):
-    """A folder of the host that goes on seeing what is mounted there; PID 1's own view of the host does not."""
-
-    mount: Mount
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"open {self.mount.source}, {self.mount.propagation} with the host"
-
-    def undo(self) -> str:
-        return ""
-
-
-class ConnectMount(NamedTuple):
-    """A file system that is elsewhere, or in a program: there, by the host's network, before PID 1 is."""
-
-    mount: Mount
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"connect {self.mount.type} {self.mount.source} for {self.mount.target}"
-
-    def undo(self) -> str:
-        program = self.mount.type.removeprefix(FUSE)
-        return "the mount goes with PID 1" + (f", {program} with its mount" if program != self.mount.type else "")
-
-
-class MakeCgroup(NamedTuple):
-    """A group of the container's own in each hierarchy that a limit or the tracking needs."""
-
-    name: str
-    limits: CgroupLimits
-    origin: Origin
-    of_services: frozenset[str] = frozenset()  # controllers that services' own limits need
-    strict: bool = False  # a limit that can't be held is an error
-
-    def describe(self) -> str:
-        said = words(self.limits)
-        return f"make cgroup pyinit-{self.name}" + (f" with {' '.join(said)}" if said else "")
-
-    def undo(self) -> str:
-        return "kill what is in the group, remove it"
-
-
-class MakeNetwork(NamedTuple):
-    """A veth pair from the container (`host0`) to a bridge of the host, with address and default route."""
-
-    network: Network
-    link: str  # the name outside
-    origin: Origin
-
-    def describe(self) -> str:
-        net = self.network
-        text = f"make veth {self.link} on bridge {net.bridge}, host0 with {net.address} inside"
-        return text + (f", default route by {net.gateway}" if net.gateway else "")
-
-    def undo(self) -> str:
-        return "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it"
-
-
-class Isolate(NamedTuple):
-    """Clone PID 1 into new namespaces."""
-
-    namespaces: tuple[str, ...]
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"clone PID 1 into new namespaces: {' '.join(self.namespaces)}"
-
-    def undo(self) -> str:
-        return "kill PID 1: all else in its pid namespace goes with it"
-
-
-class NoteHook(NamedTuple):
-    """A poststop hook: in the journal before a prestart hook runs, carried out by the undoing."""
-
-    command: tuple[str, ...]
-    timeout_s: float
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"note what is run on the host in the end: {' '.join(self.command)}"
-
-    def undo(self) -> str:
-        return f"run it, after all else is undone ({self.timeout_s:g} s at most)"
-
-
-class RunHook(NamedTuple):
-    """A prestart hook."""
-
-    command: tuple[str, ...]
-    timeout_s: float
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"run on the host, before the services start: {' '.join(self.command)} ({self.timeout_s:g} s at most)"
-
-    def undo(self) -> str:
-        return ""
-
-
-class Stage(NamedTuple):
-    """A private tmpfs to build the root on; no mount of ours is seen by the host from here on."""
-
-    origin: Origin
-
-    def describe(self) -> str:
-        return "make all mounts private, mount a staging tmpfs"
-
-    def undo(self) -> str:
-        return ""
-
-
-class AttachLayer(NamedTuple):
-    """One lower layer: a squashfs through a read-only, autoclear loop device that all its containers share, an EROFS, or a directory."""
-
-    position: int
-    path: str
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"mount layer {self.position}, {self.path}, read-only"
-
-    def undo(self) -> str:
-        return "the mount goes with PID 1, an image's loop device with its last mount"
-
-
-class CheckRelease(NamedTuple):
-    """What a layer's extension-release says of its base, if it has one, holds of the layers below it."""
-
-    position: int
-    path: str
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"check that layer {self.position}, {self.path}, is for the base below it, if it names one"
-
-    def undo(self) -> str:
-        return ""
-
-
-class Point(NamedTuple):
-    """Where something is mounted, and what it is like where it has to be made."""
-
-    path: str
-    mode: int = 0o755
-    uid: int = 0
-    gid: int = 0
-
-
-class MakeRoot(NamedTuple):
-    """Overlay of generated layer (uppermost), then the images; changes go to RAM or to a folder, if `whole`."""
-
-    layers: int
-    points: tuple[Point, ...]
-    files: tuple[tuple[str, str], ...]
-    writable: str
-    whole: bool  # else it is read-only, and what is writable of it is made by MakeWritable
-    size_bytes: int
-    inodes: int
-    origin: Origin
-
-    def describe(self) -> str:
-        sizes = [size_text(self.size_bytes)] if self.size_bytes else []
-        sizes += [f"{self.inodes} inodes"] if self.inodes else []
-        ram = "a RAM upper layer" + (f" of {', '.join(sizes)}" if sizes else "")
-        upper = {"none": "", "tmpfs": ram}.get(self.writable, f"the upper layer {self.writable}/upper")
-        kind = f"with {upper}" if self.whole else f"read-only, {upper} for its writable paths" if upper else "read-only"
-        return f"mount the root: {self.layers} image layer(s) under a generated one, {kind}"
-
-    def undo(self) -> str:
-        return ""
-
-
-class MakeWritable(NamedTuple):
-    """One of the `writable_paths`: the images' folder under a part of the upper layer."""
-
-    position: int
-    path: str
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"make {self.path} writable"
-
-    def undo(self) -> str:
-        return ""
-
-
-class MountKernel(NamedTuple):
-    """A kernel or RAM file system at a place of the container."""
-
-    fstype: str
-    target: str
-    options: tuple[tuple[str, str], ...]
-    flags: tuple[str, ...]
-    origin: Origin
-
-    def describe(self) -> str:
-        said = [*self.flags, *(f"{key}={value}" for key, value in self.options)]
-        return f"mount {self.fstype} on {self.target}" + (f" ({','.join(said)})" if said else "")
-
-    def undo(self) -> str:
-        return ""
-
-
-class MakeDevices(NamedTuple):
-    """The minimal nodes and links of /dev."""
-
-    origin: Origin
-
-    def describe(self) -> str:
-        return "make /dev/" + " ".join(name for name, _, _ in DEVICES) + " and the links fd stdin stdout stderr ptmx"
-
-    def undo(self) -> str:
-        return ""
-
-
-class MountDeclared(NamedTuple):
-    """One `[[container.mounts]]`, its files written; or the secrets."""
-
-    mount: Mount
-    origin: Origin
-
-    def describe(self) -> str:
-        mount = self.mount
-        source = f" {mount.source}" if mount.source else ""
-        source += f" of {len(mount.layers)} layer(s)" if mount.layers else ""
-        files = ", with " + " ".join(one.name for one in mount.files) if mount.files else ""
-        size = f" of {size_text(mount.size_bytes)}" if mount.size_bytes else ""
-        said = _said(mount)
-        options = f" ({','.join(said)})" if said else ""
-        return f"mount {mount.type}{source}{size} on {mount.target}{' read-only' if mount.read_only else ''}{options}{files}"
-
-    def undo(self) -> str:
-        return ""
-
-
-class HidePaths(NamedTuple):
-    """Masked paths read empty; read-only paths refuse writing."""
-
-    masked: tuple[str, ...]
-    readonly: tuple[str, ...]
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"mask {len(self.masked)} paths, make {len(self.readonly)} read-only"
-
-    def undo(self) -> str:
-        return ""
-
-
-class SetHostname(NamedTuple):
-    hostname: str
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"set the host name {self.hostname}"
-
-    def undo(self) -> str:
-        return ""
-
-
-class SetSysctl(NamedTuple):
-    """A setting of the kernel's, of one of the container's own namespaces; `path` is below /proc/sys."""
-
-    name: str
-    path: str
-    value: str
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"set the sysctl {self.name} to {self.value}"
-
-    def undo(self) -> str:
-        return ""
-
-
-class Pivot(NamedTuple):
-    """The new root becomes /, the host's is detached."""
-
-    origin: Origin
-
-    def describe(self) -> str:
-        return "pivot_root, detach the host's root"
-
-    def undo(self) -> str:
-        return ""
-
-
-class LimitCapabilities(NamedTuple):
-    """The bounding set: what a root service gets; PID 1 itself keeps more."""
-
-    keep: tuple[str, ...]
-    origin: Origin
-
-    def describe(self) -> str:
-        return f"limit the bounding set to {' '.join(self.keep)}"
-
-    def undo(self) -> str:
-        return ""
-
-
-Inside = (
-    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
-    | LimitCapabilities | SetSysctl
-)  # fmt: skip
-Outside = TakeContent | MapIds | OpenTree | ConnectMount
-OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | MakeNetwork | Isolate
-WhenBuilt = NoteHook | RunHook
-Operation = OnHost | Inside | WhenBuilt
 
 
 class Plan(NamedTuple):
-    """`host`: done by the launcher before PID 1 goes on; `inside`: done by PID 1, in this order; `built`: by the launcher, then."""
+    """`host`: done by the launcher; `inside`: by a builder, but the last two, which are PID 1's own; `built`: by the launcher, then."""
 
-    host: tuple[OnHost, ...]
-    inside: tuple[Inside, ...]
-    built: tuple[WhenBuilt, ...] = ()
+    host: tuple[ops.OnHost, ...]
+    inside: tuple[ops.Inside, ...]
+    built: tuple[ops.WhenBuilt, ...] = ()
 
-    def operations(self) -> tuple[Operation, ...]:
+    def operations(self) -> tuple[ops.Operation, ...]:
         return self.host + self.inside + self.built
 
     def network_first(self) -> bool:
         """Whether PID 1 has to wait for the network: settings of its links, or of what is the default of later ones."""
-        return any(isinstance(step, MakeNetwork) for step in self.host) and any(
-            isinstance(step, SetSysctl) and step.path.startswith("net/") for step in self.inside
+        return any(isinstance(step, ops.MakeNetwork) for step in self.host) and any(
+            isinstance(step, ops.SetSysctl) and step.path.startswith("net/") for step in self.inside
         )
 
 
@@ -425,79 +33,57 @@ def make(config: Config) -> Plan:
     """The plan of a config that has a `[container]`."""
     box = config.container
     assert box is not None
-    host: list[OnHost] = [Isolate(box.namespaces, box.origin)]  # first: Python takes longer to start than all that follows
-    host += [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
+    host: list[ops.OnHost] = [ops.Isolate(box.namespaces, box.origin)]  # first: Python takes longer to start than all that follows
+    host += [ops.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
     mounts = _with_defaults(config, box)
     for mount in mounts:
-        host += [VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
+        host += [ops.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
         if mount.sha256:
-            host.append(VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)))
+            host.append(ops.VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)))
     if box.writable not in ("none", "tmpfs"):
-        host.append(TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
-    host += [TakeFolder(mount.writable, mount.origin) for mount in mounts if mount.writable not in ("none", "tmpfs")]
+        host.append(ops.TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
+    host += [ops.TakeFolder(mount.writable, mount.origin) for mount in mounts if mount.writable not in ("none", "tmpfs")]
     for mount in mounts:
         host += _outside(mount)
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
-        host.append(MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
+        host.append(ops.MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
     if box.network.mode == "veth":
-        host.append(MakeNetwork(box.network, link_name(box.name), box.network.origin))
-    inside: list[Inside] = [Stage(box.origin)]
-    inside += [AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
-    inside += [CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
+        host.append(ops.MakeNetwork(box.network, link_name(box.name), box.network.origin))
+    inside: list[ops.Inside] = [ops.Stage(box.origin)]
+    inside += [ops.AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
+    inside += [ops.CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
     inside.append(_root(box, mounts))
-    inside += [MakeWritable(number, place.path, place.origin) for number, place in enumerate(box.writable_paths)]
+    inside += [ops.MakeWritable(number, place.path, place.origin) for number, place in enumerate(box.writable_paths)]
     inside += _kernel_mounts(box)
-    inside += [MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
-    inside.append(HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
+    inside += [ops.MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
+    inside.append(ops.HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
     if "uts" in box.namespaces:
-        inside.append(SetHostname(box.hostname, box.origin))
-    inside += [SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
-    inside += [Pivot(box.origin), LimitCapabilities(box.security.capabilities, box.origin)]
+        inside.append(ops.SetHostname(box.hostname, box.origin))
+    inside += [ops.SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
+    inside += [ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin)]
     hooks = box.hooks
-    built: list[WhenBuilt] = [NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
-    built += [RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
+    built: list[ops.WhenBuilt] = [ops.NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
+    built += [ops.RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
     return Plan(tuple(host), tuple(inside), tuple(built))
 
 
-def is_elsewhere(mount: Mount) -> bool:
-    """Whether a server or a program has the file system."""
-    return mount.type in NETWORK_TYPES or mount.type.startswith(FUSE)
-
-
-def _outside(mount: Mount) -> list[Outside]:
+def _outside(mount: Mount) -> list[ops.Outside]:
     """What a mount needs of the host that can't be had from inside."""
     at = _first(mount.origin)
-    found: list[Outside] = [
-        TakeContent(mount.target, FILE, one.name, one.content, _first(one.content.origin, at))
+    found: list[ops.Outside] = [
+        ops.TakeContent(mount.target, ops.FILE, one.name, one.content, _first(one.content.origin, at))
         for one in mount.files
         if one.content.kind != "text"
     ]
-    found += [TakeContent(mount.target, OPTION, name, content, content.origin) for name, content in mount.secret_options]
+    found += [ops.TakeContent(mount.target, ops.OPTION, name, content, content.origin) for name, content in mount.secret_options]
     if mount.idmap:
-        found.append(MapIds(mount.target, mount.idmap, at))
+        found.append(ops.MapIds(mount.target, mount.idmap, at))
     if mount.propagation != "private":
-        found.append(OpenTree(mount, at))
-    if is_elsewhere(mount):
-        found.append(ConnectMount(mount, at))
+        found.append(ops.OpenTree(mount, at))
+    if ops.is_elsewhere(mount):
+        found.append(ops.ConnectMount(mount, at))
     return found
-
-
-def _said(mount: Mount) -> list[str]:
-    """What sets a mount apart, in the words of mount(8)."""
-    said = [word for flag, word in _LIFTED.items() if flag not in mount.flags]
-    said += [flag for flag in mount.flags if flag not in _LIFTED]
-    said += [name if value is None else f"{name}={value}" for name, value in mount.options]
-    said += [name for name, _ in mount.secret_options]
-    said += [mount.propagation] if mount.propagation != "private" else []
-    said += [f"writable={mount.writable}"] if mount.writable != "none" else []
-    return [*said, "never swapped"] if mount.secret else said
-
-
-def _range(one: IdRange) -> str:
-    if one.length == 1:
-        return f"{one.kind} {one.source} is {one.inside}"
-    return f"{one.kind} {one.source}-{one.source + one.length - 1} is {one.inside}-{one.inside + one.length - 1}"
 
 
 def link_name(name: str) -> str:
@@ -527,22 +113,16 @@ def _with_defaults(config: Config, box: Container) -> list[Mount]:
     size_bytes = box.cgroup.memory_max_bytes // _SHARE_OF_MEMORY
     defaults = [Mount("tmpfs", target, size_bytes=size_bytes, mode=mode) for target, mode in wanted if target not in declared]
     if box.secrets:
-        flags = (NOSUID, NODEV, NOEXEC)
+        flags = (ops.NOSUID, ops.NODEV, ops.NOEXEC)
         defaults.append(Mount("tmpfs", SECRETS, read_only=True, files=box.secrets, flags=flags, secret=True, origin=box.secrets_origin))
     # A parent before its child, whatever the file's order, else the parent hides it.
     return sorted([*defaults, *box.mounts], key=lambda mount: mount.target.rstrip("/").count("/"))
 
 
-def point(mount: Mount) -> Point:
-    """A RAM disk and a made source have their mode and owner themselves."""
-    own = mount.type == "tmpfs" or mount.create
-    return Point(mount.target) if own else Point(mount.target, mount.mode, mount.uid, mount.gid)
-
-
-def _root(box: Container, mounts: list[Mount]) -> MakeRoot:
-    points = [Point(path) for path in ("/proc", "/sys", "/dev", "/etc")]
-    points += [point(mount) for mount in mounts]
-    points += [Point(place.path) for place in box.writable_paths]
+def _root(box: Container, mounts: list[Mount]) -> ops.MakeRoot:
+    points = [ops.Point(path) for path in ("/proc", "/sys", "/dev", "/etc")]
+    points += [ops.point(mount) for mount in mounts]
+    points += [ops.Point(place.path) for place in box.writable_paths]
     hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost"]
     own = box.network.address.partition("/")[0] or "127.0.1.1"
     hosts.append(f"{own}\t{box.hostname}")
@@ -551,24 +131,24 @@ def _root(box: Container, mounts: list[Mount]) -> MakeRoot:
     resolv = "".join(f"nameserver {server}\n" for server in box.network.dns)
     files.append(("/etc/resolv.conf", resolv))
     whole = box.writable != "none" and not box.writable_paths
-    return MakeRoot(
+    return ops.MakeRoot(
         len(box.layers), tuple(points), tuple(files), box.writable, whole, box.writable_size_bytes, box.writable_inodes, box.origin
     )
 
 
-def _kernel_mounts(box: Container) -> list[Inside]:
+def _kernel_mounts(box: Container) -> list[ops.Inside]:
     at = box.origin
-    strict = (NOSUID, NODEV, NOEXEC)
-    rows: list[Inside] = [
-        MountKernel("proc", "/proc", (), strict, at),
-        MountKernel("sysfs", "/sys", (), (RO, *strict), at),
-        MountKernel("tmpfs", "/dev", (("mode", "0755"), ("size", "64k")), (NOSUID, NOEXEC), at),
-        MakeDevices(at),
-        MountKernel("devpts", "/dev/pts", (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")), (NOSUID, NOEXEC), at),
-        MountKernel("tmpfs", "/dev/shm", (("mode", "1777"), ("size", "64m")), strict, at),
+    strict = (ops.NOSUID, ops.NODEV, ops.NOEXEC)
+    rows: list[ops.Inside] = [
+        ops.MountKernel("proc", "/proc", (), strict, at),
+        ops.MountKernel("sysfs", "/sys", (), (ops.RO, *strict), at),
+        ops.MountKernel("tmpfs", "/dev", (("mode", "0755"), ("size", "64k")), (ops.NOSUID, ops.NOEXEC), at),
+        ops.MakeDevices(at),
+        ops.MountKernel("devpts", "/dev/pts", (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")), (ops.NOSUID, ops.NOEXEC), at),
+        ops.MountKernel("tmpfs", "/dev/shm", (("mode", "1777"), ("size", "64m")), strict, at),
     ]
     if "ipc" in box.namespaces:
-        rows.append(MountKernel("mqueue", "/dev/mqueue", (), strict, at))
+        rows.append(ops.MountKernel("mqueue", "/dev/mqueue", (), strict, at))
     if "cgroup" in box.namespaces:
-        rows.append(MountKernel("cgroup2", "/sys/fs/cgroup", (), (RO, *strict), at))
+        rows.append(ops.MountKernel("cgroup2", "/sys/fs/cgroup", (), (ops.RO, *strict), at))
     return rows

@@ -6,7 +6,7 @@ by openat2(RESOLVE_IN_ROOT) and mounted on by that fd, so no symlink of an image
 
 import os
 
-from pyinit.launch.plan import Point
+from pyinit.launch.operations import Point
 from pyinit.linux import mount
 
 

@@ -106,9 +106,9 @@ def check_privileges(box: "Container") -> None:
 
 
 def _born(config: "Config", code: Bundle, trace: "Trace | None") -> clone.Born:
-    from pyinit.launch import plan, tracing  # of the launcher's section, which is loaded next
+    from pyinit.launch import operations, plan, tracing  # of the launcher's section, which is loaded next
 
-    isolate = next(step for step in plan.make(config).host if isinstance(step, plan.Isolate))
+    isolate = next(step for step in plan.make(config).host if isinstance(step, operations.Isolate))
     born: clone.Born | None = None
     try:
         with tracing.carried_out(isolate, trace or tracing.SILENT):

@@ -5,7 +5,7 @@ leaves as LaunchError with the operation's line and words.
 """
 
 from pyinit.errors import LaunchError
-from pyinit.launch import plan as p
+from pyinit.launch import operations as p
 
 
 class Trace:

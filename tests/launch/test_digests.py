@@ -10,8 +10,8 @@ import pytest
 from pyinit.errors import LaunchError
 from pyinit.launch import digests
 from pyinit.launch.apply import Builder
+from pyinit.launch.operations import AttachLayer, VerifyImage
 from pyinit.launch.outside import Outside
-from pyinit.launch.plan import AttachLayer, VerifyImage
 from pyinit.model import Origin
 
 WHERE = Origin("services.toml", 7)

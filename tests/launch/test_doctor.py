@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pyinit.launch import doctor, plan
+from pyinit.launch import doctor, operations
 from pyinit.launch.doctor import Finding, Need
 from pyinit.launch.explain import explain
 from pyinit.model import (
@@ -106,13 +106,13 @@ def test_sysctls_that_keep_users_from_namespaces(monkeypatch):
 
 def test_a_step_that_fails_tells_what_the_doctor_says(monkeypatch):
     monkeypatch.setattr(doctor.mount, "probe_filesystem", refuse(errno.ENODEV))
-    step = plan.AttachLayer(0, "/no/base.squashfs", at(2))
+    step = operations.AttachLayer(0, "/no/base.squashfs", at(2))
     said = explain(step, OSError(errno.ENODEV, "mount squashfs: No such device"))
     assert said.startswith(
         "x.toml:2: mount layer 0, /no/base.squashfs, read-only: mount squashfs: No such device; filesystem squashfs: this kernel "
         "has it neither built in nor as a module; load or install the module squashfs"
     )
-    folder = plan.AttachLayer(0, "/", at(2))  # needs nothing that could lack
+    folder = operations.AttachLayer(0, "/", at(2))  # needs nothing that could lack
     assert explain(folder, OSError(errno.EPERM, "open_tree /: Operation not permitted")) == (
         "x.toml:2: mount layer 0, /, read-only: open_tree /: Operation not permitted"
     )

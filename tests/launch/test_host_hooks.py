@@ -9,7 +9,8 @@ import pytest
 from pyinit.errors import LaunchError
 from pyinit.launch import hooks
 from pyinit.launch.claim import Claim
-from pyinit.launch.plan import NoteHook, Plan, RunHook
+from pyinit.launch.operations import NoteHook, RunHook
+from pyinit.launch.plan import Plan
 from pyinit.model import Config, Container, InitSpec, Origin
 
 POST, PRE = Origin("s.toml", 9), Origin("s.toml", 7)

@@ -1,6 +1,6 @@
 """The plan of a launch: pure, so without root, files or a kernel."""
 
-from pyinit.launch import plan
+from pyinit.launch import operations, plan
 from pyinit.model import (
     CgroupLimits,
     Config,
@@ -205,7 +205,7 @@ def test_link_names_fit_15_bytes_and_differ():
 
 def test_hosts_hostname_and_resolver_are_generated():
     network = Network("veth", "br0", "10.1.0.2/24", dns=("10.1.0.1",), hosts=(("db", "10.1.0.3"),))
-    root = next(step for step in plan.make(config(network=network)).inside if isinstance(step, plan.MakeRoot))
+    root = next(step for step in plan.make(config(network=network)).inside if isinstance(step, operations.MakeRoot))
     assert dict(root.files) == {
         "/etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n10.1.0.2\tweb-1\n10.1.0.3\tdb\n",
         "/etc/hostname": "web-1\n",

@@ -17,7 +17,7 @@ import pyroute2  # noqa: F401, TID253 - the network's helper has it from here
 from pyinit import bundle
 from pyinit.config.load import load
 from pyinit.errors import PyinitError
-from pyinit.launch import plan, start
+from pyinit.launch import operations, plan, start
 from pyinit.launch.tracing import Trace
 from pyinit.linux import process
 
@@ -28,21 +28,21 @@ REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 class Wrong(Trace):
     """What an order wants of its step: `raise` an errno, or `hold` it there until the gate's end."""
 
-    def __init__(self, order: dict, steps: tuple[plan.Operation, ...], told: int, gate: int) -> None:
+    def __init__(self, order: dict, steps: tuple[operations.Operation, ...], told: int, gate: int) -> None:
         self.order = order
         self.step = steps[order["step"]] if "step" in order else None
         self.told = told
         self.gate = gate
 
-    def before(self, operation: plan.Operation) -> None:
+    def before(self, operation: operations.Operation) -> None:
         self._at("before", operation)
 
-    def after(self, operation: plan.Operation) -> None:
+    def after(self, operation: operations.Operation) -> None:
         self._at("after", operation)
-        if isinstance(operation, plan.LimitCapabilities | plan.SetSysctl):
+        if isinstance(operation, operations.LimitCapabilities | operations.SetSysctl):
             os.sched_yield()  # a mark in strace's log: this side's building is done
 
-    def _at(self, when: str, operation: plan.Operation) -> None:
+    def _at(self, when: str, operation: operations.Operation) -> None:
         if (type(operation), operation) != (type(self.step), self.step) or when != self.order["when"]:
             return
         if "errno" in self.order:

@@ -1,0 +1,104 @@
+"""The builder: a fork of the launcher in PID 1's namespaces that makes the root.
+
+Owns its life and what it does beside the plan's operations. Must not know what an operation does (apply.py). Laws: it
+stands below PID 1, which takes it along when it ends; nobody who looks for the monitor finds it.
+"""
+
+import os
+
+from pyinit import scopes as contextlib
+from pyinit.errors import LaunchError, PyinitError
+from pyinit.launch import apply
+from pyinit.launch.clone import flags_of
+from pyinit.linux import cgroup, namespaces, process
+from pyinit.model import Container
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.launch.launcher import Launch
+
+_KILL = 9
+_MOST_TEXT = 8192
+
+
+class Builder:
+    """A fork of ours in PID 1's namespaces that makes the root; it is PID 1's to kill, too, for it stands below it."""
+
+    def __init__(self, launch: "Launch") -> None:
+        self._origin = launch.box.origin
+        self._read, write_fd = os.pipe2(os.O_CLOEXEC)
+        linked, self._linked = os.pipe2(os.O_CLOEXEC)
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.enter(launch.born.pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
+        try:
+            # Not born in the container's group: CLONE_INTO_CGROUP kills the child where the two groups' kills differ in number (Linux 6.18).
+            self._pid, self._pidfd = process.clone(0, inner_pid=2)
+            if self._pid == 0:
+                os.close(self._linked)
+                os._exit(_build(launch, write_fd, linked))
+        finally:
+            namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
+            for fd in (own, write_fd, linked):
+                os.close(fd)
+
+    def linked(self) -> None:
+        """The network is there."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and says why
+            os.write(self._linked, b".")
+
+    def wait(self) -> None:
+        """Until it is done; LaunchError."""
+        text = b""
+        while data := os.read(self._read, _MOST_TEXT):
+            text += data
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        if text or status:
+            raise LaunchError(text.decode("utf-8", "replace") or f"{self._origin}: the container's builder ended while it made the root")
+
+    def close(self) -> None:
+        """End and reap it; once is enough."""
+        os.close(self._read)
+        os.close(self._linked)
+        if self._pid:
+            process.pidfd_send_signal(self._pidfd, _KILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._pidfd)
+
+
+def _build(launch: "Launch", write_fd: int, linked: int) -> int:
+    """In the builder: all steps but the last two, which are PID 1's own."""
+    box = launch.box
+    flags = flags_of(box)
+    try:
+        launch.leave_to_the_monitor()
+        if "cgroup" in box.namespaces:  # the mount of cgroup2 shows what its maker's namespace has as its root
+            if launch.unified:
+                cgroup.write(launch.unified, "cgroup.procs", "0")
+            namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
+        namespaces.enter(launch.born.pidfd, flags & ~namespaces.CLONE_FLAGS["pid"])
+        if flags & namespaces.CLONE_FLAGS["net"]:
+            namespaces.loopback_up()
+
+        def await_network() -> None:
+            if os.read(linked, 1) != b".":
+                raise LaunchError(f"{box.network.origin}: the network was not made")
+
+        await_it = await_network if launch.steps.network_first() else lambda: None
+        builder = apply.Builder(launch.held.directory, launch.verified, launch.outside, await_it, launch.trace)
+        builder.run(launch.steps.inside[:-2])  # the last two are PID 1's own
+    except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
+        with contextlib.suppress(OSError):  # nobody listens any more
+            os.write(write_fd, text_of(error, box).encode("utf-8", "replace")[:_MOST_TEXT])
+        return 1
+    return 0
+
+
+def text_of(error: BaseException, box: Container) -> str:
+    """What people are told of an error that no operation of the plan has explained."""
+    if isinstance(error, PyinitError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return f"internal error: {type(error).__name__}: {error}"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{box.origin}: container {box.name}: {where}{error.strerror}"
