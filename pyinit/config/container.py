@@ -25,6 +25,7 @@ from pyinit.model import (
 )
 
 NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
+_GROUPS = "/sys/fs/cgroup"
 _LINK_BYTES = 15
 _NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
 _NOT_IN_OVERLAYS = frozenset(":,\\")  # they part the options of its mount
@@ -231,4 +232,6 @@ def _paths(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
     for number, path in enumerate(paths):
         if not path.startswith("/"):
             table.fault(key, f"expected an absolute path, found {show(path)}", number)
+        elif path.startswith(_GROUPS + "/"):
+            table.fault(key, f"expected {_GROUPS}, which is read-only, or what is not in it, found {show(path)}", number)
     return paths

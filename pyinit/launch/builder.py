@@ -10,7 +10,7 @@ from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError, PyinitError
 from pyinit.launch import apply
 from pyinit.launch.clone import flags_of
-from pyinit.linux import cgroup, namespaces, process
+from pyinit.linux import namespaces, process
 from pyinit.model import Container
 from pyinit.records import TYPE_CHECKING
 
@@ -67,15 +67,11 @@ class Builder:
 
 
 def _build(launch: "Launch", write_fd: int, linked: int) -> int:
-    """In the builder: all steps but the last two, which are PID 1's own."""
+    """In the builder."""
     box = launch.box
     flags = flags_of(box)
     try:
         launch.leave_to_the_monitor()
-        if "cgroup" in box.namespaces:  # the mount of cgroup2 shows what its maker's namespace has as its root
-            if launch.unified:
-                cgroup.write(launch.unified, "cgroup.procs", "0")
-            namespaces.unshare(namespaces.CLONE_FLAGS["cgroup"])
         namespaces.enter(launch.born.pidfd, flags & ~namespaces.CLONE_FLAGS["pid"])
         if flags & namespaces.CLONE_FLAGS["net"]:
             namespaces.loopback_up()
@@ -86,7 +82,7 @@ def _build(launch: "Launch", write_fd: int, linked: int) -> int:
 
         await_it = await_network if launch.steps.network_first() else lambda: None
         builder = apply.Builder(launch.held.directory, launch.verified, launch.outside, await_it, launch.trace)
-        builder.run(launch.steps.inside[:-2])  # the last two are PID 1's own
+        builder.run(launch.steps.inside)
     except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
         with contextlib.suppress(OSError):  # nobody listens any more
             os.write(write_fd, text_of(error, box).encode("utf-8", "replace")[:_MOST_TEXT])

@@ -132,7 +132,7 @@ def image(fd: int, label: str) -> int:
             return _erofs(fd, label)
         return _by_loop("squashfs", fd, label)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EIO, errno.EUCLEAN, errno.EOPNOTSUPP):
+        if error.errno not in (errno.EINVAL, errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EOPNOTSUPP):
             raise
         name = images.compressor(head)
         or_else = f", or this kernel can't read {name}" if name else ""

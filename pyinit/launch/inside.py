@@ -13,6 +13,7 @@ import marshal
 import os
 import sys
 import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
+from _collections_abc import Callable
 
 from pyinit.bundle import Bundle
 from pyinit.config import cache
@@ -37,6 +38,7 @@ class Facts(NamedTuple):
     staging: str  # the folder whose `root` becomes ours
     unified: str
     v1_places: dict[str, str]
+    shows_groups: bool  # by a mount of cgroup2
     waits: bool  # for another b"go", after b"built"
 
 
@@ -90,7 +92,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
     cgroup_fd = _enter_groups(box, facts)
     if channel.recv(16) != b"go":
         return EXIT_SYSTEM  # it is gone before there was anything to stop
-    _pivot(box, facts)
+    _do_own_steps(box, facts)
     _shut_the_host_out({channel.fileno(), lock_fd, control_fd, *folder_fds, max(cgroup_fd, 0), *v1_fds.values()})
     warnings = _limit(config) if box.init else []
     channel.send(b"built")
@@ -133,26 +135,42 @@ def _enter_groups(box: Container, facts: Facts) -> int:
     return fd
 
 
-def _pivot(box: Container, facts: Facts) -> None:
-    """The plan's last two steps."""
-    try:
-        root = os.open(f"{facts.staging}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.fchdir(root)
-        mount.pivot_to_cwd()
-        os.close(root)
-    except OSError as error:
-        from pyinit.launch import operations
-        from pyinit.launch.explain import explain
+def _do_own_steps(box: Container, facts: Facts) -> None:
+    """The plan's `own`, in its order."""
+    root = os.open(f"{facts.staging}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    steps: list[Callable[[], None]] = [lambda: _mount_groups(root, facts)] if facts.shows_groups else []
+    steps += [lambda: _pivot(root), lambda: _limit_capabilities(box)]
+    for number, step in enumerate(steps):
+        try:
+            step()
+        except OSError as error:
+            from pyinit.launch import plan
+            from pyinit.launch.explain import explain
 
-        raise LaunchError(explain(operations.Pivot(box.origin), error)) from error
-    try:
-        caps.limit_bounding_set(box.security.capabilities)
-        caps.clear_inheritable()
-    except OSError as error:
-        from pyinit.launch import operations
-        from pyinit.launch.explain import explain
+            raise LaunchError(explain(plan.own(box)[number], error)) from error
 
-        raise LaunchError(explain(operations.LimitCapabilities(box.security.capabilities, box.origin), error)) from error
+
+def _mount_groups(root: int, facts: Facts) -> None:
+    if mount.refused_mounts():
+        os.mkdir(f"{facts.staging}/own")
+        mount.use_staging(f"{facts.staging}/own")
+    attributes = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
+    tree = mount.new_filesystem("cgroup2", {}, attributes=attributes)
+    place = mount.open_in_root(root, "/sys/fs/cgroup")
+    mount.move_mount(tree, place)
+    os.close(place)
+    os.close(tree)
+
+
+def _pivot(root: int) -> None:
+    os.fchdir(root)
+    mount.pivot_to_cwd()
+    os.close(root)
+
+
+def _limit_capabilities(box: Container) -> None:
+    caps.limit_bounding_set(box.security.capabilities)
+    caps.clear_inheritable()
 
 
 def _shut_the_host_out(kept: set[int]) -> None:

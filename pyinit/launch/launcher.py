@@ -202,15 +202,21 @@ class Launch:
                 builder.close()
         finally:
             os.close(control_fd)
-        pivot, limit = self.steps.inside[-2:]
-        with carried_out(pivot, self.trace), carried_out(limit, self.trace):  # PID 1 does both
-            self._say_go()
-            self._await_built()
+        self._let_go(self.steps.own)
         if self.steps.built:
             from pyinit.launch import hooks  # for those who have any
 
             hooks.prestart(self.steps, self.config, self.held.directory, self.born.pid, self.held.note, self.trace)
             self._say_go()
+
+    def _let_go(self, steps: tuple[operations.Inside, ...]) -> None:
+        """PID 1 does its own steps, all at one word."""
+        if steps:
+            with carried_out(steps[0], self.trace):
+                self._let_go(steps[1:])
+            return
+        self._say_go()
+        self._await_built()
 
     def _say_go(self) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is gone: it has said why, or its exit code does
@@ -227,7 +233,7 @@ class Launch:
         try:
             for directory in self.groups:
                 cgroup.write(directory, "cgroup.procs", str(self.born.pid))
-            facts = (self.held.directory, self.unified, self.v1_places, bool(self.steps.built))
+            facts = (self.held.directory, self.unified, self.v1_places, plan.shows_groups(self.box), bool(self.steps.built))
             socket.send_fds(self.born.channel, [marshal.dumps(facts)], [self.held.lock_fd, control_fd, *self.folder_fds])
         except (ProcessLookupError, BrokenPipeError, ConnectionResetError):
             self._await_built()

@@ -13,14 +13,15 @@ _SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
 
 
 class Plan(NamedTuple):
-    """`host`: done by the launcher; `inside`: by a builder, but the last two, which are PID 1's own; `built`: by the launcher, then."""
+    """`host`: done by the launcher; `inside`: by its builder; `own`: by PID 1 itself; `built`: by the launcher, then."""
 
     host: tuple[ops.OnHost, ...]
     inside: tuple[ops.Inside, ...]
+    own: tuple[ops.Inside, ...]
     built: tuple[ops.WhenBuilt, ...] = ()
 
     def operations(self) -> tuple[ops.Operation, ...]:
-        return self.host + self.inside + self.built
+        return self.host + self.inside + self.own + self.built
 
     def network_first(self) -> bool:
         """Whether PID 1 has to wait for the network: settings of its links, or of what is the default of later ones."""
@@ -61,11 +62,23 @@ def make(config: Config) -> Plan:
     if "uts" in box.namespaces:
         inside.append(ops.SetHostname(box.hostname, box.origin))
     inside += [ops.SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
-    inside += [ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin)]
     hooks = box.hooks
     built: list[ops.WhenBuilt] = [ops.NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
     built += [ops.RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
-    return Plan(tuple(host), tuple(inside), tuple(built))
+    return Plan(tuple(host), tuple(inside), own(box), tuple(built))
+
+
+def shows_groups(box: Container) -> bool:
+    """Whether the container sees its groups: not if they are masked, for their mount comes after the masks."""
+    masked = any(("/sys/fs/cgroup/").startswith(path.rstrip("/") + "/") for path in box.security.masked_paths)
+    return "cgroup" in box.namespaces and not masked
+
+
+def own(box: Container) -> tuple[ops.Inside, ...]:
+    """PID 1's own steps. A mount of cgroup2 shows the group that its maker's namespace has as its root, so only PID 1 can make it."""
+    flags = (ops.RO, ops.NOSUID, ops.NODEV, ops.NOEXEC)
+    groups = [ops.MountKernel("cgroup2", "/sys/fs/cgroup", (), flags, box.origin)] if shows_groups(box) else []
+    return (*groups, ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin))
 
 
 def _outside(mount: Mount) -> list[ops.Outside]:
@@ -149,6 +162,4 @@ def _kernel_mounts(box: Container) -> list[ops.Inside]:
     ]
     if "ipc" in box.namespaces:
         rows.append(ops.MountKernel("mqueue", "/dev/mqueue", (), strict, at))
-    if "cgroup" in box.namespaces:
-        rows.append(ops.MountKernel("cgroup2", "/sys/fs/cgroup", (), (ops.RO, *strict), at))
     return rows

@@ -210,8 +210,10 @@ def run(
         for fd in (reports, null, *stdio, *([errors_in] if errors_in >= 0 else [])):
             os.close(fd)
     try:
-        why, kept = _await(pid, pidfd, errors, time.monotonic() + timeout_s, cancel_fd)
-        ended = _reap(pidfd)
+        try:
+            why, kept = _await(pid, pidfd, errors, time.monotonic() + timeout_s, cancel_fd)
+        finally:
+            ended = _reap(pidfd)
         os.set_blocking(status, False)
         failure = _read_some(status)  # complete: its writer has ended
     finally:

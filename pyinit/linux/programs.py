@@ -4,7 +4,7 @@ Owns the search. Must not know what they are for.
 """
 
 import os
-from collections.abc import Mapping
+from _collections_abc import Mapping
 
 
 def find_program(name: str, env: Mapping[str, str]) -> str:

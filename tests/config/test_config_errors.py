@@ -331,6 +331,9 @@ OF_CONTAINER = {
     'security.capabilities = "all"': 'security.capabilities: expected a list of strings, found "all"',
     'security.seccomp = "default"': 'security.seccomp: only "unconfined" is supported yet; take it out',
     "security.no_new_privileges = true": "security.no_new_privileges: this key is not supported yet; take it out",
+    'security.masked_paths = ["/sys/fs/cgroup/cgroup.stat"]': (
+        'security.masked_paths[1]: expected /sys/fs/cgroup, which is read-only, or what is not in it, found "/sys/fs/cgroup/cgroup.stat"'
+    ),
     'security.masked_paths = ["proc/x"]': 'security.masked_paths[1]: expected an absolute path, found "proc/x"',
     'security.readonly_paths = "none"': 'security.readonly_paths: expected a list of strings, found "none"',
 }

@@ -36,7 +36,7 @@ def held(tmp_path):
 def run(held, *commands, post=(), timeout_s=20.0):
     steps = [NoteHook(sh(script), timeout_s, POST) for script in post] + [RunHook(sh(script), timeout_s, PRE) for script in commands]
     folder = pathlib.Path(held.directory).parent
-    hooks.prestart(Plan((), (), tuple(steps)), config(folder), held.directory, 4711, held.note)
+    hooks.prestart(Plan((), (), (), tuple(steps)), config(folder), held.directory, 4711, held.note)
 
 
 def test_a_hook_knows_the_container_and_the_launchers_environment(held, tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_the_first_that_fails_is_the_last_that_runs(held, tmp_path, script, text
 
 
 def test_a_command_that_is_not_there(held, tmp_path):
-    steps = Plan((), (), (RunHook(("/none/x", "y"), 9.0, PRE),))
+    steps = Plan((), (), (), (RunHook(("/none/x", "y"), 9.0, PRE),))
     with pytest.raises(LaunchError) as caught:
         hooks.prestart(steps, config(tmp_path), held.directory, 1, held.note)
     assert str(caught.value) == f"{WHERE}/none/x y: /none/x: No such file or directory"
@@ -128,7 +128,7 @@ def test_a_hook_in_the_journal_that_is_none(held):
 def test_the_config_s_folder_may_be_gone(held, tmp_path):
     (tmp_path / "conf").mkdir()
     step = NoteHook(sh(f"pwd > {tmp_path}/where"), 9.0, POST)
-    hooks.prestart(Plan((), (), (step,)), config(tmp_path / "conf"), held.directory, 1, held.note)
+    hooks.prestart(Plan((), (), (), (step,)), config(tmp_path / "conf"), held.directory, 1, held.note)
     (tmp_path / "conf").rmdir()
     assert held.undo() == []
     assert (tmp_path / "where").read_text() == "/\n"

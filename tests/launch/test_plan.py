@@ -18,6 +18,7 @@ from pyinit.model import (
     Network,
     Origin,
     Place,
+    Security,
     ServiceSpec,
     Sysctl,
 )
@@ -50,11 +51,11 @@ DEFAULT = [
     "1 mount devpts on /dev/pts (nosuid,noexec,ptmxmode=0666,mode=0620,gid=5)",
     "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=64m)",
     "1 mount mqueue on /dev/mqueue (nosuid,nodev,noexec)",
-    "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
     "1 mount tmpfs on /run",
     "1 mount tmpfs on /tmp",
     "1 mask 15 paths, make 5 read-only",
     "1 set the host name web-1",
+    "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
     "1 pivot_root, detach the host's root",
     "1 limit the bounding set to AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP "
     "SETUID SYS_CHROOT",
@@ -190,8 +191,8 @@ def test_namespaces_that_are_not_asked_for_leave_their_steps_out():
         "1 clone PID 1 into new namespaces: pid mount uts ipc cgroup net",
         "1 make cgroup pyinit-web",
         "1 mount mqueue on /dev/mqueue (nosuid,nodev,noexec)",
-        "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
         "1 set the host name web-1",
+        "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
     ]
 
 
@@ -216,8 +217,9 @@ def test_hosts_hostname_and_resolver_are_generated():
 def test_sysctls_stand_before_the_pivot_and_wait_for_the_network_if_they_are_its():
     shm, port = (Sysctl("kernel.shmmax", "kernel/shmmax", "9", at(7)), Sysctl("net/ipv4/x", "net/ipv4/x", "0", at(8)))
     found = words(sysctl=(shm, port))
-    assert found[-4:-1] == [
-        "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0", "1 pivot_root, detach the host's root",
+    assert found[-5:-1] == [
+        "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0",
+        "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)", "1 pivot_root, detach the host's root",
     ]  # fmt: skip
     veth = Network("veth", "br0", "10.1.0.2/24")
     cases = [((port,), veth, True), ((port,), Network(), False), ((shm,), veth, False), ((), veth, False)]
@@ -234,3 +236,10 @@ def test_hooks_stand_last_the_poststop_ones_noted_before_the_first_runs():
         ("7 run on the host, before the services start: /bin/up a (2.5 s at most)", ""),
         ("8 run on the host, before the services start: up2 (2.5 s at most)", ""),
     ]
+
+
+def test_groups_that_are_masked_are_not_mounted_over_the_mask():
+    shown = "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)"
+    for masked in ("/sys/fs/cgroup", "/sys/fs", "/sys"):
+        assert shown not in words(security=Security(masked_paths=("/proc/keys", masked)))
+    assert shown in words(security=Security(masked_paths=("/sys/fs/cgroup2", "/sys/firmware")))
