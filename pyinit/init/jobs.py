@@ -79,6 +79,7 @@ class Jobs:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._jobs: dict[int, Job] = {}
+        self._starting: dict[int, Callable[[], None]] = {}  # of those whose exec has not been looked at
 
     def run(
         self, child: Callable[[], spawn.Child], timeout_s: float, explain: Explain,
@@ -97,11 +98,16 @@ class Jobs:
         if timeout_s:
             job.deadline = self._loop.call_at(time.monotonic() + timeout_s, lambda: self._late(job, timeout_s))
         if spawned.status_fd >= 0:
-            self._loop.add_reader(spawned.status_fd, lambda: self._status(job, spawned, explain))
+            self._starting[spawned.pid] = lambda: self._status(job, spawned, explain)
+            self._loop.add_reader(spawned.status_fd, self._starting[spawned.pid])
         return job
 
     def exited(self, pid: int, code: int, signal: int) -> bool:
         """Whether that was a job's."""
+        if pid in self._starting:
+            self._starting[pid]()  # that has happened first
+            if pid not in self._jobs:  # it never ran
+                return True
         job = self._jobs.pop(pid, None)
         if job is None:
             return False
@@ -122,6 +128,7 @@ class Jobs:
         job.end(Ended(-1, _KILL, f"not done after {timeout_s:g} s"))
 
     def _status(self, job: Job, spawned: spawn.Spawned, explain: Explain) -> None:
+        del self._starting[spawned.pid]
         data = os.read(spawned.status_fd, 64)
         self._loop.remove_reader(spawned.status_fd)
         os.close(spawned.status_fd)

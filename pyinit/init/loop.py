@@ -103,6 +103,10 @@ class Loop:
             if due is not None:
                 self._call(due)
 
+    def call(self, callback: Callback) -> None:
+        """Call now; an error goes no further."""
+        self._call(callback)
+
     def _call(self, callback: Callback) -> None:
         try:
             callback()

@@ -9,6 +9,7 @@ read only from the loop; an error at the loop's edge is a line on stderr and the
 import os
 import resource
 import time
+from _collections_abc import Callable
 from _random import Random
 
 from pyinit import scopes as contextlib
@@ -86,6 +87,7 @@ class Init:
         self.supervisor = Supervisor(self.overrides.applied(config.services), config.init, random=random.random)
         self.loop = Loop(lambda error: self.log(f"internal error: {fault(error)}"))
         self.pids: dict[int, str] = {}  # unreaped main processes
+        self._starting: dict[int, Callable[[], bool]] = {}  # of those whose exec has not been looked at: tells how it went
         self.current: dict[str, int] = {}
         self.deadlines: dict[tuple[str, e.Timer], Deadline] = {}
         self.groups = Groups(endpoints.cgroup_fd, endpoints.v1_fds, self.loop, lambda name: self.tell(e.CleanupFinished(name)), self._children_known)
@@ -325,22 +327,34 @@ class Init:
         self.groups.started(spec.name, spawned.pid)
         self._watch_group(spec.name, spec.cgroup.pressure)
         self.readiness.started(spec, spawned.pid, notify)
+        self._starting[spawned.pid] = lambda: self._exec_status(spec, spawned)
         if spawned.status_fd < 0:
-            self.loop.call_soon(lambda: self.tell(e.ExecSucceeded(spec.name, spawned.pid)))
+            self.loop.call_soon(lambda: self._see_start(spawned.pid))
         else:
-            self.loop.add_reader(spawned.status_fd, lambda: self._exec_status(spec, spawned))
+            self.loop.add_reader(spawned.status_fd, lambda: self._see_start(spawned.pid))
 
-    def _exec_status(self, spec: ServiceSpec, spawned: spawn.Spawned) -> None:
-        data = os.read(spawned.status_fd, 64)
-        self.loop.remove_reader(spawned.status_fd)
-        os.close(spawned.status_fd)
+    def _see_start(self, pid: int) -> None:
+        self._look_at_start(pid)
+
+    def _look_at_start(self, pid: int) -> bool:
+        """Tell how its exec went, once; whether it has failed, and an exit is the failed step's, not the service's."""
+        tell = self._starting.pop(pid, None)
+        return tell is not None and tell()
+
+    def _exec_status(self, spec: ServiceSpec, spawned: spawn.Spawned) -> bool:
+        data = b""
+        if spawned.status_fd >= 0:
+            data = os.read(spawned.status_fd, 64)
+            self.loop.remove_reader(spawned.status_fd)
+            os.close(spawned.status_fd)
         if not data:
             self.tell(e.ExecSucceeded(spec.name, spawned.pid))
-            return
+            return False
         stage, number = spawn.read_failure(data)
-        self.pids.pop(spawned.pid, None)  # its exit is the failed step's, not the service's
+        self.pids.pop(spawned.pid, None)
         text = explain(spec, spec.command[0], stage, number)
         self.tell(e.ExecFailed(spec.name, spawned.pid, stage, number, text))
+        return True
 
     def _watch_group(self, name: str, pressures: tuple[Pressure, ...]) -> None:
         self.alarms.watch(name or WHOLE, Group(self.groups.unified_fd(name), self.groups.memory_fd(name)), pressures)
@@ -385,13 +399,20 @@ class Init:
         if len(ended) == _RETRY_REAP:
             self.loop.call_soon(self._reap)
         for pid, code, number in ended:
-            name = self.pids.pop(pid, None)
-            if name is not None:
-                self.tell(e.ProcessExited(name, pid, code, number, self.groups.ran_out_of_memory(name)))
-            elif not self.beside.jobs.exited(pid, code, number):
-                self.output.exited(pid, code)
+            self.loop.call(self._exit_of(pid, code, number))  # each by itself: an error costs none of the others
         if ended:
             self.groups.check()
+
+    def _exit_of(self, pid: int, code: int, number: int) -> Callable[[], None]:
+        return lambda: self._exited(pid, code, number)
+
+    def _exited(self, pid: int, code: int, number: int) -> None:
+        name = self.pids.pop(pid, None)  # from here on it can't be signalled: the number may be another's
+        if name is not None:
+            if not self._look_at_start(pid):  # that has happened first
+                self.tell(e.ProcessExited(name, pid, code, number, self.groups.ran_out_of_memory(name)))
+        elif not self.beside.jobs.exited(pid, code, number):
+            self.output.exited(pid, code)
 
     def _signals(self, numbers: list[int]) -> None:
         stop = (*STOP_SIGNALS, *self.config.init.stop_signals)

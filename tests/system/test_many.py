@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import verb, wait_until
+from conftest import Pyinit, verb, wait_until
 
 COUNT = 500
 
@@ -58,3 +58,16 @@ def states(tmp_path) -> dict[str, int]:
 
 def restarts(tmp_path) -> int:
     return sum(one["restarts"] > 0 for one in services(tmp_path))
+
+
+def test_what_ends_as_soon_as_it_runs_has_run(tmp_path):
+    """Its exit may be there before we have looked at its exec: that has happened first all the same."""
+    names = [f"s{number}" for number in range(300)]
+    services = "".join(f'[services.{name}]\ncommand = ["/bin/true"]\nrestart = "never"\nlog = {{ to = "null" }}\n' for name in names)
+    path = tmp_path / "services.toml"
+    path.write_text(f'[init]\nexit = "when-all-exited"\nstate_dir = "{tmp_path}/state"\ncontrol_socket = "{tmp_path}/s"\n{services}')
+    box = Pyinit(path)
+    code = box.wait()
+    box.close()
+    assert code == 0
+    assert [name for name in names if f"pyinit: {name}: ready\n" not in box.output] == []
