@@ -158,6 +158,7 @@ class Children:
             self._warn(text)
         gid, groups = self._groups_of(spec, user)
         owner = user.uid if user and groups is not None else -1
+        procs = self._cgroup_fds(spec)
         return spawn.Child(
             argv=argv,
             path=spawn.find_program(argv[0], environment["PATH"], process.chroot),
@@ -165,7 +166,8 @@ class Children:
             stdin_fd=self.null_fd,
             output_fd=-1 if process.tty else self._output.pipe_for(spec, owner),
             error_fd=-1 if process.tty else self._output.error_pipe_for(spec, owner),
-            cgroup_fds=self._cgroup_fds(spec),
+            cgroup_fds=procs,
+            born_in_fd=self._groups.birthplace(spec.name) if procs else -1,
             uid=user.uid if user else 0,
             gid=gid,
             groups=groups,

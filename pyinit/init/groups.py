@@ -28,13 +28,18 @@ _MARK = b"\0PYINIT_SERVICE="
 class Groups:
     """`finished(name)` is called, from the loop, when nothing of a killed service is alive."""
 
-    def __init__(self, root_fd: int, v1_fds: dict[str, int], loop: Loop, finished: Callable[[str], None], known: Callable[[], Container[int]]) -> None:
-        """`root_fd`: the init's own group of cgroup v2, writable; -1 without one. `v1_fds`: those of v1, by controller."""
+    def __init__(self, root_fd: int, v1_fds: dict[str, int], loop: Loop, finished: Callable[[str], None], known: Callable[[], Container[int]], *, fresh: bool = False) -> None:
+        """`root_fd`: the init's own group of cgroup v2, writable; -1 without one. `v1_fds`: those of v1, by controller.
+
+        `fresh`: that group was made for us, so nobody has ever written to its cgroup.kill.
+        """
         self._token = os.urandom(6).hex()  # another pyinit's services may have the same names
         self._known = known  # pids of the children that we started, and nobody left behind
         self._v1_fds = v1_fds
         self._limits: dict[str, dict[str, int]] = {}  # service -> controller -> its group of v1 that holds a limit
         self._is_v2 = root_fd >= 0
+        self._is_fresh = fresh and self._is_v2
+        self._unkilled: set[str] = set()  # whose group is as fresh: one may be born there (process.clone)
         kind = "" if self._is_v2 else tracker(v1_fds)
         self._root_fd = v1_fds[kind] if kind else root_fd
         self._whole = Group(root_fd, v1_fds) if root_fd >= 0 or v1_fds else None
@@ -60,10 +65,20 @@ class Groups:
             try:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(folder, dir_fd=self._root_fd)
+                    if self._is_fresh:
+                        self._unkilled.add(name)
                 self._directories[name] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root_fd)
             except OSError:
                 return -1
         return self._directories[name]
+
+    def birthplace(self, name: str) -> int:
+        """fd of the service's own group, if its processes may be born there; else -1."""
+        return self._directories[name] if name in self._unkilled else -1
+
+    def was_killed(self, name: str) -> None:
+        """A process of the service was, and perhaps its group, by whomever."""
+        self._unkilled.discard(name)
 
     def procs_for(self, spec: ServiceSpec) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """(`cgroup.procs` of the service's groups, open for writing; what can't be held of its limits, in words). OSError."""
@@ -227,6 +242,7 @@ class Groups:
     def forget(self, name: str) -> None:
         """The service is gone for good, and empty."""
         self._sessions.pop(name, None)
+        self._unkilled.discard(name)
         self._killer.end(name)
         for controller in self._limits.get(name, {}):
             with contextlib.suppress(OSError):
@@ -243,6 +259,7 @@ class Groups:
     def signal(self, name: str, number: int) -> None:
         """To every process of the service."""
         if number == _KILL and name in self._directories:
+            self._unkilled.discard(name)
             if self._is_v2:
                 _kill_v2(self._directories[name])
             else:

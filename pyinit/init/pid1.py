@@ -90,7 +90,7 @@ class Init:
         self._starting: dict[int, Callable[[], bool]] = {}  # of those whose exec has not been looked at: tells how it went
         self.current: dict[str, int] = {}
         self.deadlines: dict[tuple[str, e.Timer], Deadline] = {}
-        self.groups = Groups(endpoints.cgroup_fd, endpoints.v1_fds, self.loop, lambda name: self.tell(e.CleanupFinished(name)), self._children_known)
+        self.groups = Groups(endpoints.cgroup_fd, endpoints.v1_fds, self.loop, lambda name: self.tell(e.CleanupFinished(name)), self._children_known, fresh=endpoints.container == "pyinit")
         self.output = Output(config, self.loop)
         base = Base(endpoints.inherited, endpoints.container, config.init)
         self.children = Children(base, self.groups, self.output, self.log)
@@ -409,6 +409,8 @@ class Init:
     def _exited(self, pid: int, code: int, number: int) -> None:
         name = self.pids.pop(pid, None)  # from here on it can't be signalled: the number may be another's
         if name is not None:
+            if number == KILL:
+                self.groups.was_killed(name)
             if not self._look_at_start(pid):  # that has happened first
                 self.tell(e.ProcessExited(name, pid, code, number, self.groups.ran_out_of_memory(name)))
         elif not self.beside.jobs.exited(pid, code, number):

@@ -34,6 +34,7 @@ class Child(NamedTuple):
     output_fd: int  # -1: stdout and stderr of the init
     error_fd: int = -1  # -1: stderr goes where stdout goes
     cgroup_fds: tuple[int, ...] = ()  # each a cgroup.procs, open for writing: of v2, or of v1's hierarchies
+    born_in_fd: int = -1  # the group of the first of these, if it is v2's and one may be born there (groups.py)
     passed_fds: tuple[tuple[int, int], ...] = ()  # (our end, number in the child)
     pid_variables: tuple[str, ...] = ()  # set to the child's own pid: LISTEN_PID, WATCHDOG_PID
     uid: int = 0
@@ -81,16 +82,26 @@ def spawn(child: Child) -> Spawned:
         import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid, pidfd = process.clone(0)
+        pid, pidfd, joined = _clone(child)
     except OSError:
         os.close(read_end)
         os.close(write_end)
         raise
     if pid == 0:
-        _run_child(child, write_end)
+        _run_child(child, write_end, joined)
     os.close(pidfd)
     os.close(write_end)
     return Spawned(pid, read_end)
+
+
+def _clone(child: Child) -> tuple[int, int, int]:
+    """(pid, pidfd, how many of its groups it stands in)."""
+    if child.born_in_fd >= 0:
+        try:
+            return *process.clone(0, cgroup_fd=child.born_in_fd), 1
+        except OSError:  # an older kernel; a group at its limit, into which a process may still move
+            pass
+    return *process.clone(0), 0
 
 
 _PLAIN = Child((), "", {}, 0, 0)
@@ -113,7 +124,7 @@ def _posix_spawn(child: Child) -> int:
     )  # fmt: skip
 
 
-def _run_child(child: Child, status_fd: int) -> None:
+def _run_child(child: Child, status_fd: int, joined: int) -> None:
     """Numbers are indices of STAGES. What needs privileges comes before the ids change."""
     stage = 1
     try:
@@ -122,7 +133,7 @@ def _run_child(child: Child, status_fd: int) -> None:
         else:
             os.setpgid(0, 0)
         stage = 2
-        for fd in child.cgroup_fds:
+        for fd in child.cgroup_fds[joined:]:
             os.write(fd, b"0")
         stage = 3
         _set_files(child, status_fd)

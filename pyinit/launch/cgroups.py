@@ -181,8 +181,11 @@ def kill(directory: str) -> None:
     deadline = time.monotonic() + _KILL_DEADLINE_S
     try:
         if os.path.exists(f"{directory}/cgroup.kill"):
-            cgroup.write(directory, "cgroup.kill", "1")
-            _wait_empty(directory, deadline)
+            with open(f"{directory}/cgroup.events", "rb") as file:
+                is_populated = cgroup.is_populated(file.read())
+            if is_populated:  # a kill waits for a grace period of RCU, also of nobody
+                cgroup.write(directory, "cgroup.kill", "1")
+                _wait_empty(directory, deadline)
             return
         while cgroup.processes(directory) and time.monotonic() < deadline:
             _freeze(directory)
