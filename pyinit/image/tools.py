@@ -39,11 +39,18 @@ def run(argv: Sequence[str], *, epoch: int, lock_fd: int, on_line: Callable[[str
     """
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": _path(), "SOURCE_DATE_EPOCH": str(epoch)}
     tail: list[str] = []
-    with subprocess.Popen(
-        [find(argv[0]), *argv[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment, pass_fds=(lock_fd,), process_group=0, text=True, errors="replace",
-    ) as child:  # fmt: skip
+    interrupt = _Interrupt()
+    try:
+        child = subprocess.Popen(
+            [find(argv[0]), *argv[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment, pass_fds=(lock_fd,), process_group=0, text=True, errors="replace",
+        )  # fmt: skip
+    except BaseException:
+        interrupt.end()
+        raise
+    with child:
         try:
+            interrupt.end()
             assert child.stdout is not None
             for line in child.stdout:
                 on_line(line.rstrip())
@@ -56,6 +63,23 @@ def run(argv: Sequence[str], *, epoch: int, lock_fd: int, on_line: Callable[[str
     if code:
         how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
         raise BuildError("\n".join([f"{argv[0]} {how}; it said last:", *(f"    {line}" for line in tail)]))
+
+
+class _Interrupt:
+    """One that comes while a program is being started is held back: it would end us before we know whom to end."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._before = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *_: object) -> None:
+        self._came = True
+
+    def end(self) -> None:
+        """From here on it has its way; KeyboardInterrupt if it has come."""
+        signal.signal(signal.SIGINT, self._before)
+        if self._came:
+            raise KeyboardInterrupt
 
 
 def _end(child: subprocess.Popen[str]) -> None:
