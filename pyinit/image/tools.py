@@ -78,7 +78,7 @@ class _Interrupt:
     def end(self) -> None:
         """From here on it has its way; KeyboardInterrupt if it has come."""
         signal.signal(signal.SIGINT, self._before)
-        if self._came:
+        if self._came and self._before is not signal.SIG_IGN:
             raise KeyboardInterrupt
 
 
