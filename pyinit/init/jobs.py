@@ -128,8 +128,11 @@ class Jobs:
         job.end(Ended(-1, _KILL, f"not done after {timeout_s:g} s"))
 
     def _status(self, job: Job, spawned: spawn.Spawned, explain: Explain) -> None:
+        try:
+            data = os.read(spawned.status_fd, 64)
+        except BlockingIOError:  # told of one that had this number, and was read with its exit, in this very turn
+            return
         del self._starting[spawned.pid]
-        data = os.read(spawned.status_fd, 64)
         self._loop.remove_reader(spawned.status_fd)
         os.close(spawned.status_fd)
         if data:

@@ -40,6 +40,7 @@ class Loop:
         self._deadlines: list[Deadline] = []
         self._soon: list[Callback] = []
         self._running = False
+        self._new: set[int] = set()  # that were registered in this turn
 
     def add_reader(self, fd: int, callback: Callback, *, priority: bool = False) -> None:
         """Call when `fd` is readable; `priority` waits for POLLPRI instead (cgroup.events)."""
@@ -84,7 +85,11 @@ class Loop:
         """Until `stop()`."""
         self._running = True
         while self._running:
-            for fd, mask in self._epoll.poll(self._timeout()):
+            ready = self._epoll.poll(self._timeout())
+            self._new.clear()
+            for fd, mask in ready:
+                if fd in self._new:  # it was told of one that had this number before; of this one we are told again
+                    continue
                 reader = self._readers.get(fd)
                 if reader is not None and mask & (reader[1] | select.EPOLLHUP | select.EPOLLERR):
                     self._call(reader[0])
@@ -130,5 +135,6 @@ class Loop:
             return
         try:
             self._epoll.register(fd, mask)
+            self._new.add(fd)
         except FileExistsError:
             self._epoll.modify(fd, mask)

@@ -338,15 +338,19 @@ class Init:
 
     def _look_at_start(self, pid: int) -> bool:
         """Tell how its exec went, once; whether it has failed, and an exit is the failed step's, not the service's."""
-        tell = self._starting.pop(pid, None)
+        tell = self._starting.get(pid)
         return tell is not None and tell()
 
     def _exec_status(self, spec: ServiceSpec, spawned: spawn.Spawned) -> bool:
         data = b""
         if spawned.status_fd >= 0:
-            data = os.read(spawned.status_fd, 64)
+            try:
+                data = os.read(spawned.status_fd, 64)
+            except BlockingIOError:  # told of one that had this number, and was read with its exit, in this very turn
+                return False
             self.loop.remove_reader(spawned.status_fd)
             os.close(spawned.status_fd)
+        del self._starting[spawned.pid]
         if not data:
             self.tell(e.ExecSucceeded(spec.name, spawned.pid))
             return False

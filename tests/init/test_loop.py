@@ -97,3 +97,28 @@ def test_a_callback_that_removes_another_s_fd_in_the_same_turn():
     for pair in pipes:
         for fd in pair:
             os.close(fd)
+
+
+def test_what_was_told_of_an_fd_that_is_closed_does_not_reach_who_has_its_number_now():
+    """Both are ready in one turn; the first closes the second, whose number the next pipe gets."""
+    loop, errors = make()
+    first, second = os.pipe(), os.pipe()
+    seen = []
+
+    def replace() -> None:
+        for one in (first[0], second[0]):
+            loop.remove_reader(one)
+            os.close(one)
+        again = os.pipe()
+        assert set(again) & {first[0], second[0]}
+        for one in again:
+            loop.add_reader(one, lambda one=one: (seen.append(one), loop.stop()))
+        loop.call_soon(lambda: os.write(again[1], b"x"))
+
+    for read_end, write_end in (first, second):
+        loop.add_reader(read_end, replace)
+        os.write(write_end, b"x")
+    loop.call_at(time.monotonic() + 5, loop.stop)
+    loop.run()
+    assert errors == []
+    assert seen == [min(first[0], second[0])]
