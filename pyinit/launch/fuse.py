@@ -21,6 +21,7 @@ _DEFAULTS: dict[str, tuple[tuple[str, str | None], ...]] = {
 }
 _KILL = 9
 _MOST_LINE = 4096
+_KEPT_LINES = 3  # ssh says why, then sshfs that it did not come to be
 _SIGNALS = [number for number in range(1, 32) if number not in (9, 19)]
 
 
@@ -35,7 +36,7 @@ class Program:
         self.pid = 0
         self.pidfd = -1
         self.errors = -1  # what it says, to be read without blocking
-        self.last_line = ""
+        self.last_lines: list[str] = []
         self._partial = b""
 
     def start(self) -> int:
@@ -92,7 +93,7 @@ class Program:
         self.pidfd = os.pidfd_open(self.pid)
 
     def read(self) -> list[str]:
-        """New lines of its output, the last of which is kept."""
+        """New lines of its output, the last of which are kept."""
         try:
             data = os.read(self.errors, 1 << 16)
         except BlockingIOError:
@@ -101,7 +102,7 @@ class Program:
         if not data:
             whole, self._partial = whole + self._partial, b""
         lines = [line for line in whole.decode("utf-8", "replace").splitlines() if line.strip()]
-        self.last_line = lines[-1] if lines else self.last_line
+        self.last_lines = [*self.last_lines, *lines][-_KEPT_LINES:]
         return lines
 
     def kill(self) -> None:

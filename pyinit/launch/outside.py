@@ -252,7 +252,7 @@ class _Start:
         self._pidfd = -1
         if found is None or found.si_status:
             self._program.read()
-            said = self._program.last_line or "its root does not answer"
+            said = "; ".join(self._program.last_lines) or "its root does not answer"
             raise OSError(errno.EIO, f"{self._program.name}: {said}")
         tree, self._tree = self._tree, -1
         return tree
