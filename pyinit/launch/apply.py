@@ -1,4 +1,4 @@
-"""Carrying out the plan's operations on the inside: mounts, devices, pivot.
+"""Carrying out the plan's operations on the inside: mounts, devices, settings.
 
 Owns the one way an operation meets the kernel. Must not know the order (plan.py) or processes (launcher.py).
 Laws: every target is opened below the new root by openat2(RESOLVE_IN_ROOT) and mounted on by fd, so no
@@ -17,7 +17,7 @@ from pyinit.launch.digests import Identity
 from pyinit.launch.resolve import canonical_target
 from pyinit.launch.root import Root, attach, own
 from pyinit.launch.tracing import SILENT, Trace, carried_out
-from pyinit.linux import caps, mount, namespaces
+from pyinit.linux import mount, namespaces
 from pyinit.model import Mount
 from pyinit.records import TYPE_CHECKING, assert_never
 
@@ -80,13 +80,6 @@ class Builder:
                 namespaces.set_hostname(operation.hostname)
             case p.SetSysctl():
                 self._sysctl(operation)
-            case p.Pivot():
-                os.fchdir(self.root.fd)
-                mount.pivot_to_cwd()
-                os.close(self.root.fd)
-            case p.LimitCapabilities():
-                caps.limit_bounding_set(operation.keep)
-                caps.clear_inheritable()
             case _:
                 assert_never(operation)
 

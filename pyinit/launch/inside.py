@@ -4,8 +4,9 @@ Owns its side of the launch. Must not know how the root is built (apply.py) or w
 Laws: all that the init may need is loaded before the pivot; from there on no word, no path and no open file of the host's
 is left, and every import comes from the copies (clone.py).
 
-The channel: an error's text that begins with "!" has no line of the config yet. The launcher says where the container is made (`Facts`, with the lock, the control socket and the folders),
-and, once it is, b"go"; we say b"built" or an error's text. What comes after is launcher.py's.
+The channel: the launcher says where the container is made (`Facts`, with the lock, the control socket and the folders),
+and, once it is, b"go"; we say b"built" or an error's text, which begins with "!" if it has no line of the config yet.
+What comes after is launcher.py's.
 """
 
 import gc

@@ -209,7 +209,7 @@ class Launch:
             hooks.prestart(self.steps, self.config, self.held.directory, self.born.pid, self.held.note, self.trace)
             self._say_go()
 
-    def _let_go(self, steps: tuple[operations.Inside, ...]) -> None:
+    def _let_go(self, steps: tuple[operations.Own, ...]) -> None:
         """PID 1 does its own steps, all at one word."""
         if steps:
             with carried_out(steps[0], self.trace):

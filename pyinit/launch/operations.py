@@ -380,13 +380,14 @@ class LimitCapabilities(NamedTuple):
 
 
 Inside = (
-    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname | Pivot
-    | LimitCapabilities | SetSysctl
+    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname
+    | SetSysctl
 )  # fmt: skip
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
 OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | MakeNetwork | Isolate
+Own = MountKernel | Pivot | LimitCapabilities
 WhenBuilt = NoteHook | RunHook
-Operation = OnHost | Inside | WhenBuilt
+Operation = OnHost | Inside | Own | WhenBuilt
 
 
 def is_elsewhere(mount: Mount) -> bool:

@@ -17,7 +17,7 @@ class Plan(NamedTuple):
 
     host: tuple[ops.OnHost, ...]
     inside: tuple[ops.Inside, ...]
-    own: tuple[ops.Inside, ...]
+    own: tuple[ops.Own, ...]
     built: tuple[ops.WhenBuilt, ...] = ()
 
     def operations(self) -> tuple[ops.Operation, ...]:
@@ -74,7 +74,7 @@ def shows_groups(box: Container) -> bool:
     return "cgroup" in box.namespaces and not masked
 
 
-def own(box: Container) -> tuple[ops.Inside, ...]:
+def own(box: Container) -> tuple[ops.Own, ...]:
     """PID 1's own steps. A mount of cgroup2 shows the group that its maker's namespace has as its root, so only PID 1 can make it."""
     flags = (ops.RO, ops.NOSUID, ops.NODEV, ops.NOEXEC)
     groups = [ops.MountKernel("cgroup2", "/sys/fs/cgroup", (), flags, box.origin)] if shows_groups(box) else []

@@ -93,7 +93,7 @@ log = {{ to = "stdout", timestamp = "none" }}
 command = ["/bin/sh", "/bin/inventory"]
 """
 OTHERS = 6  # calls of each side, besides the first of each kind
-HOST, INSIDE, BUILT = ([kind.__name__ for kind in typing.get_args(kinds)] for kinds in (operations.OnHost, operations.Inside, operations.WhenBuilt))
+HOST, INSIDE, BUILT = ([kind.__name__ for kind in typing.get_args(kinds)] for kinds in (operations.OnHost, operations.Inside | operations.Own, operations.WhenBuilt))
 ERRNOS = (errno.EPERM, errno.ENOSPC, errno.EBUSY, errno.ENOENT)
 # All that a start makes, as the container sees it; without numbers that differ at each.
 INVENTORY = """
