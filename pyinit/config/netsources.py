@@ -8,7 +8,6 @@ Sources: nfs(5), mount.cifs(8), the kernel's Documentation/filesystems/9p.rst.
 from pyinit.records import NamedTuple
 
 NFS, CIFS, P9 = ("nfs", "nfs4"), ("cifs",), ("9p",)
-TYPES = (*NFS, *CIFS, *P9)
 PASSWORDS = ("password", "pass", "password2")
 MOST_BYTES = 255  # of a value that fsconfig(2) takes
 _OURS = {"nfs": ("source", "addr"), "nfs4": ("source", "addr"), "cifs": ("source", "ip", "addr", "unc", "prefixpath"), "9p": ("source",)}

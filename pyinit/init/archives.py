@@ -16,7 +16,6 @@ from pyinit.linux import process
 from pyinit.model import LogSpec
 
 CURRENT = "current"
-STREAMS = ("stdout", "stderr")
 GZIP = ".gz"
 _ERR = ".err"
 _MARK = "@"  # archives are @20261124T100000.123456

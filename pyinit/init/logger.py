@@ -28,7 +28,6 @@ _MOST_MESSAGES = 256  # of syslog, a turn
 _STANDSTILL_MS = 200  # at the end: a terminal that takes nothing for so long
 _MOST_NEWS = 1000
 _HEAP_BYTES = 4 << 20  # a few chunks: what was read, what is written
-_TERMINAL_S = 0.4  # of the second that PID 1 gives us
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 

@@ -14,6 +14,7 @@ from _collections_abc import Callable
 
 from pyinit.errors import LaunchError
 from pyinit.launch import netfs
+from pyinit.launch.declared import make_source
 from pyinit.launch.explain import explain
 from pyinit.launch.fuse import Program, await_root, identity
 from pyinit.launch.operations import OPTION, ConnectMount, MapIds, OpenTree, TakeContent
@@ -167,8 +168,6 @@ def _run(command: tuple[str, ...], memory: int) -> None:
 
 def _tree(entry: Mount) -> int:
     """The folder with what is mounted in it, and what will be, as the host's mounts are told to each other."""
-    from pyinit.launch.declared import make_source  # which imports this module
-
     make_source(entry)
     _check_shared(entry)
     tree = mount.open_tree(entry.source)
