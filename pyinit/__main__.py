@@ -10,11 +10,11 @@ import sys
 if os.getpid() == 1:
     import _signal  # type: ignore[import-not-found]  # built into the interpreter: no file is read, no enum made
 
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, {n for n in range(1, 65) if n not in (32, 33)})
+    MASK = frozenset(_signal.pthread_sigmask(_signal.SIG_BLOCK, {n for n in range(1, 65) if n not in (32, 33)}))
 
 from pyinit.errors import EXIT_USAGE, PyinitError
 
-PERSONALITIES = ("tini", "dumb-init", "catatonit")
+PERSONALITIES = ("tini", "docker-init", "dumb-init", "catatonit", "podman-init")
 VERBS = {
     "check": "check", "plan": "plan", "build": "build", "status": "status", "list": "list", "logs": "logs",
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
@@ -63,7 +63,7 @@ def _dispatch(words: list[str]) -> int:
     if os.path.basename(sys.argv[0]) in PERSONALITIES or ("--" in words and first.startswith("-")):
         from pyinit.cli import single
 
-        return single.run(words)
+        return single.run(words, globals().get("MASK"))  # that we were started with, if it is another by now
     if first in ("--version", "-V"):
         from pyinit import __version__
 

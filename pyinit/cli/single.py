@@ -1,211 +1,254 @@
-"""`pyinit -- COMMAND`: one command, as tini runs it.
+"""One command and its orphans: what the personalities of the small inits have in common.
 
-Owns the options and behaviour of tini 0.19. Must not know configs. Laws: the child's exit code goes out, 128+n for
-a signal; every signal but faults is forwarded; every orphan is reaped; the child has our mask and dispositions,
-the sockets that we were activated with, and, if there is a terminal, the foreground.
-Source: tini(1), and what tini 0.19 does; sd_listen_fds(3).
+Owns the choice among them, their options' grammar (getopt(3)), and a command's birth. Must not know configs, or what any of
+the personalities does with a signal. Laws: no second process beside the command; nothing is imported that the one in question
+does not need (ctypes is a tenth of a start); the command has the mask, the dispositions and the variables that we were
+started with, save what its personality changes.
+
+Python itself changes three things before our first line: it ignores PIPE and XFSZ, catches INT, and sets LC_CTYPE where there
+is no locale. What they were before is told by the start script (`-X ignored=`, a mask) and /proc/self/environ.
 """
 
+import _signal  # type: ignore[import-not-found]  # built in; the signal module makes enums that nobody needs here
 import os
 import sys
+from _collections_abc import Callable, Iterator
 
-from pyinit.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_OK, UsageError
-from pyinit.linux import process
-from pyinit.model import signal_name, signal_number
-
-_HELP = """\
-usage: pyinit [OPTIONS] -- COMMAND [ARGUMENT...]
-
-  -s          register as subreaper (when not PID 1)
-  -g          send signals to the child's process group
-  -e CODE     take this exit code of the child for 0 (may be repeated)
-  -p SIGNAL   have this signal sent to us when our parent dies
-  -w          warn when an orphan is reaped
-  -v          tell more (up to three times)
-  -l          show the license
-  --version   show the version
-"""
-# The faults are ours when we get them; CHLD is how we learn of exits; TTIN and TTOU would stop us.
-_NOT_FORWARDED = frozenset({4, 5, 6, 7, 8, 9, 11, 17, 19, 21, 22, 31, 32, 33})
-_WAITED = [number for number in range(1, 65) if number not in _NOT_FORWARDED] + [17]
-_RESET = (13, 25)  # PIPE, XFSZ: Python ignores them
-_TTOU, _TTIN = 22, 21
+PERSONALITIES = {
+    "tini": "tini", "docker-init": "tini", "dumb-init": "dumb_init", "catatonit": "catatonit", "podman-init": "catatonit",
+}  # fmt: skip
+SIGNALS = frozenset({n for n in range(1, 65) if n not in (32, 33)})  # the C library keeps two for itself
+FAULTS = frozenset({4, 5, 6, 7, 8, 11, 31})  # ILL TRAP ABRT BUS FPE SEGV SYS: ours when we get them
+CHLD, STOP, TSTP, TTIN, TTOU = 17, 19, 20, 21, 22
+_PYTHON_S = (13, 25)  # PIPE, XFSZ
+_SHELL = "/bin/sh"
+ENOENT, ENXIO, ENOEXEC, EBADF, EACCES, ENODEV, ENOTDIR, ENOTTY, ETIMEDOUT, ESTALE = 2, 6, 8, 9, 13, 19, 20, 25, 110, 116  # errno is 0.1 ms
+_NEXT_FOLDER = (ENOENT, ENOTDIR, EACCES, ESTALE, ENODEV, ETIMEDOUT)  # after these execvp(3) goes on with the next one
 
 
-class Options:
-    """What the words ask for."""
-
-    def __init__(self) -> None:
-        self.subreaper = "TINI_SUBREAPER" in os.environ
-        self.group = "TINI_KILL_PROCESS_GROUP" in os.environ
-        self.warn = False
-        self.parent_death = 0
-        self.as_success: set[int] = set()
-        self.verbosity = _verbosity(os.environ.get("TINI_VERBOSITY", "1"))
-        self.command: list[str] = []
+def main() -> int:
+    """By the name of one of them: the exit code. As PID 1 too, signals are blocked before anything more is imported."""
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, SIGNALS - FAULTS)
+    return run(sys.argv[1:], frozenset(mask))
 
 
-def _verbosity(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 1
+def run(words: list[str], mask: frozenset[int] | None = None) -> int:
+    """The exit code of the command. `mask`: of our start, if it has been changed since."""
+    name = os.path.basename(sys.argv[0])
+    module = __import__(f"pyinit.cli.{PERSONALITIES.get(name, 'tini')}", fromlist=["run"])
+    code: int = module.run(words, name if name in PERSONALITIES else "pyinit", Inherited(mask))
+    return code
 
 
-def run(words: list[str]) -> int:
-    """The exit code of the command."""
-    if words in (["--version"], ["-h"], ["--help"], ["-l"]):
-        return _tell(words[0])
-    options = parse(words)
-    mask = _pending_mask()
-    process.block_signals([*_WAITED, _TTOU, _TTIN])
-    signals = process.signalfd(_WAITED)
-    if options.subreaper and os.getpid() != 1:
-        process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-    if options.parent_death:
-        process.prctl(process.PR_SET_PDEATHSIG, options.parent_death)
-    if os.getpid() != 1 and not options.subreaper and options.verbosity > 0:
-        print("pyinit: not PID 1 and no subreaper (-s): orphans go to the real init", file=sys.stderr)
-    pid = _start(options.command, mask)
-    os.set_blocking(signals, True)
-    return _wait(pid, signals, options)
+class Inherited:
+    """What the command shall find as we found it: the mask, and which of the signals that we change were ignored."""
+
+    def __init__(self, mask: frozenset[int] | None = None) -> None:
+        self.mask = frozenset(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())) if mask is None else mask
+        ignored = int(sys._xoptions.get("ignored", "0"))
+        self.ignored = {number for number in _PYTHON_S if ignored >> (number - 1) & 1}
+        # Else nobody is told of a child that has ended: the kernel throws it away at once.
+        if _signal.getsignal(CHLD) == _signal.SIG_IGN:
+            self.ignored.add(CHLD)
+            _signal.signal(CHLD, _signal.SIG_DFL)
 
 
-def parse(words: list[str]) -> Options:
-    """UsageError for what tini would refuse."""
-    options, pending = Options(), list(words)
-    while pending:
-        word = pending.pop(0)
-        if word == "--":
-            break
-        if not word.startswith("-") or word == "-":
-            pending.insert(0, word)
-            break
-        for position, letter in enumerate(word[1:], 2):
-            if letter in "pe":
-                value = word[position:] or (pending.pop(0) if pending else "")
-                _take_value(options, letter, value)
+class Grammar:
+    """Options as getopt_long(3) takes them: iterate over (letter or long name's letter, value), then read `rest`.
+
+    `short` as for getopt; `long` name -> letter, of those that take a value as in `short`; ("?", text) for what it refuses.
+    """
+
+    def __init__(self, words: list[str], short: str, long: dict[str, str] | None = None, *, permute: bool) -> None:
+        self._pending = list(words)
+        self._short = short
+        self._long = long or {}
+        self._permute = permute and "POSIXLY_CORRECT" not in os.environ
+        self.rest: list[str] = []
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        while self._pending:
+            word = self._pending.pop(0)
+            if word == "--":
                 break
-            _take_letter(options, letter, word)
-    options.command = pending
-    if not options.command:
-        raise UsageError("no command: `pyinit -- COMMAND [ARGUMENT...]`")
-    return options
+            if word.startswith("--") and self._long:
+                yield self._named(word)
+            elif word.startswith("-") and word != "-":
+                yield from self._letters(word)
+            elif self._permute:
+                self.rest.append(word)
+            else:
+                self._pending.insert(0, word)
+                break
+        self.rest += self._pending
+
+    def _takes_value(self, letter: str) -> bool:
+        return f"{letter}:" in self._short
+
+    def _letters(self, word: str) -> Iterator[tuple[str, str]]:
+        for position, letter in enumerate(word[1:], 2):
+            if letter == ":" or letter not in self._short:
+                yield "?", f"invalid option -- '{letter}'"
+            elif not self._takes_value(letter):
+                yield letter, ""
+            elif word[position:] or self._pending:
+                yield letter, word[position:] or self._pending.pop(0)
+                return
+            else:
+                yield "?", f"option requires an argument -- '{letter}'"
+
+    def _named(self, word: str) -> tuple[str, str]:
+        name, mark, value = word[2:].partition("=")
+        found = [name] if name in self._long else [one for one in self._long if one.startswith(name)]
+        if not found:
+            return "?", f"unrecognized option '{word if not mark else '--' + name}'"
+        if len(found) > 1:
+            return "?", f"option '{word}' is ambiguous; possibilities:" + "".join(f" '--{one}'" for one in found)
+        letter = self._long[found[0]]
+        if not self._takes_value(letter):
+            return ("?", f"option '--{found[0]}' doesn't allow an argument") if mark else (letter, "")
+        if not mark and not self._pending:
+            return "?", f"option '--{found[0]}' requires an argument"
+        return letter, value if mark else self._pending.pop(0)
 
 
-def _take_letter(options: Options, letter: str, word: str) -> None:
-    if letter == "s":
-        options.subreaper = True
-    elif letter == "g":
-        options.group = True
-    elif letter == "w":
-        options.warn = True
-    elif letter == "v":
-        options.verbosity += 1
-    else:
-        raise UsageError(f"{word}: there is no such option; `pyinit -- COMMAND` knows -s -g -e -p -w -v -l")
+def leading_number(text: str) -> tuple[int | None, str]:
+    """(number, what stands behind it) as strtol(3) finds it; (None, text) if there is none."""
+    bare = text.lstrip(" \t\n\v\f\r")
+    end = start = 1 if bare[:1] in ("+", "-") else 0
+    while end < len(bare) and bare[end] in "0123456789":
+        end += 1
+    return (int(bare[:end]), bare[end:]) if end > start else (None, text)
 
 
-def _take_value(options: Options, letter: str, value: str) -> None:
-    if letter == "p":
-        number = signal_number(value) if not value.isdigit() else None
-        if number is None:
-            raise UsageError(f"-p {value}: expected a signal's name such as SIGTERM")
-        options.parent_death = number
-    else:
-        if not (value.isascii() and value.isdigit() and int(value) <= 255):
-            raise UsageError(f"-e {value}: expected an exit code, 0 to 255")
-        options.as_success.add(int(value))
-
-
-def _tell(word: str) -> int:
-    from pyinit import __version__
-
-    if word == "--version":  # runtimes look for the name that they started
-        name = os.path.basename(sys.argv[0]) if "tini" in sys.argv[0] else "pyinit"
-        print(f"{name} version {__version__}")
-    elif word == "-l":
-        print("pyinit is free software under the Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0")
-    else:
-        print(_HELP, end="")
-    return EXIT_OK
-
-
-def _pending_mask() -> list[int]:
-    """The mask that we were started with: the child's. As PID 1 __main__ has blocked all, so there it is empty."""
-    if os.getpid() == 1:
-        return []
-    import _signal  # type: ignore[import-not-found]  # built in; the signal module makes enums that nobody needs here
-
-    return [int(number) for number in _signal.pthread_sigmask(_signal.SIG_BLOCK, ())]
-
-
-def _start(command: list[str], mask: list[int]) -> int:
-    sockets_are_ours = os.environ.get("LISTEN_PID") == str(os.getpid())
-    pid, pidfd = process.clone(0)
-    if pid == 0:
-        if sockets_are_ours:  # then they are meant for the command, which asks for its own pid there
-            os.environ["LISTEN_PID"] = str(os.getpid())
-        _exec(command, mask)
-    os.close(pidfd)
-    return pid
-
-
-def _exec(command: list[str], mask: list[int]) -> None:
-    code = 1
+def say(fd: int, text: str) -> None:
+    """One line; who reads it may have gone."""
     try:
-        os.setpgid(0, 0)
-        _take_terminal()
-        for number in _RESET:
-            process.reset_signal(number)
-        process.reset_signal(2)
-        process.set_signal_mask(mask)
-        os.execvp(command[0], command)
-    except FileNotFoundError as error:
-        code = EXIT_NOT_FOUND
-        _complain(command[0], error)
-    except OSError as error:
-        code = EXIT_NOT_EXECUTABLE
-        _complain(command[0], error)
-    finally:
-        os._exit(code)
-
-
-def _take_terminal() -> None:
-    """TTOU is blocked, else a background group that asks for the foreground is stopped."""
-    try:
-        os.tcsetpgrp(0, os.getpgrp())
-    except OSError:  # no terminal (ENOTTY, ENXIO), not ours (EPERM), no stdin (EBADF)
+        os.write(fd, f"{text}\n".encode("utf-8", "surrogateescape"))
+    except OSError:
         pass
 
 
-def _complain(program: str, error: OSError) -> None:
-    os.write(2, f"pyinit: {program}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
+def wait(numbers: frozenset[int]) -> int:
+    """The next signal; all of them are blocked."""
+    return int(_signal.sigwait(numbers))
 
 
-def _wait(pid: int, signals: int, options: Options) -> int:
-    """Until the child has ended: forward what comes, reap what ends."""
+def block(numbers: frozenset[int]) -> None:
+    """These and no others."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, numbers)
+
+
+class Birth:
+    """A command that is to be started: in a group of its own, or in a session, or in ours."""
+
+    def __init__(self, command: list[str], mask: frozenset[int], *, group: bool = True, session: bool = False) -> None:
+        self._command = command
+        self._mask = mask
+        self._group = group
+        self._session = session
+        self._environment = _environment()
+        self.defaults: set[int] = {*_PYTHON_S, CHLD}  # signals that are their defaults there; the rest is as we have it
+        self.ignored: set[int] = set()  # that are ignored there
+
+    def start(self, failed: Callable[[OSError], int], in_process: Callable[[], None] | None = None) -> int:
+        """Its pid; OSError if there can be no process. `failed` tells why it is not what was meant, and says what it leaves with.
+
+        `in_process` runs in it, just before the command is executed. It is a fork, for posix_spawn(3) ignores two signals in
+        a child, 32 and 33, that were not; by os.fork(), for we have one thread and clone(2) would need ctypes.
+        """
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become(parent, failed, in_process)
+        return pid
+
+    def _become(self, parent: int, failed: Callable[[OSError], int], in_process: Callable[[], None] | None) -> None:
+        code = 1
+        try:
+            # Sockets that we were activated with are meant for the command, which looks for its own pid (sd_listen_fds(3)).
+            if self._environment.get(b"LISTEN_PID", b"").strip() == str(parent).encode():
+                self._environment[b"LISTEN_PID"] = str(os.getpid()).encode()
+            if self._session:
+                os.setsid()
+            elif self._group:
+                os.setpgid(0, 0)
+            if in_process is not None:
+                in_process()
+            for number in self.defaults:
+                _signal.signal(number, _signal.SIG_IGN if number in self.ignored else _signal.SIG_DFL)
+            block(self._mask)
+            self._execute()
+        except OSError as error:
+            code = failed(error)
+        finally:
+            os._exit(code)
+
+    def _execute(self) -> None:
+        """As execvp(3): the first that can be had."""
+        name = os.fsencode(self._command[0])
+        if b"/" in name or not name:
+            paths = [name]
+        else:
+            paths = [os.path.join(folder, name) for folder in self._environment.get(b"PATH", b"/bin:/usr/bin").split(b":")]
+        told: OSError | None = None
+        for path in paths:
+            try:
+                self._execute_file(path)
+            except OSError as error:
+                if error.errno not in _NEXT_FOLDER:
+                    raise
+                if told is None or told.errno != EACCES:
+                    told = error
+        assert told is not None
+        raise told
+
+    def _execute_file(self, path: bytes) -> None:
+        try:
+            os.execve(path, self._command, self._environment)
+        except OSError as error:
+            if error.errno != ENOEXEC:
+                raise
+            os.execve(_SHELL, [_SHELL, os.fsdecode(path), *self._command[1:]], self._environment)  # a script that names no interpreter
+
+
+def _environment() -> dict[bytes, bytes]:
+    """Ours, as it was given to us."""
+    found = dict(os.environb)
+    if found.get(b"LC_CTYPE") == b"C.UTF-8":
+        try:
+            with open("/proc/self/environ", "rb", buffering=0) as file:
+                given = dict(entry.partition(b"=")[::2] for entry in file.readall().split(b"\0"))
+        except OSError:  # no /proc: who gives a locale gives more than this one
+            given = {}
+        if b"LC_CTYPE" in given:
+            found[b"LC_CTYPE"] = given[b"LC_CTYPE"]
+        else:
+            del found[b"LC_CTYPE"]
+    return found
+
+
+def exits() -> Iterator[tuple[int, int, int]]:
+    """(pid, exit code, 0) or (pid, 0, signal) of each child that has ended, which is reaped."""
     while True:
-        for number in process.read_signals(signals):
-            if number != 17:
-                _forward(pid, number, options)
-        code = _reap(pid, options)
-        if code is not None:
-            return 0 if code in options.as_success else code
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield (pid, 0, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (pid, os.WEXITSTATUS(status), 0)
 
 
-def _forward(pid: int, number: int, options: Options) -> None:
-    if options.verbosity > 1:
-        print(f"pyinit: {signal_name(number)} is passed on", file=sys.stderr)
+def is_childless() -> bool:
+    """Nobody is left to be waited for."""
     try:
-        os.kill(-pid if options.group else pid, number)  # not reaped yet: the number can't be another's
-    except ProcessLookupError:
-        pass  # a group whose leader has not made it yet, or has no member left
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
 
 
-def _reap(pid: int, options: Options) -> int | None:
-    code = None
-    while ended := process.exits(256):
-        for one, status, killed_by in ended:
-            if one == pid:
-                code = 128 + killed_by if killed_by else status
-            elif options.warn:
-                print(f"pyinit: reaped an orphan, pid {one}", file=sys.stderr)
-    return code
+def in_foreground(fd: int) -> Callable[[], None]:
+    """For a birth: its group becomes the foreground of the terminal at `fd`. TTOU must be blocked or ignored."""
+    return lambda: os.tcsetpgrp(fd, os.getpgrp())

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from pyinit.__main__ import main
-from pyinit.cli import options, single, status
+from pyinit.cli import options, single, status, tini
 from pyinit.errors import UsageError
 
 ROWS = [
@@ -127,13 +128,48 @@ def test_version_and_help():
 
 
 def test_tini_s_options_are_taken_together_or_apart():
-    found = single.parse(["-sgv", "-e", "143", "-e7", "-pSIGTERM", "--", "cmd", "-s"])
+    found = tini.Tini("pyinit")
+    assert tini.parse(found, ["-sgv", "-e", "143", "-e7", "-pSIGTERM", "--", "cmd", "-s"]) is None
     assert (found.subreaper, found.group, found.verbosity, found.as_success, found.parent_death) == (True, True, 2, {143, 7}, 15)
     assert found.command == ["cmd", "-s"]
     with pytest.raises(UsageError, match="-e 300: expected an exit code, 0 to 255"):
-        single.parse(["-e", "300", "--", "x"])
+        tini.parse(found, ["-e", "300", "--", "x"])
     with pytest.raises(UsageError, match="no command"):
-        single.parse(["-s", "--"])
+        tini.parse(found, ["-s", "--"])
+
+
+def test_the_start_script_knows_each_personality():
+    """It asks for the name itself: to import what knows it would cost what is to be saved."""
+    script = (pathlib.Path(single.__file__).parent / "pyinit").read_text()
+    assert str(tuple(single.PERSONALITIES)).replace("'", '"') in script
+
+
+GRAMMAR = [
+    (["-ab", "c"], "ab", {}, True, [("a", ""), ("b", "")], ["c"]),
+    (["c", "-a", "--", "-b"], "ab", {}, True, [("a", "")], ["c", "-b"]),
+    (["c", "-a"], "ab", {}, False, [], ["c", "-a"]),
+    (["-vx1", "-", "-x", "2"], "vx:", {}, True, [("v", ""), ("x", "1"), ("x", "2")], ["-"]),
+    (["-x"], "x:", {}, True, [("?", "option requires an argument -- 'x'")], []),
+    (["-:"], "x:", {}, True, [("?", "invalid option -- ':'")], []),
+    (["--long"], "lo", {}, True, [("?", "invalid option -- '-'"), ("l", ""), ("o", ""), ("?", "invalid option -- 'n'"), ("?", "invalid option -- 'g'")], []),
+    (["--lo", "--long=3"], "l", {"long": "l"}, True, [("l", ""), ("?", "option '--long' doesn't allow an argument")], []),
+    (["--val=3", "--value", "4"], "v:", {"value": "v"}, True, [("v", "3"), ("v", "4")], []),
+    (["--val="], "v:", {"value": "v"}, True, [("v", "")], []),
+    (["--value"], "v:", {"value": "v"}, True, [("?", "option '--value' requires an argument")], []),
+    (["--ver"], "vV", {"verbose": "v", "version": "V"}, True, [("?", "option '--ver' is ambiguous; possibilities: '--verbose' '--version'")], []),
+    (["--x=1"], "v", {"verbose": "v"}, True, [("?", "unrecognized option '--x'")], []),
+]
+
+
+@pytest.mark.parametrize(("words", "short", "long", "permute", "options", "rest"), GRAMMAR)
+def test_options_are_taken_as_getopt_takes_them(words, short, long, permute, options, rest):
+    grammar = single.Grammar(words, short, long, permute=permute)
+    assert (list(grammar), grammar.rest) == (options, rest)
+
+
+@pytest.mark.parametrize(("text", "found"), [("12x", (12, "x")), (" -3", (-3, "")), ("+", (None, "+")), ("", (None, "")), ("\t07:", (7, ":")), ("\u0663", (None, "\u0663"))])
+def test_numbers_are_taken_as_strtol_takes_them(text, found):
+    assert single.leading_number(text) == found
 
 
 @pytest.mark.parametrize(
