@@ -30,6 +30,7 @@ _LINK_BYTES = 15
 _NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
 _NOT_IN_OVERLAYS = frozenset(":,\\")  # they part the options of its mount
 _FEWEST_INODES = 16
+_PREFIX_DIGITS = 3
 
 
 def init(table: Table | None) -> InitSpec:
@@ -177,7 +178,7 @@ def _check_veth(table: Table, network: Network) -> None:
         mounts.missing_or_wrong(table, "bridge", f"a link's name of up to {_LINK_BYTES} letters")
     address, mark, prefix = network.address.partition("/")
     widest = 128 if ":" in address else 32
-    if not (is_address(address) and mark and prefix.isascii() and prefix.isdigit() and int(prefix) <= widest):
+    if not (is_address(address) and mark and prefix.isascii() and prefix.isdigit() and len(prefix) <= _PREFIX_DIGITS and int(prefix) <= widest):
         mounts.missing_or_wrong(table, "address", 'an address with its prefix, such as "10.91.0.2/24"')
     elif network.gateway and not _in_network(network.gateway, address, int(prefix)):
         table.fault("gateway", f"expected an address in the network of {network.address}, found {show(network.gateway)}")

@@ -24,6 +24,8 @@ _KEYS = (
     "private_tmp", "read_only_paths", "stdin", "tty",
 )  # fmt: skip
 _UNIX_PATH_MAX = 107
+_NO_ID = 2**32 - 1  # to the kernel: "leave it as it is"
+_NOT_IN_ACCOUNTS = frozenset(" :/+,")
 _SOCKET_TYPES = ("tcp", "udp", "unix", "unix-datagram")
 
 
@@ -54,6 +56,39 @@ def process(table: Table, *, strict: bool) -> ProcessSpec:
         if found.capabilities is not None and name not in found.capabilities:
             table.fault("ambient_capabilities", f"{name} is not in `capabilities`, which bounds it; add it there")
     return found
+
+
+def account(table: Table, key: str, default: str = "") -> str:
+    """Of a user or a group, which `key` says: a name or a number."""
+    value = table.raw(key)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _NO_ID:
+        return str(value)
+    text = table.string(key, default, what=f"a {key}'s name or number")
+    if key in table.data and not _is_account(text):
+        table.fault(key, f"expected a {key}'s name or number, found {show(value)}")
+        return default
+    return text
+
+
+def groups(table: Table) -> tuple[str, ...]:
+    found = table.strings("groups")
+    for number, text in enumerate(found):
+        if not _is_account(text):
+            table.fault("groups", f"expected a group's name or number, found {show(text)}", number)
+    return found
+
+
+def _is_account(text: str) -> bool:
+    """Plain digits below 2**32 - 1 are a number; a name is nothing that another reader takes for one, or for two words."""
+    if text.isascii() and text.isdigit():
+        return len(text) <= len(str(_NO_ID)) and int(text) < _NO_ID and (text[0] != "0" or text == "0")
+    if not text or text[0] == "-" or text in (".", "..") or not text.isprintable() or set(text) & _NOT_IN_ACCOUNTS:
+        return False
+    try:
+        int(text, 0)  # 0x0, 1_000, digits of other scripts
+    except ValueError:
+        return True
+    return False
 
 
 def capabilities(table: Table, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -252,8 +287,8 @@ def _unix(table: Table, spec: SocketSpec, path: str) -> SocketSpec:
     return spec._replace(
         path=path,
         mode=table.octal("mode", 0o666, 0o777),
-        user=table.string("user"),
-        group=table.string("group"),
+        user=account(table, "user"),
+        group=account(table, "group"),
     )
 
 

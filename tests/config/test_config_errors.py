@@ -542,7 +542,7 @@ OF_SECRETS = {
     'db = "x"': (4, f"db: {IN_CONFIG}"),
     'db = { content = "x" }': (4, f"db: {IN_CONFIG}"),
     "db = {}": (4, "db: expected one of file, env or command, found none of them"),
-    '"a/b" = { env = "PATH" }': (4, "a/b: expected a file's name of letters, digits, _ . and -, for /run/secrets/a/b"),
+    '"a/b" = { env = "PATH" }': (4, "a/b: expected a file's name of letters, digits, _ . and -, for /run/secrets, found \"a/b\""),
     'db = { file = "layer/x", user = "app" }': (4, "db.user: there is no such key; known are: command, env, file, gid, mode, uid"),
 }
 
