@@ -46,10 +46,10 @@ DEFAULT = [
     "1 mount the root: 1 image layer(s) under a generated one, read-only",
     "1 mount proc on /proc (nosuid,nodev,noexec)",
     "1 mount sysfs on /sys (ro,nosuid,nodev,noexec)",
-    "1 mount tmpfs on /dev (nosuid,noexec,mode=0755,size=64k)",
+    "1 mount tmpfs on /dev (nosuid,noexec,mode=0755,size=64k,nr_inodes=1k)",
     "1 make /dev/null zero full random urandom tty and the links fd stdin stdout stderr ptmx",
     "1 mount devpts on /dev/pts (nosuid,noexec,ptmxmode=0666,mode=0620,gid=5)",
-    "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=64m)",
+    "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=64m,nr_inodes=16384)",
     "1 mount mqueue on /dev/mqueue (nosuid,nodev,noexec)",
     "1 mount tmpfs on /run",
     "1 mount tmpfs on /tmp",
@@ -64,6 +64,23 @@ DEFAULT = [
 
 def test_the_least_config_step_by_step():
     assert words() == DEFAULT
+
+
+def test_ram_disks_fit_into_the_memory():
+    limits = CgroupLimits(memory_max_bytes=256 << 20)
+    mounts = (
+        Mount("tmpfs", "/tmp", options=(("nr_inodes", "77"),), origin=at(5)), Mount("tmpfs", "/data", size_bytes=1 << 20, origin=at(6)),
+        Mount("tmpfs", "/blocks", options=(("nr_blocks", "9"),), origin=at(7)),
+    )  # fmt: skip
+    assert [line for line in words(cgroup=limits, writable="tmpfs", mounts=mounts) if "mount tmpfs" in line or "RAM" in line] == [
+        "1 mount the root: 1 image layer(s) under a generated one, with a RAM upper layer of 32M, 8192 inodes",
+        "1 mount tmpfs on /dev (nosuid,noexec,mode=0755,size=64k,nr_inodes=1k)",
+        "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=32m,nr_inodes=8192)",
+        "1 mount tmpfs of 32M on /run (nr_inodes=8192)",
+        "5 mount tmpfs of 32M on /tmp (nr_inodes=77)",
+        "6 mount tmpfs of 1M on /data (nr_inodes=1024)",
+        "7 mount tmpfs on /blocks (nr_blocks=9,nr_inodes=1024)",
+    ]
 
 
 def test_changes_go_to_memory_to_a_folder_or_only_from_some_paths():
@@ -118,10 +135,11 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
     assert [line for line in found if line not in DEFAULT] == [
         "7 make cgroup pyinit-web with memory_max=1M cpu_max=1.5 pids_max=9",
         "9 make veth ve-web on bridge br0, host0 with 10.1.0.2/24 inside, default route by 10.1.0.1",
-        "1 mount tmpfs of 256K on /run",
-        "1 mount tmpfs of 256K on /tmp",
+        "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=128k,nr_inodes=1024)",
+        "1 mount tmpfs of 128K on /run (nr_inodes=1024)",
+        "1 mount tmpfs of 128K on /tmp (nr_inodes=1024)",
         "30 mount bind /srv/data on /data read-only",
-        "20 mount tmpfs on /run/config, with a.env",
+        "20 mount tmpfs of 128K on /run/config (nr_inodes=1024), with a.env",
     ]
     assert "secret" not in "".join(found)
 
