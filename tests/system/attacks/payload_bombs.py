@@ -3,15 +3,10 @@
 They run beside a service that must live on, and tell how far they came.
 """
 
-import ctypes
 import errno
 import mmap
 import os
-import resource
-import select
 import signal
-import socket
-import time
 
 from payload import name_of
 
