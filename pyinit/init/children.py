@@ -238,12 +238,14 @@ class Children:
             return self._output.feed_for(spec.name)
         if kind != "file":
             return self.null_fd
+        from pyinit.linux import mount  # for those who have one
+
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = mount.open_plainly(path, os.O_RDONLY | os.O_NONBLOCK)
             os.set_blocking(fd, True)  # only the opening of a FIFO must not stop us
             return fd
         except OSError as error:
-            raise RefusedError("files", error.errno or 0, f"{spec.origin}: stdin: {path}: {error.strerror}") from error
+            raise RefusedError("files", error.errno or 0, f"{spec.origin}: stdin: {path}: {os.strerror(error.errno or 0)}") from error
 
     def release(self, spec: ServiceSpec, child: spawn.Child) -> None:
         """After the fork."""

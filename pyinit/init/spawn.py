@@ -79,7 +79,11 @@ def spawn(child: Child) -> Spawned:
     if _is_plain(child):
         return Spawned(_posix_spawn(child), -1)
     if child.private_tmp or child.read_only_paths:
-        import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec
+        import pyinit.init.private  # only for those who ask for it, and never between fork and exec
+    if child.chroot or child.working_directory != "/":
+        import pyinit.linux.mount  # as above
+
+        pyinit.linux.mount.settle()
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         pid, pidfd, joined = _clone(child)
@@ -148,9 +152,10 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
             sys.modules["pyinit.init.private"].set_up(private_tmp=child.private_tmp, read_only_paths=child.read_only_paths)
         stage = 7
         if child.chroot:
-            os.chroot(child.chroot)
+            _enter(child.chroot)
+            os.chroot(".")
         stage = 8
-        os.chdir(child.working_directory)
+        _enter(child.working_directory)
         stage = 10
         for number in child.dropped:
             process.prctl(caps.PR_CAPBSET_DROP, number)
@@ -176,6 +181,16 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
         _report(status_fd, stage, errno.EINVAL)
     finally:
         os._exit(127)
+
+
+def _enter(path: str) -> None:
+    """chdir(2), but never by a symlink of the image's into /proc/PID/fd: there is the host's, which close_from() does not end before exec."""
+    if path == "/":
+        os.chdir(path)
+        return
+    fd = sys.modules["pyinit.linux.mount"].open_plainly(path, os.O_PATH | os.O_DIRECTORY)
+    os.chdir(fd)
+    os.close(fd)
 
 
 def _set_scheduling(child: Child) -> None:

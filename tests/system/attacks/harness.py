@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 from conftest import REPO, Bench, Pyinit, make_busybox
 
+from pyinit.linux import caps
+
 HERE = pathlib.Path(__file__).parent
 CACHE = "attacks/results"  # of pytest: what table.py reads
 PATIENCE_S = 60.0
@@ -36,11 +38,12 @@ class Mutant(NamedTuple):
 
 
 class Defence(NamedTuple):
-    """What holds an attack, and how a test switches it off: by keys of [container.security], as TOML, or by mutants."""
+    """What holds an attack, and how a test switches it off: by keys of [container.security], as TOML, by more lines, or by mutants."""
 
     name: str
     keys: tuple[tuple[str, str], ...] = ()
     mutants: tuple[Mutant, ...] = ()
+    container: str = ""  # more of [container]
 
 
 class Row(NamedTuple):
@@ -58,6 +61,14 @@ class Row(NamedTuple):
     service: str = ""  # more keys of its service
     container: str = ""  # more of [container]
     single: bool = False  # has its container to itself
+
+
+EVERY_CAPABILITY = ", ".join(f'"{name}"' for name in caps.NAMES)
+# What holds more than one attack.
+CAPABILITIES = Defence("capabilities", keys=(("capabilities", f"[{EVERY_CAPABILITY}]"),))
+SECCOMP = Defence("seccomp", keys=(("seccomp", '"unconfined"'),))
+MASKED = Defence("masked paths", keys=(("masked_paths", "[]"),))
+READ_ONLY = Defence("read-only paths", keys=(("readonly_paths", "[]"),))
 
 
 class Setting(NamedTuple):
@@ -88,7 +99,8 @@ def setting(row: Row, off: tuple[Defence, ...]) -> Setting:
         for key, value in defence.keys:
             assert keys.setdefault(key, value) == value, f"{row.id}: {key} is switched off in two ways"
     mutants = tuple(dict.fromkeys(mutant for defence in off for mutant in defence.mutants))
-    return Setting(tuple(sorted(keys.items())), tuple(sorted(mutants)), row.container, row.id if row.single else "")
+    container = "\n".join(filter(None, [row.container, *(defence.container for defence in off)]))
+    return Setting(tuple(sorted(keys.items())), tuple(sorted(mutants)), container, row.id if row.single else "")
 
 
 def _settings(row: Row) -> list[Setting]:
@@ -119,11 +131,28 @@ def names(found: tuple[Row, ...]) -> list[str]:
 class Stage:
     """What an attack from outside has: a folder, the setting's [container.security], a pyinit that may be a mutant."""
 
-    def __init__(self, bench: Bench, package: pathlib.Path, found: Setting) -> None:
+    def __init__(self, arena: "Arena", bench: Bench, found: Setting) -> None:
+        self._arena = arena
         self.bench = bench
         self.folder = bench.folder
-        self.package = package  # the folder in which `pyinit` lies
-        self.security = found.security()
+        self.package = arena.package(found.mutants)  # the folder in which `pyinit` lies
+        self.image = arena.image()
+        self._setting = found
+
+    def config(self, services: str, *, image: pathlib.Path | None = None, mounts: str = "", init: str = 'exit = "when-all-exited"') -> str:
+        """The setting's container, named `attack`, with the host's Python in it."""
+        return (
+            f'[init]\n{init}\n[container]\nname = "attack"\nlayers = ["{image or self.image}"]\n{self._setting.container}\n'
+            f"{self._setting.security()}{USR}{mounts}{services}"
+        )
+
+    def once(self, name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        """What is made for all rows of the run, in a folder of its own."""
+        folder = self._arena.folder / f"once-{name}"
+        if not folder.exists():
+            folder.mkdir()
+            make(folder)
+        return folder
 
     def start(self, text: str, *options: str, **keys) -> Pyinit:
         return self.bench.start(text, *options, **{"cwd": self.package, **keys})
@@ -172,7 +201,7 @@ class Arena:
         folder.mkdir()
         bench = Bench(folder)
         try:
-            return row.outside(Stage(bench, self.package(wanted.mutants), wanted))
+            return row.outside(Stage(self, bench, wanted))
         except OSError as error:
             return errno.errorcode[error.errno]
         finally:
@@ -182,25 +211,14 @@ class Arena:
         folder = self.folder / f"inside-{len(list(self.folder.iterdir()))}"
         folder.mkdir()
         bench = Bench(folder)
-        text = (
-            f'[init]\nexit = "when-all-exited"\n[container]\nname = "pyinit-{folder.name}"\n'
-            f'layers = ["{self.image()}"]\n{wanted.container}\n{wanted.security()}{USR}'
-        )
-        for row in sharing:
-            words = ["/usr/bin/python3", "-S", "-s", "-B", "/attacks/payload.py", row.inside.__module__, row.inside.__name__, row.id]
-            text += f"[services.{row.id}]\nkind = \"oneshot\"\ncommand = {json.dumps(words)}\nlog = {{ to = 'stdout', timestamp = 'none' }}\n{row.service}\n"
         try:
-            box = bench.start(text, cwd=self.package(wanted.mutants))
+            stage = Stage(self, bench, wanted)
+            text = stage.config("".join(service(row.id, words(row.inside, row.id), row.service) for row in sharing))
+            box = stage.start(text)
             box.wait(PATIENCE_S)
         finally:
             bench.close()
-        (folder / "output").write_text(box.output)
-        found = {}
-        for line in box.output.splitlines():
-            at = line.find('{"attack": ')
-            if at >= 0:
-                said = json.loads(line[at:])
-                found[said["attack"]] = said["got"]
+        found = answers(box.output)
         missing = [row.id for row in sharing if row.id not in found]
         assert not missing, f"no word of {' '.join(missing)}:\n{text}\n{box.output}"
         return found
@@ -216,6 +234,30 @@ class Arena:
         if mutants not in self._packages:
             self._packages[mutants] = mutated(self.folder / f"package-{len(self._packages)}", mutants)
         return self._packages[mutants]
+
+
+PYTHON = ("/usr/bin/python3", "-S", "-s", "-B")
+
+
+def words(attack: Callable[[], object], row: str, python: tuple[str, ...] = PYTHON) -> list[str]:
+    """The command, in the container, of an attack of a payload_*.py."""
+    return [*python, "/attacks/payload.py", attack.__module__, attack.__name__, row]
+
+
+def service(name: str, command: list[str], more: str = "") -> str:
+    """A service that runs once, and whose output is ours."""
+    return f'[services.{name}]\nkind = "oneshot"\ncommand = {json.dumps(command)}\nlog = {{ to = "stdout", timestamp = "none" }}\n{more}\n'
+
+
+def answers(output: str) -> dict[str, object]:
+    """What the attacks said, by row."""
+    found = {}
+    for line in output.splitlines():
+        at = line.find('{"attack": ')
+        if at >= 0:
+            said = json.loads(line[at:])
+            found[said["attack"]] = said["got"]
+    return found
 
 
 # The host's Python, read-only; the image itself needs none.
