@@ -7,8 +7,7 @@ import json
 import re
 
 import pytest
-from conftest import make_busybox
-from harness import Defence, Mutant, Row, expected, names
+from harness import Defence, Mutant, Row, expected, make_image, names, service
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -54,12 +53,9 @@ def ids_of_the_environment(stage) -> str:
 
 def a_user_named_by_a_number(stage) -> str:
     """CVE-2016-3697: in the image's passwd the user whose name is 1000 has uid 0."""
-    tree = make_busybox(stage.folder / "tree")
+    tree = make_image(stage.folder / "tree")
     (tree / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n1000:x:0:0::/:/bin/sh\n")
-    box = stage.start(
-        f'[init]\nexit = "when-main-exits"\nmain = "app"\n[container]\nname = "pyinit-attack"\nlayers = ["{tree}"]\n{stage.security}'
-        '[services.app]\nuser = "1000"\ncommand = ["/bin/id", "-u"]\nlog = { to = "stdout", timestamp = "none" }\n'
-    )
+    box = stage.start(stage.config(service("app", ["/bin/id", "-u"], 'user = "1000"'), image=tree))
     assert box.wait() == 0, box.output
     return next(line for line in box.output.splitlines() if line.startswith("app: ")).replace("app: ", "uid ")
 
@@ -79,12 +75,8 @@ def sysctls(stage) -> str:
 
 def hosts(stage) -> str:
     """A second line of /etc/hosts by way of a name, of an address: what the container's resolver reads."""
-    tree = make_busybox(stage.folder / "tree")
-    box = stage.start(
-        f'[init]\nexit = "when-main-exits"\nmain = "app"\n[container]\nname = "pyinit-attack"\nlayers = ["{tree}"]\n{stage.security}'
-        '[container.network.hosts]\n"a\\n10.9.9.9 login" = "10.0.0.1"\n"b" = "10.0.0.1 c\\n10.9.9.8 bank"\n'
-        '[services.app]\ncommand = ["/bin/cat", "/etc/hosts"]\nlog = { to = "stdout", timestamp = "none" }\n'
-    )
+    more = '[container.network.hosts]\n"a\\n10.9.9.9 login" = "10.0.0.1"\n"b" = "10.0.0.1 c\\n10.9.9.8 bank"\n'
+    box = stage.start(stage.config(service("app", ["/bin/cat", "/etc/hosts"]), mounts=more))
     code = box.wait()
     forged = [word for word in ("login", "bank") if re.search(rf"^app: 10\.9\.9\.\d {word}", box.output, re.MULTILINE)]
     return f"forged: {' '.join(forged)}" if forged else f"exit {code}"
@@ -128,7 +120,7 @@ def overlay_paths(stage) -> str:
 def overlay_paths_in_use(stage) -> str:
     """Layers and kept folders whose paths part an overlay's options: they are mounted by names of our own."""
     odd = ("with:colon", "with,lowerdir=comma", "with\\backslash")
-    trees = [make_busybox(stage.folder / odd[0])]
+    trees = [make_image(stage.folder / odd[0])]
     for name in odd[1:]:
         (stage.folder / name).mkdir()
         trees.append(stage.folder / name)
@@ -137,11 +129,11 @@ def overlay_paths_in_use(stage) -> str:
         (tree / "all").mkdir()
     (stage.folder / "kept:a,b\\c").mkdir()
     layers = ", ".join(f"'{tree}'" for tree in trees)
-    box = stage.start(
-        f'[init]\nexit = "when-main-exits"\nmain = "app"\n[container]\nname = "pyinit-attack"\nlayers = [{layers}]\nwritable = \'{stage.folder}/kept:a,b\\c\'\n'
-        f'{stage.security}[[container.mounts]]\ntype = "overlay"\ntarget = "/all"\nlayers = [{layers}]\n'
-        '[services.app]\ncommand = ["/bin/sh", "-c", "cat /word0 /word1 /word2 /all/word0 /all/word1 /all/word2; echo > /written"]\nlog = { to = "stdout", timestamp = "none" }\n'
+    text = stage.config(
+        service("app", ["/bin/sh", "-c", "cat /word0 /word1 /word2 /all/word0 /all/word1 /all/word2; echo > /written"]),
+        mounts=f'[[container.mounts]]\ntype = "overlay"\ntarget = "/all"\nlayers = [{layers}]\n',
     )
+    box = stage.start(text.replace(f'layers = ["{stage.image}"]', f"layers = [{layers}]\nwritable = '{stage.folder}/kept:a,b\\c'"))
     box.wait()
     written = any(stage.folder.glob("kept:a,b\\c/**/written"))
     return f"{box.output.count('app: here')} of 6 read, {'written' if written else 'nothing written'}"
