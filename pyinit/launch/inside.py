@@ -29,6 +29,7 @@ from pyinit.records import NamedTuple
 MOST_TEXT = 8192
 _MOST_FDS = 200
 _KILL = 9
+_SAVED_GID = 65534
 INIT_LEAF = "init"
 INSIDE_SOCKET = "/run/pyinit/control.sock"
 
@@ -76,6 +77,7 @@ def _words(error: BaseException) -> str:
 
 def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, built: list[bool]) -> int:
     process.prctl(process.PR_SET_DUMPABLE, 0)
+    os.setresgid(-1, -1, _SAVED_GID)  # no root of a service is the same as we (prlimit(2), ptrace(2)); an exec takes it away
     process.set_name("pyinit")
     for fd in (os.environ["PYTHONHOME"].split("/")[4], package.split("/")[4], channel.fileno()):
         os.set_inheritable(int(fd), False)  # noqa: FBT003 - no keywords there

@@ -182,6 +182,11 @@ ROWS = (
         GOOD, "status not answered, exit 0", outside=signals_for_the_init,
     ),
     Row(
+        "init-prlimit", "no descriptors for the init", "a root service lowers PID 1's limit by prlimit(2)",
+        off("PID 1's saved gid is nobody else's", Mutant("launch/inside.py", "_SAVED_GID = 65534", "_SAVED_GID = -1")),
+        "EPERM", "lowered", payload.limit_init,
+    ),
+    Row(
         "logger-stopped", "SIGSTOP to the logger", "by a root service, while another one writes as fast as it can",
         off("PID 1 waits for no log, and at its end for a second", Mutant("init/pid1.py", "LOG_DRAIN_S = 1.0", "LOG_DRAIN_S = 4.0")),
         f"{GOOD} in time", f"{GOOD} late", outside=logger_stopped,
