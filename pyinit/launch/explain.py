@@ -23,6 +23,8 @@ def _subjects(operation: p.Operation) -> tuple[str, ...]:
             return of_mount(operation.mount)
         case p.ConnectMount():
             return of_mount(operation.mount)
+        case p.LimitDevices():
+            return ("cgroup devices",)
         case p.MapIds():
             return ("namespace user", "idmap")
         case p.MakeRoot():

@@ -136,3 +136,12 @@ def test_services_possess_no_key_of_the_hosts(bench, busybox):
     assert box.wait() == 0
     assert ": empty" in box.output  # it could be read
     assert "pyinit-canary" not in box.output
+
+
+def test_a_star_stands_for_the_rest_of_a_name(bench, busybox):
+    """As thermal_throttle of each CPU has it, which virtual ones lack."""
+    look = "for d in /sys/devices/system/cpu/cpu*/topology; do ls $d | wc -l; touch $d/x 2>&1 | grep -o Read-only; done; ls /sys/devices/system/cpu/cpu0 | grep -c topology"
+    box = bench.start(config(busybox, look, '[container.security]\nmasked_paths = ["/sys/devices/system/cpu/cpu*/topology", "/sys/no*/thing"]\n'))
+    assert box.wait() == 0
+    cpus = len(list(pathlib.Path("/sys/devices/system/cpu").glob("cpu*/topology")))
+    assert said(box) == [*["0", "Read-only"] * cpus, "1"]
