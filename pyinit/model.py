@@ -228,6 +228,19 @@ class CgroupLimits(NamedTuple):
     pressure: tuple[Pressure, ...] = ()  # what is told, and limits nothing
 
 
+UNCONFINED, DEFAULT_PROFILE = "unconfined", "default"
+
+
+class Seccomp(NamedTuple):
+    """Which system calls are let through: `program` is the kernel's, b"" for all; `log`: refuse none, but tell."""
+
+    name: str = UNCONFINED  # or DEFAULT_PROFILE, or the absolute path of a profile
+    log: bool = False
+    program: bytes = b""
+    capabilities: tuple[str, ...] = ()  # that the profile was made for
+    origin: Origin = NOWHERE
+
+
 class ProcessSpec(NamedTuple):
     """What a service's processes are given, beside their user, folder and environment."""
 
@@ -246,6 +259,7 @@ class ProcessSpec(NamedTuple):
     session: str = "own"  # or "group": a process group in the session of PID 1
     strict: bool = False  # what can't be granted is an error, and not a warning
     origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages
+    seccomp: Seccomp = Seccomp()
 
 
 class ServiceSpec(NamedTuple):
@@ -413,11 +427,12 @@ DEFAULT_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/p
 
 
 class Security(NamedTuple):
-    """The container's bounding set and hidden paths. Seccomp and user namespaces will stand here."""
+    """The container's bounding set, hidden paths and filter. User namespaces will stand here."""
 
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     masked_paths: tuple[str, ...] = DEFAULT_MASKED_PATHS
     readonly_paths: tuple[str, ...] = DEFAULT_READONLY_PATHS
+    seccomp: Seccomp = Seccomp()  # of an init of the image, and of each service that has none of its own
 
 
 class Place(NamedTuple):

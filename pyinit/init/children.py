@@ -184,6 +184,7 @@ class Children:
             private_tmp=process.private_tmp,
             read_only_paths=process.read_only_paths,
             new_session=process.session == "own",
+            filter=process.seccomp.program,
         )
 
     def _cgroup_fds(self, spec: ServiceSpec) -> tuple[int, ...]:
@@ -258,6 +259,6 @@ def explain(spec: ServiceSpec, command: str, stage: str, number: int) -> str:
         what = f"cannot execute {command}: {os.strerror(number)}"
         hint = "; is it in the image?" if number == errno.ENOENT else ""
         return f"{spec.command_origin if command == spec.command[0] else spec.origin}: {what}{hint}"
-    origins = dict(spec.process.origins)
-    key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities"}.get(stage, "")
+    origins = {"seccomp": spec.process.seccomp.origin, **dict(spec.process.origins)}
+    key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities", "seccomp": "seccomp"}.get(stage, "")
     return f"{origins.get(key, spec.origin)}: {stage} failed before exec: {os.strerror(number)}"

@@ -19,6 +19,8 @@ from pyinit.model import (
     Network,
     Origin,
     ProcessSpec,
+    Seccomp,
+    Security,
     ServiceSpec,
 )
 
@@ -32,10 +34,11 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
         "web", "web", (Layer("/no/base.squashfs", at(2)), Layer(str(tmp_path), at(3))), namespaces=("pid", "time"),
         mounts=(Mount("squashfs", "/app", "/no/app.squashfs", origin=at(4)), Mount("bind", "/x", "/x", origin=at(5))),
         cgroup=CgroupLimits(memory_max_bytes=1 << 20, origin=at(6)), network=Network("veth", origin=at(7)), origin=at(1),
+        security=Security(seccomp=Seccomp("default", program=b"x", origin=at(1))),
     )  # fmt: skip
     service = ServiceSpec(
         "app", ("x",), origin=at(8), cgroup=CgroupLimits(pids_max=9, origin=at(9)),
-        process=ProcessSpec(oom_score_adj=-5, origins=(("oom_score_adj", at(10)),)),
+        process=ProcessSpec(oom_score_adj=-5, origins=(("oom_score_adj", at(10)),), seccomp=Seccomp("default", program=b"y", origin=at(11))),
     )  # fmt: skip
     assert doctor.needs(Config("/x.toml", InitSpec(), (service,), box)) == [
         Need("kernel", at(1), "a container"), Need("capabilities", at(1), "a container"),
@@ -45,6 +48,7 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
         Need("filesystem squashfs", at(4), "the mount on /app"), Need("loop", at(4), "the mount on /app"),
         Need("cgroup memory", at(6), "[container.cgroup]"),
         Need("network", at(7), "a veth"), Need("capability NET_ADMIN", at(7), "a veth"),
+        Need("seccomp", at(1), "the filter of system calls"), Need("seccomp", at(11), "the filter of app"),
         Need("cgroup pids", at(9), "the limits of app"), Need("capability SYS_RESOURCE", at(10), "oom_score_adj of app"),
     ]  # fmt: skip
 
