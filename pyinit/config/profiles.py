@@ -17,7 +17,7 @@ from pyinit.records import NamedTuple
 
 _LISTS = ("allow", "deny", "log")
 _REFUSALS = ("kill", "trap")
-_ERRNOS = {name: number for number, name in errno.errorcode.items()}
+_ERRNOS = {name: getattr(errno, name) for name in dir(errno) if name[0] == "E"}  # errorcode has one name a number
 _ANY_ACTION = '"allow", "log", "kill", "trap" or an errno such as "EPERM"'
 _ANY_CHECK = 'such as "arg0 == 16", "arg1 & 0x3 != 0" or "long2 > 0xffffffff"'
 _LONGEST_NUMBER = 24

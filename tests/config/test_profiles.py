@@ -92,6 +92,11 @@ def test_a_profile_from_nothing():
     assert profile(written('base = "none"\ndefault = "allow"\ndeny = ["mount"]\n'), ()) == seccomp.Profile({"mount": Decision(EPERM)}, ALLOW)
 
 
+def test_an_errno_has_all_its_names():
+    found = written('deny = { mount = "EOPNOTSUPP", read = "ENOTSUP", chdir = "EWOULDBLOCK", write = "trap" }').calls
+    assert found == {"mount": refusal(95), "read": refusal(95), "chdir": refusal(11), "write": seccomp.TRAP}
+
+
 def test_the_page_has_a_good_profile():
     page = (pathlib.Path(pyinit.__file__).parent / "man/pyinit.toml.5.md").read_text()
     [text] = re.findall(r"^```toml profile\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
