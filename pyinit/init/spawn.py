@@ -12,12 +12,15 @@ import resource
 import sys
 
 from pyinit.linux import caps, process, seccomp
-from pyinit.records import NamedTuple
+from pyinit.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pyinit.init.confinement import Rules
 
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
 STAGES = (
     "fork", "session", "cgroup", "files", "rlimits", "scheduling", "mounts", "chroot", "working_directory", "user",
-    "capabilities", "no_new_privileges", "seccomp", "exec",
+    "capabilities", "no_new_privileges", "seccomp", "exec", "landlock",
 )  # fmt: skip
 DEFAULT_UMASK = 0o022
 _TIOCSCTTY = 0x540E
@@ -55,6 +58,7 @@ class Child(NamedTuple):
     tty: str = ""  # becomes the controlling terminal
     new_session: bool = True  # else a process group of its own
     filter: bytes = b""  # the program of its system calls; b"": all are let through
+    landlock: "Rules | None" = None
 
 
 class Spawned(NamedTuple):
@@ -80,7 +84,7 @@ def spawn(child: Child) -> Spawned:
     if _is_plain(child):
         return Spawned(_posix_spawn(child), -1)
     if child.private_tmp or child.read_only_paths:
-        import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec
+        import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec; who has `landlock` has its module
     ready = seccomp.prepare(child.filter) if child.filter else None
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -156,6 +160,11 @@ def _run_child(child: Child, status_fd: int, joined: int, ready: seccomp.Filter 
             os.chroot(child.chroot)
         stage = 8
         os.chdir(child.working_directory)
+        if child.landlock is not None:  # here is CAP_SYS_ADMIN, if we have it; what is to come opens no file but the program
+            stage = 14
+            if child.no_new_privileges:
+                process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+            sys.modules["pyinit.init.confinement"].set_up(child.landlock)
         stage = 12
         if ready is not None and not child.no_new_privileges:
             seccomp.install(ready)
@@ -169,6 +178,7 @@ def _run_child(child: Child, status_fd: int, joined: int, ready: seccomp.Filter 
             os.setgroups(child.groups)
             os.setresgid(child.gid, child.gid, child.gid)
             os.setresuid(child.uid, child.uid, child.uid)
+            process.prctl(process.PR_SET_DUMPABLE, 0)  # up to exec it is a copy of us, and fs.suid_dumpable = 1 opens it to its user
         stage = 10
         if child.ambient:
             caps.raise_ambient(child.ambient)
