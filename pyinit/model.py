@@ -228,6 +228,19 @@ class CgroupLimits(NamedTuple):
     pressure: tuple[Pressure, ...] = ()  # what is told, and limits nothing
 
 
+UNCONFINED, DEFAULT_PROFILE = "unconfined", "default"
+
+
+class Seccomp(NamedTuple):
+    """Which system calls are let through: `program` is the kernel's, b"" for all; `log`: refuse none, but tell."""
+
+    name: str = UNCONFINED  # or DEFAULT_PROFILE, or the absolute path of a profile
+    log: bool = False
+    program: bytes = b""
+    capabilities: tuple[str, ...] = ()  # that the profile was made for
+    origin: Origin = NOWHERE
+
+
 class Landlock(NamedTuple):
     """What a service's processes may reach: paths ("-" before one that may be missing), TCP ports (None: all).
 
@@ -260,6 +273,7 @@ class ProcessSpec(NamedTuple):
     session: str = "own"  # or "group": a process group in the session of PID 1
     strict: bool = False  # what can't be granted is an error, and not a warning
     origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages; of a path in landlock: "landlock PATH"
+    seccomp: Seccomp = Seccomp()
     landlock: Landlock | None = None
 
 
@@ -439,7 +453,7 @@ class Device(NamedTuple):
 
 
 class Security(NamedTuple):
-    """The container's bounding set and hidden paths. Seccomp and user namespaces will stand here.
+    """The container's bounding set, hidden paths and filter. User namespaces will stand here.
 
     `no_new_privileges` is the default of its services, and of an init of the image.
     """
@@ -447,6 +461,7 @@ class Security(NamedTuple):
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     masked_paths: tuple[str, ...] = DEFAULT_MASKED_PATHS
     readonly_paths: tuple[str, ...] = DEFAULT_READONLY_PATHS
+    seccomp: Seccomp = Seccomp()  # of an init of the image, and of each service that has none of its own
     no_new_privileges: bool = False
     devices: tuple[Device, ...] = ()
     devices_origin: Origin = NOWHERE

@@ -72,6 +72,8 @@ def lines(config: Config) -> list[str]:
         after = [*spec.requires, *(f"{other} (wanted)" for other in spec.wants)]
         waits = f", after {', '.join(after)}" if after else ""
         state = ("" if spec.enabled else ", not enabled") + (", no new privileges" if spec.process.no_new_privileges else "")
+        if config.container is None and spec.process.seccomp.program:  # else it is an operation
+            state += f", seccomp {spec.process.seccomp.name}"
         text.append(f"    {name}: {' '.join(_quote(word) for word in spec.command)}{waits}{state}  [{spec.origin}]")
         if spec.process.landlock is not None:
             text.append(f"        landlock: {_landlock(spec.process.landlock)}  [{dict(spec.process.origins)['landlock']}]")
