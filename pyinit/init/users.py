@@ -4,6 +4,7 @@ Owns the reading of passwd and group. Must not know services. Law: NSS is never 
 image's libnss_*.so into PID 1; only a regular file is read, without following a link, without blocking.
 """
 
+import errno
 import os
 import stat
 
@@ -11,6 +12,7 @@ from pyinit.records import NamedTuple
 
 _MOST_BYTES = 4 * 1024 * 1024
 MAX_ID = 2**32 - 2  # -1 means "leave as it is" to setuid(2)
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _DIGITS = len(str(MAX_ID))
 
 
@@ -25,7 +27,9 @@ class User(NamedTuple):
 def _rows(path: str) -> list[list[str]]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORT:  # not the same as a file that is not there: the user's group would be another
+            raise
         return []
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -8,6 +8,7 @@ import pytest
 
 from pyinit.init.groups import Groups
 from pyinit.init.loop import Loop
+from pyinit.init.users import find_user
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ def test_an_exit_is_told_without_the_look_for_its_reason(group):
     with no_descriptors():
         assert groups.ran_out_of_memory("app") is False
     assert groups.ran_out_of_memory("app") is True
+
+
+def test_a_user_is_not_taken_for_one_that_is_not_there(tmp_path):
+    """A number without a line has a group of the same number, which is another one's."""
+    (tmp_path / "passwd").write_text("app:x:1000:33::/:/bin/sh\n")
+    with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        find_user("1000", str(tmp_path / "passwd"))
+    assert find_user("1000", str(tmp_path / "passwd")).gid == 33
 
 
 def test_a_clean_up_waits_until_there_is_one(group):

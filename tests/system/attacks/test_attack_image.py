@@ -17,8 +17,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO, make_busybox, squash
-from harness import Defence, Mutant, Row, expected, inside_pid, names
+from conftest import REPO, make_busybox, squash, wait_until
+from harness import Defence, Mutant, Row, expected, names
 from payload import LIBC
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -135,11 +135,15 @@ def haunted(stage) -> str:
         assert text.count(mutant.old) >= 1, mutant
         path.write_text(text.replace(mutant.old, mutant.new))
     tree = hostile(stage.folder / "tree", package)
-    box = stage.start(CONTAINER.format(layer=tree) + SERVICES, cwd=package)
+    told, go = stage.folder / "told", stage.folder / "go"
+    hook = f"echo $PYINIT_PID > {told}.new; mv {told}.new {told}; while [ ! -e {go} ]; do sleep 0.02; done"
+    box = stage.start(CONTAINER.format(layer=tree) + f'[container.hooks]\nprestart = ["/bin/sh", "-c", "{hook}"]\n' + SERVICES, cwd=package)
+    wait_until(told.exists, "the hook, when PID 1 stands in its root and nothing runs there yet")
+    pid = int(told.read_text())
+    watch = Watch(pathlib.Path(f"/proc/{pid}/root"), tree)
+    go.touch()
     box.wait_for("quick: ready")
     box.wait_for("by: ready")
-    pid = inside_pid(NAME)
-    watch = Watch(pathlib.Path(f"/proc/{pid}/root"), tree)
     _live(box, pid)
     opened = watch.opened()
     assert box.stop(signal.SIGTERM) is not None
