@@ -9,17 +9,21 @@ import zlib
 from pyinit.config import mounts, sources
 from pyinit.config.decode import Table, show
 from pyinit.config.hooks import hooks
+from pyinit.config.nodes import devices
 from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup, rlimits
+from pyinit.config.seccomp import wanted
 from pyinit.config.sysctl import sysctl
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
+    DEFAULT_PROFILE,
     DEFAULT_READONLY_PATHS,
     Container,
     InitSpec,
     Network,
     Place,
+    Seccomp,
     Security,
     is_name,
 )
@@ -30,6 +34,7 @@ _LINK_BYTES = 15
 _NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
 _NOT_IN_OVERLAYS = frozenset(":,\\")  # they part the options of its mount
 _FEWEST_INODES = 16
+_PREFIX_DIGITS = 3
 
 
 def init(table: Table | None) -> InitSpec:
@@ -177,7 +182,7 @@ def _check_veth(table: Table, network: Network) -> None:
         mounts.missing_or_wrong(table, "bridge", f"a link's name of up to {_LINK_BYTES} letters")
     address, mark, prefix = network.address.partition("/")
     widest = 128 if ":" in address else 32
-    if not (is_address(address) and mark and prefix.isascii() and prefix.isdigit() and int(prefix) <= widest):
+    if not (is_address(address) and mark and prefix.isascii() and prefix.isdigit() and len(prefix) <= _PREFIX_DIGITS and int(prefix) <= widest):
         mounts.missing_or_wrong(table, "address", 'an address with its prefix, such as "10.91.0.2/24"')
     elif network.gateway and not _in_network(network.gateway, address, int(prefix)):
         table.fault("gateway", f"expected an address in the network of {network.address}, found {show(network.gateway)}")
@@ -213,15 +218,17 @@ def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
 
 def _security(table: Table | None) -> Security:
     if table is None:
-        return Security()
-    if table.string("seccomp", "unconfined") != "unconfined":
-        table.fault("seccomp", 'only "unconfined" is supported yet; take it out')
+        return Security(seccomp=Seccomp(DEFAULT_PROFILE))
     found = Security(
         capabilities=capabilities(table, "capabilities", DEFAULT_CAPABILITIES),
         masked_paths=_paths(table, "masked_paths", DEFAULT_MASKED_PATHS),
         readonly_paths=_paths(table, "readonly_paths", DEFAULT_READONLY_PATHS),
+        seccomp=wanted(table, DEFAULT_PROFILE),
+        no_new_privileges=table.boolean("no_new_privileges"),
+        devices=devices(table),
+        devices_origin=table.at("devices"),
     )
-    table.close(("no_new_privileges",))
+    table.close()
     return found
 
 

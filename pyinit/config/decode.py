@@ -13,6 +13,7 @@ from pyinit.model import NOWHERE, Origin, signal_number
 
 DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_OF_NUMBERS = frozenset("0123456789+-._eE")
 _LONGEST_S = 10 * 365 * 86400.0  # a longer wait is a slip of the pen, and epoll_wait(2) has its own limit
 
 
@@ -24,7 +25,7 @@ class Document:
         self.lines = lines
         self.problems = problems
         self.environment = environment
-        self.unexpanded: set[Path] = set()  # what follows from a `${}` without a value is no error of its own
+        self.unexpanded: set[Path] = set()  # what follows from a `${}` without a value, or from a NUL, is no error of its own
 
     def origin(self, path: Path) -> Origin:
         while path and path not in self.lines:
@@ -83,6 +84,9 @@ class Table:
         text = self.expanded(key, value)
         if text in ("true", "false"):
             return text == "true"
+        bare = text.removeprefix("-").removeprefix("+")
+        if set(text) - _OF_NUMBERS or (bare[:1] == "0" and bare[1:2].isdigit()):  # int() takes blanks and digits of every script
+            return text
         for kind in (int, float):
             try:
                 return kind(text)
@@ -100,6 +104,7 @@ class Table:
         text = self.expanded(key, value)
         if "\0" in text:
             self.fault(key, f"expected {what} without NUL, found {show(text)}")
+            self.document.unexpanded.add((*self.path, key))
             return default
         return text
 
@@ -221,10 +226,10 @@ class Table:
             return ()
         found = []
         for name, value in table.data.items():
-            if isinstance(value, int) and not isinstance(value, bool):
-                found.append((name, str(value)))
-            elif not name or "=" in name or "\0" in name:
+            if not name or "=" in name or "\0" in name:
                 table.fault(name, "expected a name without = and NUL")
+            elif isinstance(value, int) and not isinstance(value, bool):
+                found.append((name, str(value)))
             else:
                 found.append((name, table.string(name)))
         return tuple(found)
@@ -263,14 +268,18 @@ class Table:
 def _dotted(path: Path) -> str:
     text = ""
     for part in path:
-        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{_printable(part)}" if text else _printable(part)
     return text
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def show(value: object) -> str:
     """A found value in a message, short."""
     if isinstance(value, str):
-        text = '"' + "".join(char if char.isprintable() else repr(char)[1:-1] for char in value) + '"'
+        text = f'"{_printable(value)}"'
     elif isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, dict):

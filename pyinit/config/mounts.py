@@ -82,7 +82,7 @@ def secrets(table: Table | None) -> tuple[FileSpec, ...]:
     found = []
     for name in table.data:
         if not is_name(name):
-            table.fault(name, f"expected a file's name of letters, digits, _ . and -, for {SECRETS}/{name}")
+            table.fault(name, f"expected a file's name of letters, digits, _ . and -, for {SECRETS}, found {show(name)}")
         inner = table.table(name) if isinstance(table.data[name], dict) else None
         if inner is None or "content" in inner.data:
             what = "expected file, env or command, such as { file = \"db-password\", uid = 33 }: a secret does not stand in a config"

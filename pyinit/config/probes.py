@@ -9,6 +9,7 @@ from pyinit.model import Health, Probe, Readiness
 
 PROBES = ("tcp", "unix", "http", "exec", "path")
 _OF_HTTP = ("status", "body")
+_PORT_DIGITS = 5
 
 
 def ready(table: Table | None) -> Readiness:
@@ -161,7 +162,7 @@ def address(table: Table, key: str, text: str) -> tuple[str, int]:
     """A numeric address and a port of `text`, which `key` holds."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not (is_address(host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    if not (is_address(host) and port.isascii() and port.isdigit() and len(port) <= _PORT_DIGITS and 0 < int(port) < 65536):
         text = f'expected a numeric address and a port, such as "127.0.0.1:80" or "[::1]:80", found {show(text)}'
         table.fault(key, text)
         return "127.0.0.1", 1

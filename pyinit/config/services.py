@@ -4,6 +4,8 @@ Owns the keys of a service's life, their defaults and their forms. Must not know
 what its processes are given (processes.py) and asked (probes.py).
 """
 
+import os
+
 from pyinit.config import processes
 from pyinit.config.decode import Document, Table, show
 from pyinit.config.probes import command, health, ready
@@ -23,7 +25,6 @@ from pyinit.model import (
     signal_name,
 )  # fmt: skip
 
-LATER = ("seccomp", "landlock")
 _HOOKS = ("pre_start", "post_start", "pre_stop", "finish")
 # What the init itself answers to, and what can't be caught: HUP INT QUIT KILL TERM CHLD STOP PWR RTMIN+3 +4 +5.
 _NOT_FORWARDED = frozenset({1, 2, 3, 9, 15, 17, 19, 30, 37, 38, 39})
@@ -49,7 +50,7 @@ def instances(name: str, table: Table) -> list[str]:
         table.fault("instances", f"{show(name)} is a template or an instance already: expected a name without @")
     elif type(value) is int and 1 <= value <= _MOST_INSTANCES:
         return [f"{name}@{number}" for number in range(1, value + 1)]
-    elif isinstance(value, list) and value and all(isinstance(one, str) and is_name("x" + one) and "@" not in one for one in value):
+    elif isinstance(value, list) and value and all(isinstance(one, str) and one and is_name("x" + one) and "@" not in one for one in value):
         return [f"{name}@{one}" for one in dict.fromkeys(value)]
     else:
         table.fault("instances", f'expected a number from 1 to {_MOST_INSTANCES}, or names such as ["eu", "us"], found {show(value)}')
@@ -81,7 +82,7 @@ def service(name: str, table: Table, defaults: Defaults) -> tuple[ServiceSpec, t
     _check_kind(table, spec)
     _check_files(table, spec)
     forwarded = _forwarded(table)
-    table.close(LATER)
+    table.close()
     return spec, forwarded
 
 
@@ -124,9 +125,9 @@ def _life(name: str, table: Table, defaults: Defaults) -> ServiceSpec:
         wants=table.strings("wants"),
         after=table.strings("after"),
         before=table.strings("before"),
-        user=_account(table, "user", "root"),
-        group=_account(table, "group", ""),
-        groups=table.strings("groups") if table.has("groups") else None,
+        user=processes.account(table, "user", "root"),
+        group=processes.account(table, "group"),
+        groups=processes.groups(table) if table.has("groups") else None,
         working_directory=_working_directory(table),
         environment=table.pairs("environment"),
         environment_files=_environment_files(table),
@@ -208,23 +209,9 @@ def _command(table: Table) -> tuple[str, ...]:
     return command(table, "command")
 
 
-def _account(table: Table, key: str, default: str) -> str:
-    """A name, or a number without sign and space below 2**32 - 1, as a number or in a string."""
-    value = table.raw(key)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1:
-        return str(value)
-    text = table.string(key, default, what=f"a {key}'s name or number")
-    number = text.isascii() and text.isdigit()
-    bad = number and (int(text) >= 2**32 - 1 or (text[0] == "0" and text != "0"))
-    if bad or (not number and set(text) & set(" \t\n:/+,")) or (not number and text[:1] == "-") or (key in table.data and not text):
-        table.fault(key, f"expected a {key}'s name or number, found {show(value)}")
-        return default
-    return text
-
-
 def _working_directory(table: Table) -> str:
     text = table.path_of("working_directory", "/")
-    if text.startswith("/proc/"):
+    if (os.path.normpath(text).replace("//", "/") + "/").startswith("/proc/"):
         table.fault("working_directory", f"expected a folder outside /proc, found {show(text)}")
         return "/"
     return text

@@ -22,6 +22,8 @@ def layers(table: Table) -> tuple[Layer, ...]:
         table.document.problems.append((table.origin, f"{where}.{missing}"))
     found = []
     for number, text in enumerate(paths):
+        if not text:
+            table.fault("layers", "expected a squashfs file or a folder, found nothing", number)
         path, sha256 = pinned(table, "layers", text, number)
         found.append(Layer(absolute(table, path), table.document.origin((*table.path, "layers", number)), sha256))
     return tuple(found)

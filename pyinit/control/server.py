@@ -37,8 +37,9 @@ _ENDS = {"start": (State.READY, State.DONE, State.SCHEDULED), "stop": (State.STO
 
 
 class _Client:
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, listener: socket.socket) -> None:
         self.sock = sock
+        self.listener = listener  # that it came by
         self.fd = sock.fileno()
         self.input = b""
         self.output = b""
@@ -112,8 +113,9 @@ class Server:
             self._loop.call_at(time.monotonic() + _PAUSE_S, lambda: self._watch(listener))
             return
         sock.setblocking(False)  # noqa: FBT003 - no keywords there
-        client = _Client(sock)
-        if len(self._clients) >= _MOST_CLIENTS:
+        client = _Client(sock, listener)
+        # Of each listener: the root of a container can't take the places of its host.
+        if sum(other.listener is listener for other in self._clients.values()) >= _MOST_CLIENTS:
             self._turn_away(client, f"{_MOST_CLIENTS} clients are being served already: try again")
             return
         uid = stranger(sock)

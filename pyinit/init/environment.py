@@ -33,7 +33,8 @@ def read_file(path: str) -> dict[str, str]:
         key, mark, value = line.removeprefix("export ").partition("=")
         key = key.rstrip()
         if not mark or not key.isidentifier() or "\0" in value:
-            raise EnvironmentFileError(f"{name}:{number}: expected NAME=value, found {line[:40]}")
+            why = "no =" if not mark else "a NUL" if "\0" in value else "another name"  # never the line: it may be a secret
+            raise EnvironmentFileError(f"{name}:{number}: expected NAME=value, found {why}")
         found[key] = _unquoted(value.strip())
     return found
 

@@ -6,7 +6,9 @@ without any the session is the group (its number lives as long as any member doe
 left the session is known by a marker in its environment.
 """
 
+import errno
 import os
+import time
 from _collections_abc import Callable, Container
 
 from pyinit import scopes as contextlib
@@ -20,6 +22,8 @@ from pyinit.model import CgroupLimits, ServiceSpec
 
 _KILL = 9
 _MOST_ROUNDS = 16
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_AGAIN_S = 0.5
 _ACCOUNTED = frozenset({"memory", "cpu", "io", "pids"})
 MARKER = "PYINIT_SERVICE"
 _MARK = b"\0PYINIT_SERVICE="
@@ -236,6 +240,10 @@ class Groups:
             count = cgroup.oom_kills(cgroup.read_at(place, file))
         except FileNotFoundError:  # the memory controller is not on here
             return False
+        except OSError as error:  # no descriptor is left: that must not cost the exit that this is asked of
+            if error.errno not in _SHORT:
+                raise
+            return False
         before, self._oom_kills[name] = self._oom_kills.get(name, 0), count
         return count > before
 
@@ -272,14 +280,30 @@ class Groups:
     def kill(self, name: str, policy: str) -> None:
         """SIGKILL what is left; with policy "process" nothing is."""
         self._pending.add(name)
-        if policy != "process" and not self._is_empty(name):
-            self.signal(name, _KILL)
-        else:
-            self._pending.discard(name)
-            self._loop.call_soon(lambda: self._finished(name))
+        try:
+            if policy != "process" and not self._is_empty(name):
+                self.signal(name, _KILL)
+                return
+        except OSError as error:
+            self._later(error, lambda: self.kill(name, policy))
+            return
+        self._pending.discard(name)
+        self._loop.call_soon(lambda: self._finished(name))
+
+    def _later(self, error: OSError, callback: Callable[[], None]) -> None:
+        """Again in a moment, if what is short now is a descriptor or memory."""
+        if error.errno not in _SHORT:
+            raise error
+        self._loop.call_at(time.monotonic() + _AGAIN_S, callback)
 
     def check(self) -> None:
         """After exits: whose clean-up is over? Orphans come to us, so each death passes through the reaper."""
+        try:
+            self._check()
+        except OSError as error:
+            self._later(error, self.check)
+
+    def _check(self) -> None:
         for name in sorted(self._pending):
             if self._is_empty(name):
                 self._pending.discard(name)

@@ -11,13 +11,16 @@ import os
 import resource
 import sys
 
-from pyinit.linux import caps, process
-from pyinit.records import NamedTuple
+from pyinit.linux import caps, process, seccomp
+from pyinit.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pyinit.init.confinement import Rules
 
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
 STAGES = (
     "fork", "session", "cgroup", "files", "rlimits", "scheduling", "mounts", "chroot", "working_directory", "user",
-    "capabilities", "no_new_privileges", "exec",
+    "capabilities", "no_new_privileges", "seccomp", "exec", "landlock",
 )  # fmt: skip
 DEFAULT_UMASK = 0o022
 _TIOCSCTTY = 0x540E
@@ -54,6 +57,8 @@ class Child(NamedTuple):
     read_only_paths: tuple[str, ...] = ()
     tty: str = ""  # becomes the controlling terminal
     new_session: bool = True  # else a process group of its own
+    filter: bytes = b""  # the program of its system calls; b"": all are let through
+    landlock: "Rules | None" = None
 
 
 class Spawned(NamedTuple):
@@ -79,7 +84,12 @@ def spawn(child: Child) -> Spawned:
     if _is_plain(child):
         return Spawned(_posix_spawn(child), -1)
     if child.private_tmp or child.read_only_paths:
-        import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec
+        import pyinit.init.private  # only for those who ask for it, and never between fork and exec; who has `landlock` has its module
+    if child.chroot or child.working_directory != "/":
+        import pyinit.linux.mount  # as above
+
+        pyinit.linux.mount.settle()
+    ready = seccomp.prepare(child.filter) if child.filter else None
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         pid, pidfd, joined = _clone(child)
@@ -88,7 +98,7 @@ def spawn(child: Child) -> Spawned:
         os.close(write_end)
         raise
     if pid == 0:
-        _run_child(child, write_end, joined)
+        _run_child(child, write_end, joined, ready)
     os.close(pidfd)
     os.close(write_end)
     return Spawned(pid, read_end)
@@ -124,8 +134,11 @@ def _posix_spawn(child: Child) -> int:
     )  # fmt: skip
 
 
-def _run_child(child: Child, status_fd: int, joined: int) -> None:
-    """Numbers are indices of STAGES. What needs privileges comes before the ids change."""
+def _run_child(child: Child, status_fd: int, joined: int, ready: seccomp.Filter | None) -> None:
+    """Numbers are indices of STAGES. What needs privileges comes before the ids change.
+
+    So does the filter (seccomp(2): EACCES after it), but with no_new_privs, where it comes last.
+    """
     stage = 1
     try:
         if child.new_session:
@@ -148,9 +161,18 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
             sys.modules["pyinit.init.private"].set_up(private_tmp=child.private_tmp, read_only_paths=child.read_only_paths)
         stage = 7
         if child.chroot:
-            os.chroot(child.chroot)
+            _enter(child.chroot)
+            os.chroot(".")
         stage = 8
-        os.chdir(child.working_directory)
+        _enter(child.working_directory)
+        if child.landlock is not None:  # here is CAP_SYS_ADMIN, if we have it; what is to come opens no file but the program
+            stage = 14
+            if child.no_new_privileges:
+                process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+            sys.modules["pyinit.init.confinement"].set_up(child.landlock)
+        stage = 12
+        if ready is not None and not child.no_new_privileges:
+            seccomp.install(ready)
         stage = 10
         for number in child.dropped:
             process.prctl(caps.PR_CAPBSET_DROP, number)
@@ -161,13 +183,17 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
             os.setgroups(child.groups)
             os.setresgid(child.gid, child.gid, child.gid)
             os.setresuid(child.uid, child.uid, child.uid)
+            process.prctl(process.PR_SET_DUMPABLE, 0)  # up to exec it is a copy of us, and fs.suid_dumpable = 1 opens it to its user
         stage = 10
         if child.ambient:
             caps.raise_ambient(child.ambient)
         stage = 11
         if child.no_new_privileges:
             process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        stage = 12
+            stage = 12
+            if ready is not None:
+                seccomp.install(ready)
+        stage = 13
         _reset_signals()
         os.execve(child.path, child.argv, child.environment)
     except OSError as error:
@@ -176,6 +202,16 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
         _report(status_fd, stage, errno.EINVAL)
     finally:
         os._exit(127)
+
+
+def _enter(path: str) -> None:
+    """chdir(2), but never by a symlink of the image's into /proc/PID/fd: there is the host's, which close_from() does not end before exec."""
+    if path == "/":
+        os.chdir(path)
+        return
+    fd = sys.modules["pyinit.linux.mount"].open_plainly(path, os.O_PATH | os.O_DIRECTORY)
+    os.chdir(fd)
+    os.close(fd)
 
 
 def _set_scheduling(child: Child) -> None:

@@ -4,6 +4,7 @@ Owns the reading of passwd and group. Must not know services. Law: NSS is never 
 image's libnss_*.so into PID 1; only a regular file is read, without following a link, without blocking.
 """
 
+import errno
 import os
 import stat
 
@@ -11,6 +12,8 @@ from pyinit.records import NamedTuple
 
 _MOST_BYTES = 4 * 1024 * 1024
 MAX_ID = 2**32 - 2  # -1 means "leave as it is" to setuid(2)
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_DIGITS = len(str(MAX_ID))
 
 
 class User(NamedTuple):
@@ -24,7 +27,9 @@ class User(NamedTuple):
 def _rows(path: str) -> list[list[str]]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORT:  # not the same as a file that is not there: the user's group would be another
+            raise
         return []
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -32,24 +37,28 @@ def _rows(path: str) -> list[list[str]]:
         data = os.read(fd, _MOST_BYTES)
     finally:
         os.close(fd)
-    return [line.split(":") for line in data.decode("utf-8", "surrogateescape").split("\n")]
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
+    return [line.split(":") for line in lines if "\0" not in line]  # no variable of an environment can hold one
 
 
 def _number(text: str) -> int | None:
     """A uid or gid: plain digits only, no sign, no space, not 2**32 - 1."""
-    if text.isascii() and text.isdigit() and int(text) <= MAX_ID:
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS and int(text) <= MAX_ID:  # int() raises for thousands
         return int(text)
     return None
 
 
 def find_user(name: str, passwd: str = "/etc/passwd") -> User | None:
-    """The user of that name or number; a number that no line has is a user without a home."""
+    """The user of that name or number; a number that no line has is a user without a home.
+
+    A number is never a name: an image may have a user 1000 whose uid is 0 (CVE-2016-3697).
+    """
     wanted = _number(name)
     for row in _rows(passwd):
-        if len(row) < 7 or (row[0] != name and (wanted is None or _number(row[2]) != wanted)):
+        if len(row) < 7:
             continue
         uid, gid = _number(row[2]), _number(row[3])
-        if uid is not None and gid is not None:
+        if uid is not None and gid is not None and (row[0] == name if wanted is None else uid == wanted):
             return User(row[0], uid, gid, row[5] or "/", row[6] or "/bin/sh")
     if name == "root":
         return User("root", 0, 0, "/root", "/bin/sh")

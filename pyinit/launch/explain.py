@@ -23,10 +23,14 @@ def _subjects(operation: p.Operation) -> tuple[str, ...]:
             return of_mount(operation.mount)
         case p.ConnectMount():
             return of_mount(operation.mount)
+        case p.LimitDevices():
+            return ("cgroup devices",)
         case p.MapIds():
             return ("namespace user", "idmap")
         case p.MakeRoot():
             return ("filesystem overlay", "filesystem tmpfs")
+        case p.FilterCalls():
+            return ("seccomp",)
         case _:
             return ("capabilities",)
 

@@ -9,6 +9,7 @@ and, once it is, b"go"; we say b"built" or an error's text, which begins with "!
 What comes after is launcher.py's.
 """
 
+import errno
 import gc
 import marshal
 import os
@@ -20,7 +21,7 @@ from pyinit.bundle import Bundle
 from pyinit.config import cache
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
 from pyinit.init.pid1 import Endpoints, Init
-from pyinit.linux import caps, cgroup, mount, namespaces, process
+from pyinit.linux import caps, cgroup, mount, namespaces, process, seccomp
 from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
 from pyinit.model import Config, Container
@@ -29,6 +30,7 @@ from pyinit.records import NamedTuple
 MOST_TEXT = 8192
 _MOST_FDS = 200
 _KILL = 9
+_SAVED_GID = 65534
 INIT_LEAF = "init"
 INSIDE_SOCKET = "/run/pyinit/control.sock"
 
@@ -76,6 +78,7 @@ def _words(error: BaseException) -> str:
 
 def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, built: list[bool]) -> int:
     process.prctl(process.PR_SET_DUMPABLE, 0)
+    os.setresgid(-1, -1, _SAVED_GID)  # no root of a service is the same as we (prlimit(2), ptrace(2)); an exec takes it away
     process.set_name("pyinit")
     for fd in (os.environ["PYTHONHOME"].split("/")[4], package.split("/")[4], channel.fileno()):
         os.set_inheritable(int(fd), False)  # noqa: FBT003 - no keywords there
@@ -95,7 +98,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
         return EXIT_SYSTEM  # it is gone before there was anything to stop
     _do_own_steps(box, facts)
     _shut_the_host_out({channel.fileno(), lock_fd, control_fd, *folder_fds, max(cgroup_fd, 0), *v1_fds.values()})
-    warnings = _limit(config) if box.init else []
+    warnings, program = _limit(config) if box.init else ([], b"")
     channel.send(b"built")
     built.append(True)
     if facts.waits and channel.recv(16) != b"go":
@@ -103,7 +106,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
     if box.init:
         for warning in warnings:
             print(f"pyinit: {warning}", file=sys.stderr)
-        return _exec_init(box, channel)
+        return _exec_init(box, channel, program)
     gc.enable()
     gc.freeze()  # what a start has made stays: no collection has to look at it
     endpoints = Endpoints(
@@ -113,7 +116,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
     return Init(config, endpoints).run()
 
 
-def _limit(config: Config) -> list[str]:
+def _limit(config: Config) -> tuple[list[str], bytes]:
     from pyinit.launch import rlimits  # for an init of the image
 
     return rlimits.limit_ourselves(config)
@@ -139,7 +142,8 @@ def _enter_groups(box: Container, facts: Facts) -> int:
 def _do_own_steps(box: Container, facts: Facts) -> None:
     """The plan's `own`, in its order."""
     root = os.open(f"{facts.staging}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    steps: list[Callable[[], None]] = [lambda: _mount_groups(root, facts)] if facts.shows_groups else []
+    steps: list[Callable[[], None]] = [_join_keyring]
+    steps += [lambda: _mount_groups(root, facts)] if facts.shows_groups else []
     steps += [lambda: _pivot(root), lambda: _limit_capabilities(box)]
     for number, step in enumerate(steps):
         try:
@@ -149,6 +153,15 @@ def _do_own_steps(box: Container, facts: Facts) -> None:
             from pyinit.launch.explain import explain
 
             raise LaunchError(explain(plan.own(box)[number], error)) from error
+
+
+def _join_keyring() -> None:
+    """Who may not ask for one (a seccomp filter of what started us), or has a kernel without keys, shows services none either."""
+    try:
+        process.join_session_keyring()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+            raise
 
 
 def _mount_groups(root: int, facts: Facts) -> None:
@@ -183,18 +196,24 @@ def _shut_the_host_out(kept: set[int]) -> None:
     os.environ["TZ"] = "UTC0"  # else the C library would read the image's /etc/localtime
 
 
-def _exec_init(box: Container, channel: socket.socket) -> int:
+def _exec_init(box: Container, channel: socket.socket, program: bytes) -> int:
     """`[container] init`: a program of the image takes over, with what the container may have and no more."""
     path = box.init
     if not box.orphan:  # it can't see the end of our channel, and may not heed anything but KILL
         process.prctl(process.PR_SET_PDEATHSIG, _KILL)
     process.set_signal_mask([])
+    if box.security.no_new_privileges:
+        process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
     process.close_from(3)
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container": "pyinit"}
+    what, at = "seccomp", box.security.seccomp.origin
     try:
+        if program:
+            seccomp.install(seccomp.prepare(program))
+        what, at = f"init {path} of the image", box.origin
         os.execve(path, [path], environment)
     except OSError as error:
         channel.send(b"failed")
-        text = f"{box.origin}: init {path} of the image: {error.strerror}"
+        text = f"{at}: {what}: {error.strerror}"
         print(f"pyinit: {text}", file=sys.stderr)
         return 127 if isinstance(error, FileNotFoundError) else 126

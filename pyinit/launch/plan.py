@@ -1,15 +1,18 @@
 """The plan of a launch: a config becomes the ordered operations that make its container. Pure.
 
 Owns what is done and in which order. Must not know how: no syscall, no clock, no file is touched here.
-User namespaces go before "isolate", seccomp after "limit-capabilities" when they come.
+User namespaces go before "isolate" when they come.
 """
 
 import pyinit.launch.operations as ops
-from pyinit.core.limits import controllers
+from pyinit.core.limits import controllers, size_text
 from pyinit.model import SECRETS, CgroupLimits, Config, Container, Mount, Origin
 from pyinit.records import NamedTuple
 
-_SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
+# RAM disks count against memory_max and can't be taken back: full ones, also of empty files, would have PID 1 killed in the end.
+_SHARE_OF_MEMORY = 8  # of memory_max, for each whose size nobody said
+_BYTES_A_FILE, _FEWEST_FILES = 4096, 1024
+_SHARED_BYTES = 64 << 20  # of /dev/shm, at most
 
 
 class Plan(NamedTuple):
@@ -47,8 +50,12 @@ def make(config: Config) -> Plan:
     for mount in mounts:
         host += _outside(mount)
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
-    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
-        host.append(ops.MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
+    limits_devices = bool(box.security.devices) or "MKNOD" in box.security.capabilities  # else it has no others, and can make none
+    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services or limits_devices:
+        at = _first(box.cgroup.origin, box.origin)
+        host.append(ops.MakeCgroup(box.name, box.cgroup, at, of_services, config.init.strict, limits_devices))
+    if limits_devices:
+        host.append(ops.LimitDevices(box.security.devices, _first(box.security.devices_origin, box.origin), config.init.strict))
     if box.network.mode == "veth":
         host.append(ops.MakeNetwork(box.network, link_name(box.name), box.network.origin))
     inside: list[ops.Inside] = [ops.Stage(box.origin)]
@@ -57,6 +64,7 @@ def make(config: Config) -> Plan:
     inside.append(_root(box, mounts))
     inside += [ops.MakeWritable(number, place.path, place.origin) for number, place in enumerate(box.writable_paths)]
     inside += _kernel_mounts(box)
+    inside += [ops.MakeDevice(one, _first(one.origin, box.origin)) for one in box.security.devices]
     inside += [ops.MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
     inside.append(ops.HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
     if "uts" in box.namespaces:
@@ -65,7 +73,7 @@ def make(config: Config) -> Plan:
     hooks = box.hooks
     built: list[ops.WhenBuilt] = [ops.NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
     built += [ops.RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
-    return Plan(tuple(host), tuple(inside), own(box), tuple(built))
+    return Plan(tuple(host), tuple(inside), (*own(box), *_filters(config, box)), tuple(built))
 
 
 def shows_groups(box: Container) -> bool:
@@ -78,7 +86,20 @@ def own(box: Container) -> tuple[ops.Own, ...]:
     """PID 1's own steps. A mount of cgroup2 shows the group that its maker's namespace has as its root, so only PID 1 can make it."""
     flags = (ops.RO, ops.NOSUID, ops.NODEV, ops.NOEXEC)
     groups = [ops.MountKernel("cgroup2", "/sys/fs/cgroup", (), flags, box.origin)] if shows_groups(box) else []
-    return (*groups, ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin))
+    return (ops.JoinKeyring(box.origin), *groups, ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin))
+
+
+def _filters(config: Config, box: Container) -> list[ops.FilterCalls]:
+    """PID 1 does these for each process that it starts: the container's, and those of services that differ from it."""
+    common = box.security.seccomp
+    found = []
+    if common.program:
+        found.append(ops.FilterCalls(box.init or "every service", common, _first(common.origin, box.origin)))
+    for spec in config.services:
+        own = spec.process.seccomp
+        if (own.name, own.log, own.program) != (common.name, common.log, common.program):
+            found.append(ops.FilterCalls(spec.name, own, _first(own.origin, spec.origin)))
+    return found
 
 
 def _outside(mount: Mount) -> list[ops.Outside]:
@@ -122,14 +143,31 @@ def _with_defaults(config: Config, box: Container) -> list[Mount]:
     to_file = any(service.log.to in ("file", "syslog") for service in config.services)
     if to_file and not covered and (box.writable == "none" or box.writable_paths):
         wanted.append((config.init.log_dir, 0o755))
-    # Their pages count against memory_max and can't be taken back: full ones would have PID 1 killed in the end.
-    size_bytes = box.cgroup.memory_max_bytes // _SHARE_OF_MEMORY
-    defaults = [Mount("tmpfs", target, size_bytes=size_bytes, mode=mode) for target, mode in wanted if target not in declared]
+    defaults = [Mount("tmpfs", target, mode=mode) for target, mode in wanted if target not in declared]
     if box.secrets:
         flags = (ops.NOSUID, ops.NODEV, ops.NOEXEC)
         defaults.append(Mount("tmpfs", SECRETS, read_only=True, files=box.secrets, flags=flags, secret=True, origin=box.secrets_origin))
     # A parent before its child, whatever the file's order, else the parent hides it.
-    return sorted([*defaults, *box.mounts], key=lambda mount: mount.target.rstrip("/").count("/"))
+    return sorted([_bounded(one, box) for one in (*defaults, *box.mounts)], key=lambda mount: mount.target.rstrip("/").count("/"))
+
+
+def _bounded(mount: Mount, box: Container) -> Mount:
+    """A RAM disk of a size and a number of files that fit into memory_max."""
+    if mount.type != "tmpfs" or mount.secret or not box.cgroup.memory_max_bytes:
+        return mount
+    said = {name for name, _ in mount.options}
+    size_bytes = 0 if "nr_blocks" in said else mount.size_bytes or _share(box)
+    files = () if "nr_inodes" in said else (("nr_inodes", str(_files(size_bytes))),)
+    return mount._replace(size_bytes=size_bytes, options=(*mount.options, *files))
+
+
+def _share(box: Container) -> int:
+    return box.cgroup.memory_max_bytes // _SHARE_OF_MEMORY
+
+
+def _files(size_bytes: int) -> int:
+    """How many go into a RAM disk: as many as it has pages."""
+    return max(size_bytes // _BYTES_A_FILE, _FEWEST_FILES)
 
 
 def _root(box: Container, mounts: list[Mount]) -> ops.MakeRoot:
@@ -144,21 +182,24 @@ def _root(box: Container, mounts: list[Mount]) -> ops.MakeRoot:
     resolv = "".join(f"nameserver {server}\n" for server in box.network.dns)
     files.append(("/etc/resolv.conf", resolv))
     whole = box.writable != "none" and not box.writable_paths
-    return ops.MakeRoot(
-        len(box.layers), tuple(points), tuple(files), box.writable, whole, box.writable_size_bytes, box.writable_inodes, box.origin
-    )
+    size_bytes, inodes = box.writable_size_bytes, box.writable_inodes
+    if box.writable == "tmpfs" and box.cgroup.memory_max_bytes:
+        size_bytes = size_bytes or _share(box)
+        inodes = inodes or _files(size_bytes)
+    return ops.MakeRoot(len(box.layers), tuple(points), tuple(files), box.writable, whole, size_bytes, inodes, box.origin)
 
 
 def _kernel_mounts(box: Container) -> list[ops.Inside]:
     at = box.origin
     strict = (ops.NOSUID, ops.NODEV, ops.NOEXEC)
+    shared = min(_share(box) or _SHARED_BYTES, _SHARED_BYTES)
     rows: list[ops.Inside] = [
         ops.MountKernel("proc", "/proc", (), strict, at),
         ops.MountKernel("sysfs", "/sys", (), (ops.RO, *strict), at),
-        ops.MountKernel("tmpfs", "/dev", (("mode", "0755"), ("size", "64k")), (ops.NOSUID, ops.NOEXEC), at),
+        ops.MountKernel("tmpfs", "/dev", (("mode", "0755"), ("size", "64k"), ("nr_inodes", "1k")), (ops.NOSUID, ops.NOEXEC), at),
         ops.MakeDevices(at),
         ops.MountKernel("devpts", "/dev/pts", (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")), (ops.NOSUID, ops.NOEXEC), at),
-        ops.MountKernel("tmpfs", "/dev/shm", (("mode", "1777"), ("size", "64m")), strict, at),
+        ops.MountKernel("tmpfs", "/dev/shm", (("mode", "1777"), ("size", size_text(shared).lower()), ("nr_inodes", str(_files(shared)))), strict, at),
     ]
     if "ipc" in box.namespaces:
         rows.append(ops.MountKernel("mqueue", "/dev/mqueue", (), strict, at))

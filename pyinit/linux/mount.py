@@ -206,6 +206,15 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
     return syscall("openat2", _OPENAT2, root_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), path=path)
 
 
+def open_plainly(path: str, flags: int) -> int:
+    """open(2) from our root, but ELOOP for a magic link of procfs (proc_pid_fd(5)): by an image's symlink it would be what we have open."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_in_root(root, path, flags)
+    finally:
+        os.close(root)
+
+
 def mountinfo(fd: int, proc: str = "/proc/self") -> list[str]:
     """The fields of proc_pid_mountinfo(5) of the mount that `fd` is on, without asking its file system; [] if it is detached.
 

@@ -396,6 +396,16 @@ def test_slow_bytes_and_those_who_leave(bench):
     assert bench.answers(slow)[0]["ok"] is True
 
 
+def test_those_inside_do_not_take_the_places_of_those_outside(bench, tmp_path):
+    """A root service may connect as often as it likes to the socket in its container; the host has another."""
+    outside = str(tmp_path / "outside.sock")
+    bench.server.listen(bind(outside))
+    inside = [bench.connect() for _ in range(65)]
+    assert "error" in bench.answers(inside[-1])[0]
+    bench.path = outside
+    assert bench.answers(bench.ask({"verb": "status"})) == [{"ok": True, "init": {"pid": 1}, "services": []}]
+
+
 def test_one_client_too_many_is_told_so_and_the_next_is_served(bench):
     clients = [bench.connect() for _ in range(64)]
     bench.turn(lambda: True)

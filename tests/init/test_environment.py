@@ -11,12 +11,13 @@ def test_a_file_of_variables(tmp_path):
     assert read_file(str(path)) == {"A": "1", "B": "two words", "C": "x", "D": "a=b # no comment", "E": ""}
 
 
-def test_a_wrong_line_is_told_by_its_number(tmp_path):
+@pytest.mark.parametrize(("line", "found"), [("hunter2 secret", "no ="), ("B C=hunter2", "another name"), ("=hunter2", "another name"), ("B=hunter2\0", "a NUL")])
+def test_a_wrong_line_is_told_by_its_number_and_not_by_what_may_be_a_secret(tmp_path, line, found):
     path = tmp_path / "env"
-    path.write_text("A=1\nB 2\n")
+    path.write_text(f"A=1\n{line}\n")
     with pytest.raises(EnvironmentFileError) as caught:
         read_file(str(path))
-    assert str(caught.value) == f"{path}:2: expected NAME=value, found B 2"
+    assert str(caught.value) == f"{path}:2: expected NAME=value, found {found}"
 
 
 def test_a_missing_file_is_an_error_unless_it_may_be_missing(tmp_path):

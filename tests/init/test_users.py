@@ -37,6 +37,36 @@ def test_users(files, name, user):
     assert find_user(name, files[0]) == user
 
 
+HOSTILE = (
+    "1000:x:0:0:the name is a number:/:/bin/sh\n"
+    "nul:x:7:7::/\0:/bin/sh\nlong:x:" + "9" * 5000 + ":7::/:/bin/sh\nscript:x:\u0661:7::/:/bin/sh\nhex:x:0x0:7::/:/bin/sh\n"
+    "minus:x:7:-1::/:/bin/sh\nfew:x:7:7\n:x:7:7::/:/bin/sh\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "user"),
+    [
+        ("1000", User("1000", 1000, 1000, "/", "/bin/sh")),  # CVE-2016-3697
+        ("0", User("1000", 0, 0, "/", "/bin/sh")),
+        ("9" * 5000, None),
+        *((name, None) for name in ("nul", "long", "script", "hex", "minus", "few")),
+    ],
+)
+def test_a_hostile_images_users(tmp_path, name, user):
+    path = tmp_path / "passwd"
+    path.write_text(HOSTILE)
+    assert find_user(name, str(path)) == user
+
+
+@pytest.mark.parametrize(("name", "gid"), [("1000", 1000), ("+0", None), ("long", None), ("9" * 5000, None)])
+def test_a_hostile_images_groups(tmp_path, name, gid):
+    path = tmp_path / "group"
+    path.write_text("1000:x:0:\n+0:x:+0:\nlong:x:" + "9" * 5000 + ":app\n")
+    assert find_group(name, str(path)) == gid
+    assert groups_of(User("app", 5, 5, "/", "/"), str(path)) == [5]
+
+
 def test_root_is_there_without_a_file(tmp_path):
     assert find_user("root", str(tmp_path / "none")) == User("root", 0, 0, "/root", "/bin/sh")
     assert find_group("root", str(tmp_path / "none")) == 0

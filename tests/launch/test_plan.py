@@ -6,6 +6,7 @@ from pyinit.model import (
     Config,
     Container,
     Content,
+    Device,
     FileSpec,
     HostHook,
     HostHooks,
@@ -18,6 +19,8 @@ from pyinit.model import (
     Network,
     Origin,
     Place,
+    ProcessSpec,
+    Seccomp,
     Security,
     ServiceSpec,
     Sysctl,
@@ -46,15 +49,16 @@ DEFAULT = [
     "1 mount the root: 1 image layer(s) under a generated one, read-only",
     "1 mount proc on /proc (nosuid,nodev,noexec)",
     "1 mount sysfs on /sys (ro,nosuid,nodev,noexec)",
-    "1 mount tmpfs on /dev (nosuid,noexec,mode=0755,size=64k)",
+    "1 mount tmpfs on /dev (nosuid,noexec,mode=0755,size=64k,nr_inodes=1k)",
     "1 make /dev/null zero full random urandom tty and the links fd stdin stdout stderr ptmx",
     "1 mount devpts on /dev/pts (nosuid,noexec,ptmxmode=0666,mode=0620,gid=5)",
-    "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=64m)",
+    "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=64m,nr_inodes=16384)",
     "1 mount mqueue on /dev/mqueue (nosuid,nodev,noexec)",
     "1 mount tmpfs on /run",
     "1 mount tmpfs on /tmp",
     "1 mask 15 paths, make 5 read-only",
     "1 set the host name web-1",
+    "1 join a new session keyring, leave the host's keys",
     "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
     "1 pivot_root, detach the host's root",
     "1 limit the bounding set to AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP "
@@ -64,6 +68,23 @@ DEFAULT = [
 
 def test_the_least_config_step_by_step():
     assert words() == DEFAULT
+
+
+def test_ram_disks_fit_into_the_memory():
+    limits = CgroupLimits(memory_max_bytes=256 << 20)
+    mounts = (
+        Mount("tmpfs", "/tmp", options=(("nr_inodes", "77"),), origin=at(5)), Mount("tmpfs", "/data", size_bytes=1 << 20, origin=at(6)),
+        Mount("tmpfs", "/blocks", options=(("nr_blocks", "9"),), origin=at(7)),
+    )  # fmt: skip
+    assert [line for line in words(cgroup=limits, writable="tmpfs", mounts=mounts) if "mount tmpfs" in line or "RAM" in line] == [
+        "1 mount the root: 1 image layer(s) under a generated one, with a RAM upper layer of 32M, 8192 inodes",
+        "1 mount tmpfs on /dev (nosuid,noexec,mode=0755,size=64k,nr_inodes=1k)",
+        "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=32m,nr_inodes=8192)",
+        "1 mount tmpfs of 32M on /run (nr_inodes=8192)",
+        "5 mount tmpfs of 32M on /tmp (nr_inodes=77)",
+        "6 mount tmpfs of 1M on /data (nr_inodes=1024)",
+        "7 mount tmpfs on /blocks (nr_blocks=9,nr_inodes=1024)",
+    ]
 
 
 def test_changes_go_to_memory_to_a_folder_or_only_from_some_paths():
@@ -96,6 +117,30 @@ def test_pinned_images_are_checked_before_anything_is_made():
     assert "4 check that layer 1, /img/app.squashfs, is for the base below it, if it names one" in words(layers=layers)
 
 
+def test_filters_stand_with_their_lines():
+    """The container's once, and those of services that differ."""
+
+    def service(name: str, seccomp: Seccomp) -> ServiceSpec:
+        return ServiceSpec(name, ("/bin/x",), log=LogSpec(to="null"), process=ProcessSpec(seccomp=seccomp), origin=at(20))
+
+    common = Seccomp("default", program=b"a" * 8, origin=at(9))
+    services = (
+        service("same", common),
+        service("fewer", common._replace(program=b"b" * 8)),
+        service("free", Seccomp(origin=at(22))),
+        service("own", Seccomp("/etc/calls.toml", log=True, program=b"c" * 8, origin=at(23))),
+    )
+    base = config(security=Security(seccomp=common))
+    found = plan.make(base._replace(services=services))
+    assert [f"{step.origin.line} {step.describe()}" for step in found.own if isinstance(step, operations.FilterCalls)] == [
+        "9 filter the system calls of every service: default",
+        "9 filter the system calls of fewer: default",
+        "22 filter the system calls of free: all are let through",
+        "23 filter the system calls of own: /etc/calls.toml, what it refuses is let through and logged",
+    ]
+    assert words(init="/sbin/init", security=Security(seccomp=common._replace(origin=at(0))))[-2] == "1 filter the system calls of /sbin/init: default"
+
+
 def test_what_stays_on_the_host_says_how_it_is_undone():
     steps = plan.make(config(network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)))).operations()
     assert [step.undo() for step in steps if step.undo()] == [
@@ -118,10 +163,11 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
     assert [line for line in found if line not in DEFAULT] == [
         "7 make cgroup pyinit-web with memory_max=1M cpu_max=1.5 pids_max=9",
         "9 make veth ve-web on bridge br0, host0 with 10.1.0.2/24 inside, default route by 10.1.0.1",
-        "1 mount tmpfs of 256K on /run",
-        "1 mount tmpfs of 256K on /tmp",
+        "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=128k,nr_inodes=1024)",
+        "1 mount tmpfs of 128K on /run (nr_inodes=1024)",
+        "1 mount tmpfs of 128K on /tmp (nr_inodes=1024)",
         "30 mount bind /srv/data on /data read-only",
-        "20 mount tmpfs on /run/config, with a.env",
+        "20 mount tmpfs of 128K on /run/config (nr_inodes=1024), with a.env",
     ]
     assert "secret" not in "".join(found)
 
@@ -159,6 +205,18 @@ def test_what_the_inside_can_not_get_at_is_had_before_the_clone():
     undone = {step.describe(): step.undo() for step in plan.make(config(mounts=mounts)).operations()}
     assert undone["connect nfs4 h:/x for /files"] == "the mount goes with PID 1"
     assert undone["connect fuse.sshfs h: for /home"] == "the mount goes with PID 1, sshfs with its mount"
+
+
+def test_devices_are_made_and_no_others_allowed():
+    devices = (Device("/dev/fuse", origin=at(8)), Device("/dev/net/tun", "rw", 0o660, 0, 5, at(8)))
+    found = [line for line in words(security=Security(devices=devices, devices_origin=at(8))) if line not in DEFAULT]
+    others = "8 allow no devices but /dev/null zero full random urandom tty, terminals"
+    assert found == [
+        f"{others}, /dev/fuse (rwm), /dev/net/tun (rw)", "8 make /dev/fuse, as on the host", "8 make /dev/net/tun, mode 0660, uid 0, gid 5",
+    ]  # fmt: skip
+    makes = Security(capabilities=("MKNOD",))
+    assert f"1{others[1:]}" in words(security=makes)
+    assert "1 make cgroup pyinit-web" in words(security=makes, namespaces=("pid", "mount"))
 
 
 def test_every_limit_is_told():
@@ -217,8 +275,8 @@ def test_hosts_hostname_and_resolver_are_generated():
 def test_sysctls_stand_before_the_pivot_and_wait_for_the_network_if_they_are_its():
     shm, port = (Sysctl("kernel.shmmax", "kernel/shmmax", "9", at(7)), Sysctl("net/ipv4/x", "net/ipv4/x", "0", at(8)))
     found = words(sysctl=(shm, port))
-    assert found[-5:-1] == [
-        "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0",
+    assert found[-6:-1] == [
+        "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0", "1 join a new session keyring, leave the host's keys",
         "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)", "1 pivot_root, detach the host's root",
     ]  # fmt: skip
     veth = Network("veth", "br0", "10.1.0.2/24")

@@ -193,6 +193,19 @@ def runtime(tmp_path):
     runtime.close()
 
 
+@pytest.fixture(scope="session")
+def arena(request, tmp_path_factory):
+    """Where the rows of tests/system/attacks are performed; what each gave stays in pytest's cache."""
+    import harness  # of that folder, which has no conftest.py: there can't be two of the name
+
+    def note(row, result):
+        found = request.config.cache.get(harness.CACHE, {})
+        found[row.id] = {"with": result.refused, "without": result.succeeds, "alone": result.alone}
+        request.config.cache.set(harness.CACHE, found)
+
+    return harness.Arena(tmp_path_factory.mktemp("attacks"), note)
+
+
 def leftovers() -> dict[str, list[str]]:
     """What there is of ours on this host now, by kind."""
     mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()

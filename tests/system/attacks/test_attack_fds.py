@@ -1,0 +1,133 @@
+"""CVE-2024-21626: a descriptor or a current folder of the host's that comes along into the container."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import payload_fds as payload
+import pytest
+from harness import Defence, Mutant, Row, Stage, answers, expected, names, service, words
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+RUNS = '[services.app]\nlog = { to = "stdout", timestamp = "none" }\ncommand = ["/bin/sh", "-c", "echo up; while :; do sleep 0.1; done"]\n'
+AT_BIRTH = Defence("fds are closed at the birth of PID 1", mutants=(Mutant("launch/clone.py", "        process.close_from(3)\n", ""),))
+AFTER_PIVOT = Defence("fds are closed after the pivot", mutants=(Mutant("launch/inside.py", "    process.close_all_but({0, 1, 2, *kept})\n", ""),))
+IN_INIT = Defence("the init marks all it has close-on-exec", mutants=(Mutant("init/pid1.py", "        process.close_from(3)  # what a runtime or a shell left open goes to no service\n", ""),))
+BEFORE_EXEC = Defence("fds are closed before each exec", mutants=(Mutant("init/spawn.py", "    process.close_from(3)\n", ""),))
+
+
+NO_MAGIC = Defence("no folder is entered by a magic link", mutants=(Mutant("init/spawn.py", "    if path == \"/\":\n        os.chdir(path)", "    if path:\n        os.chdir(path)"),))
+
+
+NO_MAGIC_STDIN = Defence(
+    "no file is opened by a magic link",
+    mutants=(Mutant("init/children.py", "mount.open_plainly(path, os.O_RDONLY | os.O_NONBLOCK)", "os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)"),),
+)
+
+
+def leaked(stage: Stage, services: str, *verb: str) -> str:
+    """With a folder of the host's, inheritable, as what starts us may have left open."""
+    (stage.folder / "host").mkdir()
+    (stage.folder / "host/marker").touch()
+    fd = os.open(stage.folder / "host", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        box = stage.start(stage.config(services, init="" if verb else 'exit = "when-all-exited"'), pass_fds=(fd,))
+    finally:
+        os.close(fd)
+    said = ""
+    if verb:
+        box.wait_for("app: up")
+        said = stage.verb(*verb).stdout
+        box.stop()
+    box.wait()
+    found = {**answers(box.output), **answers(said)}
+    assert "attack" in found, box.output + said
+    return found["attack"]
+
+
+def by_service(stage: Stage) -> str:
+    """By posix_spawn, as it is started without a cgroup."""
+    return leaked(stage, service("app", words(payload.leaked, "attack"), 'kill = "process"'))
+
+
+def by_service_with_limits(stage: Stage) -> str:
+    """By clone3."""
+    return leaked(stage, service("app", words(payload.leaked, "attack"), "rlimits = { core = 0 }"))
+
+
+def by_hook(stage: Stage) -> str:
+    return leaked(stage, service("app", ["/bin/true"], f"pre_start = [{json.dumps(words(payload.leaked, 'attack'))}]"))
+
+
+def by_exec(stage: Stage) -> str:
+    return leaked(stage, RUNS, "exec", "-c", "attack", "app", "--", *words(payload.leaked, "attack"))
+
+
+PLACES = (*(f"/proc/self/fd/{fd}" for fd in range(3, 40)), *(f"/proc/1/fd/{fd}" for fd in range(3, 40)), "/proc/1/root", "/proc/1/cwd", "/proc/self/cwd")
+
+
+def image(stage: Stage) -> pathlib.Path:
+    """Its folders app0, app1 ... are symlinks to what the init has open."""
+
+    def make(folder: pathlib.Path) -> None:
+        shutil.copytree(stage.image, folder / "tree", symlinks=True)
+        for number, place in enumerate(PLACES):
+            (folder / f"tree/app{number}").symlink_to(place)
+
+    return stage.once("image-folders", make) / "tree"
+
+
+def reached(stage: Stage, attack, key: str, why: str) -> str:
+    """What the services that are led there by `key` have of the host's; else how many of them were refused."""
+    services = "".join(service(f"s{number}", words(attack, f"s{number}"), key.format(f"/app{number}")) for number in range(len(PLACES)))
+    box = stage.start(stage.config(services, image=image(stage)))
+    box.wait()
+    found = set(answers(box.output).values())
+    return ", ".join(sorted(found)) or f"{box.output.count(why)} of {len(PLACES)} refused: ELOOP"
+
+
+def by_working_directory(stage: Stage) -> str:
+    return reached(stage, payload.folder, 'working_directory = "{}"', "working_directory failed before exec: Too many levels of symbolic links")
+
+
+def by_stdin(stage: Stage) -> str:
+    return reached(stage, payload.standard_input, 'stdin = "file:{}"', ": Too many levels of symbolic links")
+
+
+def by_chroot(stage: Stage) -> str:
+    """The interpreter's tree, in which there is a shell's worth of programs."""
+    code = "import os; print('{\"attack\": \"' + str(os.getpid()) + '\", \"got\": \"' + ('the interpreter' if 'share' in os.listdir('/') else '?') + '\"}')"
+    services = "".join(
+        service(f"s{number}", ["/bin/python3", "-S", "-c", code], f'chroot = "/app{number}"\nenvironment = {{ PYTHONHOME = "/" }}') for number, place in enumerate(PLACES) if place.startswith("/proc/1/fd")
+    )
+    box = stage.start(stage.config(services, image=image(stage)))
+    box.wait()
+    found = set(answers(box.output).values())
+    return ", ".join(sorted(found)) or f"{box.output.count('chroot failed before exec: Too many levels of symbolic links')} refused: ELOOP"
+
+
+REFUSED = f"{len(PLACES)} of {len(PLACES)} refused: ELOOP"
+CLOSED = (AT_BIRTH, AFTER_PIVOT, IN_INIT)
+LEAK = "a folder of the host's"
+ROWS = (
+    Row("fd-service", "CVE-2024-21626", "a service looks for descriptors that it was not given", CLOSED, "none", LEAK, outside=by_service),
+    Row(
+        "fd-service-cloned", "CVE-2024-21626", "a service with limits does", (*CLOSED, BEFORE_EXEC), "none", LEAK,
+        outside=by_service_with_limits, alone=("only the init's own", "none", "none", "none"),
+    ),
+    Row("fd-hook", "CVE-2024-21626", "a hook does", (*CLOSED, BEFORE_EXEC), "none", LEAK, outside=by_hook),
+    Row("fd-exec", "CVE-2024-21626", "a command of `pyinit exec` does", (*CLOSED, BEFORE_EXEC), "none", LEAK, outside=by_exec),
+    Row(
+        "cwd-service", "CVE-2024-21626", "working_directory is a symlink of the image's to /proc/self/fd/N", (NO_MAGIC,), REFUSED,
+        "/, a cgroup of the host's, the host's interpreter, the package", outside=by_working_directory,
+    ),
+    Row("stdin-service", "CVE-2024-21626", "the file of stdin is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC_STDIN,), REFUSED, "a file of the init's, a pipe of the init's, something of the init's", outside=by_stdin),
+    Row("chroot-service", "CVE-2024-21626", "chroot is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC,), "37 refused: ELOOP", "the interpreter", outside=by_chroot),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=names(ROWS))
+def test_attack(arena, row):
+    assert arena.perform(row) == expected(row)

@@ -1,0 +1,335 @@
+"""An image that wants to be run by PID 1, or to be taken for another: what of it is opened, by whom, and what is said of a bad one.
+
+PID 1 tells itself what it opens, by an audit hook in a copy of the package; what the C library would open besides is seen
+by inotify on the image's files as the container has them. tests/system/test_hostile.py asks the kernel, by strace.
+"""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO, make_busybox, squash, wait_until
+from harness import Defence, Mutant, Row, expected, names
+from payload import LIBC
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+NAME = "attack"
+CONTAINER = '[container]\nname = "attack"\nlayers = ["{layer}"]\n'
+HAPPENED = ("the logger died and is started again", "RuntimeError: a fault of ours at host.py", "Too many open files")
+ASKING_S = 3.0
+NOTHING = "nothing but passwd and group"
+IN_OPEN = 0x20
+# Of the kernel's, of the copies that PID 1 runs from, of our own making, and the two files that are read by our own reader.
+ALLOWED = re.compile(
+    r"/proc/(self|\d+)/(?!root|cwd|exe).*|/proc/?|/dev/null|/etc/(passwd|group)|/run/pyinit(/.*)?|/var/log/pyinit(/.*)?|(cgroup|memory|pids|tasks|freezer|cpu\w*|io|blkio)\.\S+|svc-\S+|\."
+)
+# Where Python and the C library look.
+TRAPS = (
+    "etc/nsswitch.conf", "etc/ld.so.cache", "etc/ld.so.preload", "etc/localtime", "etc/resolv.conf", "etc/host.conf", "etc/hosts", "etc/services",
+    *(f"usr/lib/python3.11/{name}.py" for name in ("os", "traceback", "linecache", "json/__init__", "json/decoder", "encodings/__init__", "encodings/idna", "re/__init__", "gzip", "difflib", "glob")),
+    "usr/lib/python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so", "usr/lib/python3/dist-packages/pyinit.py", "sitecustomize.py", "json.py", "pyinit.py",
+    "usr/lib/x86_64-linux-gnu/gconv/gconv-modules", "usr/lib/locale/locale-archive", "usr/share/zoneinfo/UTC",
+    *(f"lib/x86_64-linux-gnu/{name}" for name in ("libnss_files.so.2", "libnss_evil.so.2", "libgcc_s.so.1", "libz.so.1", "libc.so.6")),
+    "lib64/ld-linux-x86-64.so.2",
+)  # fmt: skip
+PROBE = 'raise SystemExit("code of the image ran")\n'
+
+# What the audited copy has besides: the hook at PID 1's first line, a fault of ours in a request, and one that leaves no descriptor for a while.
+HOOK = '''
+    def tell(event, arguments):
+        if event in ("open", "import", "ctypes.dlopen", "os.listdir", "os.scandir", "os.chdir", "os.exec", "os.posix_spawn") or event.startswith("socket.get"):
+            posix.write(2, f"AUDIT {event} {arguments[0]!r}\\n".encode("utf-8", "replace"))
+
+    sys.addaudithook(tell)
+    bundle.load("inside")
+'''
+FAULT = '        raise RuntimeError("a fault of ours")\n'
+SHORT = '''
+        import resource, time
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        self._init.loop.call_at(time.monotonic() + 0.5, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+        pauses = self._init.pauses
+'''
+INSTRUMENTS = (
+    Mutant("bundle.py", '\n    bundle.load("inside")\n', HOOK),
+    Mutant("init/host.py", "        view, spec = self.view(name), self._init.supervisor.spec(name)\n", FAULT),
+    Mutant("init/host.py", "        pauses = self._init.pauses\n", SHORT),
+)
+SERVICES = """
+[services.by]
+command = ["/bin/sh", "-c", "while :; do sleep 0.1; done"]
+user = "app"
+[services.stranger]
+command = ["/bin/true"]
+user = "nobody-of-this-image"
+restart_delay = { first = "10s" }
+[services.missing]
+command = ["/bin/not-there"]
+restart_delay = { first = "10s" }
+[services.quick]
+command = ["/bin/sh", "-c", "sleep 0.1"]
+user = "app"
+restart_delay = { first = "50ms", initial = "50ms", max = "100ms" }
+[services.timed]
+schedule = "* * * * *"
+command = ["/bin/true"]
+"""
+
+
+def hostile(folder: pathlib.Path, package: pathlib.Path) -> pathlib.Path:
+    """Where a library or Python would look, and at the very paths of the host's own sources, each a file that says who ran it."""
+    tree = make_busybox(folder)
+    sources = [str(path).lstrip("/") for path in (package / "pyinit").rglob("*.py")]
+    for name in (*TRAPS, *sources):
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PROBE)
+    (tree / "etc/nsswitch.conf").write_text("passwd: evil files\ngroup: evil files\nhosts: evil\n")
+    return tree
+
+
+class Watch:
+    """Who opens one of the traps as PID 1's container has them is noticed, whoever it is."""
+
+    def __init__(self, root: pathlib.Path, tree: pathlib.Path) -> None:
+        self._fd = LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._names: dict[int, str] = {}
+        for path in (path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()):
+            name = str(path.relative_to(tree))
+            if name.startswith("bin/") or name in ("etc/passwd", "etc/group"):
+                continue
+            number = LIBC.inotify_add_watch(self._fd, os.fsencode(root / name), ctypes.c_uint32(IN_OPEN))
+            if number >= 0:  # else a mount of ours lies over it
+                self._names[number] = f"/{name}"
+
+    def opened(self) -> set[str]:
+        found = set()
+        while select.select([self._fd], [], [], 0)[0]:
+            data = os.read(self._fd, 65536)
+            while data:
+                number, _, _, length = struct.unpack_from("iIII", data)
+                found.add(self._names[number])
+                data = data[16 + length :]
+        os.close(self._fd)
+        return found
+
+
+def haunted(stage) -> str:
+    """A life of a container whose image is hostile: what of the image our own processes opened."""
+    package = stage.folder / "audited"
+    shutil.copytree(stage.package / "pyinit", package / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
+    for mutant in INSTRUMENTS:
+        path = package / "pyinit" / mutant.file
+        text = path.read_text()
+        assert text.count(mutant.old) >= 1, mutant
+        path.write_text(text.replace(mutant.old, mutant.new))
+    tree = hostile(stage.folder / "tree", package)
+    told, go = stage.folder / "told", stage.folder / "go"
+    hook = f"echo $PYINIT_PID > {told}.new; mv {told}.new {told}; while [ ! -e {go} ]; do sleep 0.02; done"
+    box = stage.start(CONTAINER.format(layer=tree) + f'[container.hooks]\nprestart = ["/bin/sh", "-c", "{hook}"]\n' + SERVICES, cwd=package)
+    wait_until(told.exists, "the hook, when PID 1 stands in its root and nothing runs there yet")
+    pid = int(told.read_text())
+    watch = Watch(pathlib.Path(f"/proc/{pid}/root"), tree)
+    go.touch()
+    box.wait_for("quick: ready")
+    box.wait_for("by: ready")
+    _live(box, pid)
+    opened = watch.opened()
+    assert box.stop(signal.SIGTERM) is not None
+    _, pivoted, told = box.output.partition("AUDIT os.chdir '/'\n")
+    assert pivoted, box.output
+    opened |= {path for path in re.findall(r"^AUDIT (?:open|ctypes\.dlopen|os\.listdir|os\.scandir) b?'(.*)'$", told, re.MULTILINE) if not ALLOWED.fullmatch(path)}
+    opened |= set(re.findall(r"^AUDIT (socket\.get\w+) ", told, re.MULTILINE))
+    short = sorted({path.replace(str(package), "").removeprefix("/") for path in opened})
+    if not short:  # then all of that life has been
+        assert [text for text in HAPPENED if text not in box.output] == [], box.output
+    return f"opened: {' '.join(short)}" if short else NOTHING
+
+
+def _live(box, pid: int) -> None:
+    """Users, late imports, faults, execs, no descriptor left, another logger. What is asked may fail: what it makes PID 1 open counts."""
+    asked = (("status", "--json"), ("logs", "-n", "3", "quick"), ("events", "--json"), ("ps",), ("stats",), ("exec", "by", "--", "/bin/true"), ("exec", "by", "--", "/no/such"), ("reload",))
+    for words in asked:
+        _ask(*words)
+    children = [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    for child in children:
+        if pathlib.Path(f"/proc/{child}/comm").read_text() == "pyinit-logger\n":
+            os.kill(child, signal.SIGKILL)
+    _perhaps(box, HAPPENED[0])
+    _ask("hup", "by")
+    _perhaps(box, HAPPENED[1])
+    _ask("pause", "by")
+    _perhaps(box, HAPPENED[2])
+    _ask("restart", "--no-wait", "quick")
+    _ask("status")
+
+
+def _ask(verb: str, *words: str) -> None:
+    """Of the host's own pyinit; an answer may never come."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run([sys.executable, "-m", "pyinit", verb, "-c", NAME, *words], cwd=REPO, capture_output=True, timeout=ASKING_S, check=False)
+
+
+def _perhaps(box, text: str) -> None:
+    with contextlib.suppress(AssertionError):
+        box.wait_for(text, timeout_s=ASKING_S)
+
+
+def fifos(stage) -> str:
+    """passwd, group, hosts and what Python looks for are pipes, on which whoever opens them waits."""
+    tree = make_busybox(stage.folder / "tree")
+    for name in ("etc/passwd", "etc/group", *TRAPS):
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    box = stage.start(CONTAINER.format(layer=tree) + '[services.by]\ncommand = ["/bin/sleep", "1000"]\n[services.other]\ncommand = ["/bin/true"]\nuser = "app"\nrestart_delay = { first = "10s" }\n')
+    try:
+        box.wait_for("by: ready", timeout_s=3)
+        box.wait_for("user app is not in /etc/passwd", timeout_s=3)
+    except AssertionError:
+        return "PID 1 waits"
+    return f"exit {box.stop()}"
+
+
+def _start_of(stage, image: pathlib.Path) -> str:
+    """What is said of it, without its path, or what it is."""
+    box = stage.start(CONTAINER.format(layer=image) + '[init]\nexit = "when-all-exited"\n[services.app]\nkind = "oneshot"\ncommand = ["/bin/true"]\n')
+    code = box.wait()
+    told = box.output.partition(f"{image} ")[2].strip() or box.output.partition(f"{image}")[2].strip(": \n")
+    return f"exit {code}: {told.partition(';')[0].partition(':')[0] if code == 100 else 'refused by the kernel'}" if code else "a container"
+
+
+def good_image(stage) -> bytes:
+    folder = stage.once("squashfs", lambda folder: squash(make_busybox(folder / "tree"), folder / "image.squashfs"))
+    return (folder / "image.squashfs").read_bytes()
+
+
+def truncated(stage) -> str:
+    image = stage.folder / "image.squashfs"
+    image.write_bytes(good_image(stage)[:5000])
+    return _start_of(stage, image)
+
+
+def other_compressor(stage) -> str:
+    content = bytearray(good_image(stage))
+    content[20] = 2  # lzma, which Linux does not read
+    image = stage.folder / "image.squashfs"
+    image.write_bytes(content)
+    return _start_of(stage, image)
+
+
+STARTS = 8
+
+
+def parallel_starts(stage) -> str:
+    """Of two images of one size at once."""
+    images = []
+    for word in ("red", "dim"):
+        tree = make_busybox(stage.folder / word)
+        (tree / "word").write_text(word)
+        images.append(squash(tree, stage.folder / f"{word}.squashfs"))
+    size = max(image.stat().st_size for image in images)
+    for image in images:
+        os.truncate(image, -(-size // 4096) * 4096)
+    boxes = []
+    for number in range(STARTS):
+        text = CONTAINER.replace("attack", f"attack-{number}").format(layer=images[number % 2])
+        text += '[init]\nexit = "when-all-exited"\n[services.app]\nkind = "oneshot"\ncommand = ["/bin/cat", "/word"]\nlog = { to = "stdout", timestamp = "none" }\n'
+        boxes.append(stage.start(text, name=f"{number}.toml"))
+    codes = [box.wait(60) for box in boxes]
+    wrong = [box for number, box in enumerate(boxes) if f"app: {('red', 'dim')[number % 2]}\n" not in box.output]
+    return "each its own image" if not wrong and not any(codes) else "the wrong image"
+
+
+def written_over(stage) -> str:
+    """In place, while a container runs of it: the next start gets what the file holds now."""
+    contents = []
+    for word in ("old", "new"):
+        tree = make_busybox(stage.folder / word)
+        (tree / "word").write_text(f"{word}\n")
+        contents.append(squash(tree, stage.folder / f"{word}.squashfs").read_bytes())
+    size = max(map(len, contents))
+    image = stage.folder / "image.squashfs"
+    image.write_bytes(contents[0].ljust(size, b"\0"))
+    said = []
+    for number in range(2):
+        text = CONTAINER.replace("attack", f"attack-{number}").format(layer=image)
+        box = stage.start(text + '[services.app]\ncommand = ["/bin/sh", "-c", "cat /word; sleep 1000"]\nlog = { to = "stdout", timestamp = "none" }\n', name=f"{number}.toml")
+        box.wait_for("app: ready")
+        box.wait_for("app: ", count=2)
+        said.append(re.findall(r"^app: (old|new)$", box.output, re.MULTILINE))
+        with image.open("r+b") as file:
+            file.write(contents[1].ljust(size, b"\0"))
+    for box in stage.bench.running:
+        box.stop()
+    return " ".join(word for words in said for word in words)
+
+
+def off(name: str, *mutants: Mutant) -> tuple[Defence, ...]:
+    return (Defence(name, mutants=mutants),)
+
+
+LIFE = "through starts, verbs, an exec, a fault in a callback, no descriptor left, another logger"
+ROWS = (
+    Row(
+        "image-nss", "CVE-2019-14271", f"a hostile nsswitch.conf and libnss in the image, {LIFE}",
+        off("users come from our own reader", Mutant("init/users.py", "    wanted = _number(name)\n    for row", "    import pwd\n\n    _ = [one for one in [name] if pwd.getpwall()]\n    wanted = _number(name)\n    for row")),
+        NOTHING, "opened: etc/nsswitch.conf lib/x86_64-linux-gnu/libnss_evil.so.2", outside=haunted,
+    ),
+    Row(
+        "image-python", "CVE-2019-14271, of Python", f"a hostile /usr/lib/python3.11, {LIFE}",
+        off("imports come from a copy that only PID 1 has", Mutant("launch/inside.py", "    sys.path_importer_cache.clear()\n", '    sys.path_importer_cache.clear()\n    sys.path[:] = ["/usr/lib/python3.11"]\n')),
+        NOTHING, "opened: usr/lib/python3.11", outside=haunted,
+    ),
+    Row(
+        "image-traceback", "CVE-2019-14271, of tracebacks", f"files of the image at the paths of PID 1's own sources, {LIFE}",
+        off(
+            "no traceback; no name of a file in PID 1's code",
+            Mutant("errors.py", "    place = error.__traceback__\n", '    __import__("traceback").format_exception(error)\n    place = error.__traceback__\n'),
+            Mutant("bundle.py", '    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"', "    label = path"),
+        ),
+        NOTHING, "opened: pyinit/init/loop.py", outside=haunted,
+    ),
+    Row(
+        "image-fifos", "pipes in the image", "passwd, group, hosts, Python's modules and libnss are FIFOs",
+        off("only a regular file is read, without waiting", Mutant("init/users.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC", "os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC")),
+        "exit 0", "PID 1 waits", outside=fifos,
+    ),
+    Row(
+        "squashfs-truncated", "squashfs truncated", "an image that ends in its midst (many more: tests/system/test_fuzzed_starts.py)",
+        off("the superblock is read first", Mutant("config/images.py", "    if size_bytes is not None and used > size_bytes:", "    if False:")),
+        "exit 100: is truncated", "exit 111: refused by the kernel", outside=truncated,
+    ),
+    Row(
+        "squashfs-compressor", "squashfs, wrong compressor", "an image that says it is of lzma",
+        off("the superblock is read first", Mutant("config/images.py", '    return "" if erofs else _squashfs_fault(_squashfs(head))', '    return ""')),
+        "exit 100: is compressed with lzma, which Linux does not read", "exit 111: refused by the kernel", outside=other_compressor,
+    ),
+    Row(
+        "parallel-starts", "parallel starts", f"{STARTS} at once of two images of one size (50 of one: tests/system/test_images.py)",
+        off("a loop device is known by device and inode", Mutant("linux/loop.py", "    same = (device, inode, offset, limit, label.rstrip(b\"\\0\")) == (seen.st_dev, seen.st_ino, 0, 0, name.encode())", "    same = True")),
+        "each its own image", "the wrong image", outside=parallel_starts,
+    ),
+    Row(
+        "image-written-over", "an image that is another", "it is written over in place while a container runs of it",
+        off("a loop device is known by its file's times", Mutant("linux/loop.py", '    head = f"pyinit {seen.st_mtime_ns:x} {seen.st_ctime_ns:x} "', '    head = "pyinit "')),
+        "old new", "old old", outside=written_over,
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=names(ROWS))
+def test_attack(arena, row):
+    assert arena.perform(row) == expected(row)
