@@ -80,7 +80,7 @@ def spawn(child: Child) -> Spawned:
         return Spawned(_posix_spawn(child), -1)
     if child.private_tmp or child.read_only_paths:
         import pyinit.init.private  # only for those who ask for it, and never between fork and exec
-    if child.chroot or child.working_directory != "/":
+    if child.chroot or child.working_directory != "/" or child.oom_score_adj is not None:
         import pyinit.linux.mount  # as above
 
         pyinit.linux.mount.settle()
@@ -199,7 +199,10 @@ def _set_scheduling(child: Child) -> None:
     if child.cpus:
         os.sched_setaffinity(0, child.cpus)
     if child.oom_score_adj is not None:
+        mount = sys.modules["pyinit.linux.mount"]
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        if mount.filesystem_magic(fd) != mount.PROC_SUPER_MAGIC:
+            raise OSError(errno.EXDEV, "/proc")  # a service that may mount has covered it (as CVE-2019-16884)
         os.write(fd, str(child.oom_score_adj).encode())
         os.close(fd)
 
