@@ -413,11 +413,15 @@ DEFAULT_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/p
 
 
 class Security(NamedTuple):
-    """The container's bounding set and hidden paths. Seccomp and user namespaces will stand here."""
+    """The container's bounding set and hidden paths. Seccomp and user namespaces will stand here.
+
+    `no_new_privileges` is the default of its services, and of an init of the image.
+    """
 
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     masked_paths: tuple[str, ...] = DEFAULT_MASKED_PATHS
     readonly_paths: tuple[str, ...] = DEFAULT_READONLY_PATHS
+    no_new_privileges: bool = False
 
 
 class Place(NamedTuple):

@@ -26,6 +26,8 @@ INSIDE_SOCKET = "/run/pyinit/control.sock"
 def as_init(config: Config, report: Callable[[str], None], read: Reader) -> int:
     """PID 1 of a container that another runtime made; the exit code. `read` reads the config again, for a reload."""
     process.block_signals(HANDLED)
+    if os.geteuid() == 0:  # services that are root, too, have no business in our memory and files; those of another user could not anyway
+        process.prctl(process.PR_SET_DUMPABLE, 0)
     if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
         _own_session()
     os.chdir("/")

@@ -220,8 +220,9 @@ def _security(table: Table | None) -> Security:
         capabilities=capabilities(table, "capabilities", DEFAULT_CAPABILITIES),
         masked_paths=_paths(table, "masked_paths", DEFAULT_MASKED_PATHS),
         readonly_paths=_paths(table, "readonly_paths", DEFAULT_READONLY_PATHS),
+        no_new_privileges=table.boolean("no_new_privileges"),
     )
-    table.close(("no_new_privileges",))
+    table.close()
     return found
 
 

@@ -131,6 +131,8 @@ class _Loader:
     def specs(self, box: Container | None, *, strict: bool) -> tuple[ServiceSpec, ...]:
         """All services, with what [init] and [container] say for each: in a container each has a cgroup of its own."""
         found = tuple(self._finished(name, spec, strict=strict) for name, spec in self.services.items())
+        if box is not None and box.security.no_new_privileges:
+            found = tuple(spec if "no_new_privileges" in self.tables[spec.name].data else _without_new_privileges(spec) for spec in found)
         if box is not None and box.rlimits:
             found = tuple(_limited(spec, box) for spec in found)
         loggers = {spec.log.to.removeprefix(LOGGER) for spec in found if spec.log.to.startswith(LOGGER)}
@@ -202,6 +204,10 @@ def _limited(spec: ServiceSpec, box: Container) -> ServiceSpec:
     more = tuple(one for one in box.rlimits if one[0] not in own)
     places = tuple((f"rlimits.{name}", box.rlimits_origin) for name, _, _ in more)
     return spec._replace(process=spec.process._replace(rlimits=spec.process.rlimits + more, origins=spec.process.origins + places))
+
+
+def _without_new_privileges(spec: ServiceSpec) -> ServiceSpec:
+    return spec._replace(process=spec.process._replace(no_new_privileges=True))
 
 
 def _named(spec: ServiceSpec) -> list[str]:

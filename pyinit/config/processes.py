@@ -64,7 +64,7 @@ def capabilities(table: Table, key: str, default: tuple[str, ...] = ()) -> tuple
 
         for number, name in enumerate(names):
             if name.removeprefix("CAP_") not in NAMES:
-                text = f'expected a capability such as "NET_BIND_SERVICE", found {show(name)}{hint(name.upper(), NAMES)}'
+                text = f'expected a capability such as "NET_BIND_SERVICE", found {show(name)}{hint(name.upper().removeprefix("CAP_"), NAMES)}'
                 table.fault(key, text, number)
     return tuple(sorted({name.removeprefix("CAP_") for name in names}))
 

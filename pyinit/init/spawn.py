@@ -166,6 +166,7 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
             os.setgroups(child.groups)
             os.setresgid(child.gid, child.gid, child.gid)
             os.setresuid(child.uid, child.uid, child.uid)
+            process.prctl(process.PR_SET_DUMPABLE, 0)  # up to exec it is a copy of us, and fs.suid_dumpable = 1 opens it to its user
         stage = 10
         if child.ambient:
             caps.raise_ambient(child.ambient)

@@ -9,6 +9,7 @@ and, once it is, b"go"; we say b"built" or an error's text, which begins with "!
 What comes after is launcher.py's.
 """
 
+import errno
 import gc
 import marshal
 import os
@@ -139,7 +140,8 @@ def _enter_groups(box: Container, facts: Facts) -> int:
 def _do_own_steps(box: Container, facts: Facts) -> None:
     """The plan's `own`, in its order."""
     root = os.open(f"{facts.staging}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    steps: list[Callable[[], None]] = [lambda: _mount_groups(root, facts)] if facts.shows_groups else []
+    steps: list[Callable[[], None]] = [_join_keyring]
+    steps += [lambda: _mount_groups(root, facts)] if facts.shows_groups else []
     steps += [lambda: _pivot(root), lambda: _limit_capabilities(box)]
     for number, step in enumerate(steps):
         try:
@@ -149,6 +151,15 @@ def _do_own_steps(box: Container, facts: Facts) -> None:
             from pyinit.launch.explain import explain
 
             raise LaunchError(explain(plan.own(box)[number], error)) from error
+
+
+def _join_keyring() -> None:
+    """Who may not ask for one (a seccomp filter of what started us), or has a kernel without keys, shows services none either."""
+    try:
+        process.join_session_keyring()
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+            raise
 
 
 def _mount_groups(root: int, facts: Facts) -> None:
@@ -189,6 +200,8 @@ def _exec_init(box: Container, channel: socket.socket) -> int:
     if not box.orphan:  # it can't see the end of our channel, and may not heed anything but KILL
         process.prctl(process.PR_SET_PDEATHSIG, _KILL)
     process.set_signal_mask([])
+    if box.security.no_new_privileges:
+        process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
     process.close_from(3)
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container": "pyinit"}
     try:

@@ -354,6 +354,18 @@ class SetSysctl(NamedTuple):
         return ""
 
 
+class JoinKeyring(NamedTuple):
+    """A session keyring of the container's own, that goes with its last process."""
+
+    origin: Origin
+
+    def describe(self) -> str:
+        return "join a new session keyring, leave the host's keys"
+
+    def undo(self) -> str:
+        return ""
+
+
 class Pivot(NamedTuple):
     """The new root becomes /, the host's is detached."""
 
@@ -385,7 +397,7 @@ Inside = (
 )  # fmt: skip
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
 OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | MakeNetwork | Isolate
-Own = MountKernel | Pivot | LimitCapabilities
+Own = JoinKeyring | MountKernel | Pivot | LimitCapabilities
 WhenBuilt = NoteHook | RunHook
 Operation = OnHost | Inside | Own | WhenBuilt
 

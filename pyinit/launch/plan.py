@@ -78,7 +78,7 @@ def own(box: Container) -> tuple[ops.Own, ...]:
     """PID 1's own steps. A mount of cgroup2 shows the group that its maker's namespace has as its root, so only PID 1 can make it."""
     flags = (ops.RO, ops.NOSUID, ops.NODEV, ops.NOEXEC)
     groups = [ops.MountKernel("cgroup2", "/sys/fs/cgroup", (), flags, box.origin)] if shows_groups(box) else []
-    return (*groups, ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin))
+    return (ops.JoinKeyring(box.origin), *groups, ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin))
 
 
 def _outside(mount: Mount) -> list[ops.Outside]:

@@ -21,7 +21,9 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 CLONE_PIDFD, _CLONE_INTO_CGROUP = 0x1000, 0x200000000
 _CLONE3, _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 435, 436, 4
+_KEYCTL = {"x86_64": 250}  # of others 219
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}  # older than the numbers that all machines share
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _SIGCHLD = 17
 _REBOOT_RESTART = 0x01234567
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
@@ -122,6 +124,11 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 def is_same_file(one: int, other: int) -> bool:
     """kcmp(2) KCMP_FILE of two fds of ours: whether one is a dup of the other; OSError where it isn't to be had."""
     return syscall("kcmp", _KCMP.get(os.uname().machine, -1), os.getpid(), os.getpid(), 0, one, other) == 0
+
+
+def join_session_keyring() -> None:
+    """keyctl(2) KEYCTL_JOIN_SESSION_KEYRING: a new, nameless one instead of the keys that we were started with."""
+    syscall("keyctl", _KEYCTL.get(os.uname().machine, 219), _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def reboot() -> None:

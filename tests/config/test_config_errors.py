@@ -328,9 +328,18 @@ OF_CONTAINER = {
     'security.capabilities = ["CHWON"]': (
         'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "CHWON"; did you mean CHOWN?'
     ),
+    'security.capabilities = ["CHOWN", "CAP_NET_BIND_SERVCE"]': (
+        'security.capabilities[2]: expected a capability such as "NET_BIND_SERVICE", found "CAP_NET_BIND_SERVCE"; did you mean NET_BIND_SERVICE?'
+    ),
+    'security.capabilities = ["cap_kil"]': (
+        'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "cap_kil"; did you mean KILL?'
+    ),
+    'security.capabilities = ["sys_admin"]': (
+        'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "sys_admin"; did you mean SYS_ADMIN?'
+    ),
     'security.capabilities = "all"': 'security.capabilities: expected a list of strings, found "all"',
     'security.seccomp = "default"': 'security.seccomp: only "unconfined" is supported yet; take it out',
-    "security.no_new_privileges = true": "security.no_new_privileges: this key is not supported yet; take it out",
+    'security.no_new_privileges = "yes"': 'security.no_new_privileges: expected true or false, found "yes"',
     'security.masked_paths = ["/sys/fs/cgroup/cgroup.stat"]': (
         'security.masked_paths[1]: expected /sys/fs/cgroup, which is read-only, or what is not in it, found "/sys/fs/cgroup/cgroup.stat"'
     ),

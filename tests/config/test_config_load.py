@@ -253,6 +253,13 @@ def test_every_key_of_a_container(folder):
     )  # fmt: skip
 
 
+def test_no_new_privileges_of_a_container_are_the_default_of_its_services(folder):
+    text = '[container]\nlayers = ["layer"]\n[container.security]\nno_new_privileges = true\n[services.app]\ncommand = "x"\n'
+    config = loaded(text + 'instances = 2\n[services.sudo]\ncommand = "x"\nno_new_privileges = false\n')
+    assert config.container.security == m.Security(no_new_privileges=True)
+    assert {spec.name: spec.process.no_new_privileges for spec in config.services} == {"app@1": True, "app@2": True, "sudo": False}
+
+
 def test_every_key_of_a_service(folder):
     app, migrate, cache, last, path = loaded(GOOD).services
     assert app == m.ServiceSpec(

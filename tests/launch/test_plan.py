@@ -55,6 +55,7 @@ DEFAULT = [
     "1 mount tmpfs on /tmp",
     "1 mask 15 paths, make 5 read-only",
     "1 set the host name web-1",
+    "1 join a new session keyring, leave the host's keys",
     "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
     "1 pivot_root, detach the host's root",
     "1 limit the bounding set to AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP "
@@ -217,8 +218,8 @@ def test_hosts_hostname_and_resolver_are_generated():
 def test_sysctls_stand_before_the_pivot_and_wait_for_the_network_if_they_are_its():
     shm, port = (Sysctl("kernel.shmmax", "kernel/shmmax", "9", at(7)), Sysctl("net/ipv4/x", "net/ipv4/x", "0", at(8)))
     found = words(sysctl=(shm, port))
-    assert found[-5:-1] == [
-        "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0",
+    assert found[-6:-1] == [
+        "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0", "1 join a new session keyring, leave the host's keys",
         "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)", "1 pivot_root, detach the host's root",
     ]  # fmt: skip
     veth = Network("veth", "br0", "10.1.0.2/24")

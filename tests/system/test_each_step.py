@@ -271,7 +271,7 @@ CALLS = (
     "mount", "umount2", "fsopen", "fsconfig", "fsmount", "move_mount", "open_tree", "mount_setattr", "pivot_root", "mknod", "mknodat", "symlink",
     "symlinkat", "mkdir", "mkdirat", "openat", "openat2", "sethostname", "clone", "clone3", "ioctl", "chown", "fchown", "chmod", "fchmod", "fchmodat",
     "unshare", "setns", "prctl", "capset", "getxattr", "lgetxattr", "chdir", "fchdir", "write", "rename", "flock", "fcntl", "socket", "socketpair",
-    "bind", "sendto", "sendmsg", "setsid", "pipe2",
+    "bind", "sendto", "sendmsg", "setsid", "pipe2", "keyctl",
 )  # fmt: skip
 WHEN_BUILT = "the init can't start"  # what PID 1 says of itself, once the launcher listens no more
 LOOKUPS = ("openat", "openat2")  # of which ENOENT is no failure but the answer that there is no such thing
