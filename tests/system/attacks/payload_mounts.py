@@ -26,7 +26,7 @@ def whose_root() -> str:
 def null() -> str:
     """What the mask of /proc/timer_list is made of."""
     seen = os.stat("/proc/timer_list")
-    return "the null device" if seen.st_rdev == os.makedev(1, 3) else "core_pattern" if seen.st_ino == os.stat("/proc/sys/kernel/core_pattern").st_ino else "?"
+    return "the null device" if seen.st_rdev == os.makedev(1, 3) else "the setting" if seen.st_ino == os.stat("/proc/sys/kernel/domainname").st_ino else "?"
 
 
 def console() -> str:
