@@ -228,6 +228,20 @@ class CgroupLimits(NamedTuple):
     pressure: tuple[Pressure, ...] = ()  # what is told, and limits nothing
 
 
+class Landlock(NamedTuple):
+    """What a service's processes may reach: paths ("-" before one that may be missing), TCP ports (None: all).
+
+    With a path in `ro` (read and execute) or `rw` (everything) all others are refused. `scope`: "signals" and
+    "abstract_sockets" go to its own processes only.
+    """
+
+    ro: tuple[str, ...] = ()
+    rw: tuple[str, ...] = ()
+    tcp_bind: tuple[int, ...] | None = None
+    tcp_connect: tuple[int, ...] | None = None
+    scope: tuple[str, ...] = ()
+
+
 class ProcessSpec(NamedTuple):
     """What a service's processes are given, beside their user, folder and environment."""
 
@@ -245,7 +259,8 @@ class ProcessSpec(NamedTuple):
     tty: str = ""  # a terminal that becomes the controlling one, and stdin, stdout and stderr
     session: str = "own"  # or "group": a process group in the session of PID 1
     strict: bool = False  # what can't be granted is an error, and not a warning
-    origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages
+    origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages; of a path in landlock: "landlock PATH"
+    landlock: Landlock | None = None
 
 
 class ServiceSpec(NamedTuple):

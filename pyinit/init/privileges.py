@@ -30,6 +30,7 @@ class Have(NamedTuple):
     nice: int
     oom_score_adj: int
     cpus: frozenset[int]
+    landlock_abi: int = -1  # -1: nobody has asked yet
 
 
 def read_have() -> Have:
@@ -85,6 +86,8 @@ def fit(spec: ServiceSpec, have: Have) -> tuple[ProcessSpec, list[str]]:
         wanted = wanted._replace(private_tmp=False)
     if wanted.read_only_paths and not it.needs("SYS_ADMIN", "read_only_paths", "they stay as they are", "mounts"):
         wanted = wanted._replace(read_only_paths=())
+    if wanted.landlock is not None:
+        wanted = _landlock(it, wanted)
     drops = wanted.capabilities is not None and bool(have.bounding - set(wanted.capabilities))
     if drops and not it.needs("SETPCAP", "capabilities", "the bounding set stays as it is", "capabilities"):
         wanted = wanted._replace(capabilities=None)
@@ -129,3 +132,24 @@ def _ambient(it: _Fitting, names: tuple[str, ...]) -> tuple[str, ...]:
         missing = ", ".join(name for name in names if name not in had)
         it.lack("ambient_capabilities", f"pyinit doesn't have {missing} here", "it goes without", "capabilities")
     return had
+
+
+def _landlock(it: _Fitting, wanted: ProcessSpec) -> ProcessSpec:
+    """The kernel takes it from who has CAP_SYS_ADMIN, or gives up new privileges."""
+    rules, abi = wanted.landlock, it.have.landlock_abi
+    assert rules is not None
+    if abi <= 0:
+        it.lack("landlock", "this kernel has no Landlock, or was started without it (lsm=)", "it runs without", "landlock")
+        return wanted._replace(landlock=None)
+    lacks = [word for since, word, is_wanted in (
+        (3, "truncation", rules.ro or rules.rw), (5, "ioctls of devices", rules.ro or rules.rw),
+        (4, "TCP ports", rules.tcp_bind is not None or rules.tcp_connect is not None), (6, "scope", rules.scope),
+    ) if is_wanted and abi < since]  # fmt: skip
+    if lacks:
+        it.lack("landlock", f"this kernel's Landlock (ABI {abi}) can't restrict {', '.join(lacks)}", "that stays as it is", "landlock")
+    if "SYS_ADMIN" in it.have.capabilities or wanted.no_new_privileges:
+        return wanted
+    if "no_new_privileges" in it.origins:
+        text = "needs CAP_SYS_ADMIN, which pyinit doesn't have here, or no_new_privileges = true"
+        it.lack("landlock", text, "it gets no new privileges", "landlock")
+    return wanted._replace(no_new_privileges=True)

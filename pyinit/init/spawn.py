@@ -12,12 +12,15 @@ import resource
 import sys
 
 from pyinit.linux import caps, process
-from pyinit.records import NamedTuple
+from pyinit.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pyinit.init.confinement import Rules
 
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
 STAGES = (
     "fork", "session", "cgroup", "files", "rlimits", "scheduling", "mounts", "chroot", "working_directory", "user",
-    "capabilities", "no_new_privileges", "exec",
+    "capabilities", "no_new_privileges", "exec", "landlock",
 )  # fmt: skip
 DEFAULT_UMASK = 0o022
 _TIOCSCTTY = 0x540E
@@ -54,6 +57,7 @@ class Child(NamedTuple):
     read_only_paths: tuple[str, ...] = ()
     tty: str = ""  # becomes the controlling terminal
     new_session: bool = True  # else a process group of its own
+    landlock: "Rules | None" = None
 
 
 class Spawned(NamedTuple):
@@ -79,7 +83,7 @@ def spawn(child: Child) -> Spawned:
     if _is_plain(child):
         return Spawned(_posix_spawn(child), -1)
     if child.private_tmp or child.read_only_paths:
-        import pyinit.init.private  # only for those who ask for it, and never between fork and exec
+        import pyinit.init.private  # only for those who ask for it, and never between fork and exec; who has `landlock` has its module
     if child.chroot or child.working_directory != "/" or child.oom_score_adj is not None or child.tty:
         import pyinit.linux.mount  # as above
 
@@ -156,6 +160,11 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
             os.chroot(".")
         stage = 8
         _enter(child.working_directory)
+        if child.landlock is not None:  # here is CAP_SYS_ADMIN, if we have it; what is to come opens no file but the program
+            stage = 13
+            if child.no_new_privileges:
+                process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+            sys.modules["pyinit.init.confinement"].set_up(child.landlock)
         stage = 10
         for number in child.dropped:
             process.prctl(caps.PR_CAPBSET_DROP, number)

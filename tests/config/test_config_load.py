@@ -163,6 +163,7 @@ environment = { APP_ENV = "prod" }
 umask = "0027"
 rlimits = { nofile = 65536, core = 0, as = "unlimited", nproc = { soft = 10, hard = "unlimited" } }
 no_new_privileges = true
+landlock = { ro = ["/usr", "-/lib64"], rw = ["${DATA:-/data}"], tcp_bind = [80, "${PORT:-0}"], tcp_connect = [], scope = ["signals", "abstract_sockets", "signals"] }
 stop_signal = "QUIT"
 stop_timeout = "1m"
 kill = "group"
@@ -268,7 +269,11 @@ def test_every_key_of_a_service(folder):
         working_directory="/app", environment=(("APP_ENV", "prod"),), umask=0o027,
         process=m.ProcessSpec(
             rlimits=(("nofile", 65536, 65536), ("core", 0, 0), ("as", -1, -1), ("nproc", 10, -1)), no_new_privileges=True,
-            origins=(("rlimits", line("rlimits =")),),
+            origins=(
+                ("rlimits", line("rlimits =")), ("no_new_privileges", line("no_new_privileges")), ("landlock", line("landlock =")),
+                ("landlock /usr", line("landlock =")), ("landlock -/lib64", line("landlock =")), ("landlock /data", line("landlock =")),
+            ),
+            landlock=m.Landlock(("/usr", "-/lib64"), ("/data",), (80, 0), (), ("signals", "abstract_sockets")),
         ),
         stop=(m.StopStep(3, 60.0),), kill="group", restart="on-failure",
         restart_delay=m.RestartDelay(1.0, 0.25, 3600.0, 1.5, 0.0, 120.0), start_limit=m.StartLimit(3, 0.5, "exit"),

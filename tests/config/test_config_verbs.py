@@ -115,3 +115,14 @@ def test_plan_of_a_bad_file(folder):
     assert caught.value.problems == [
         'services.toml:1: services.a: command is missing: expected a list such as ["/usr/sbin/nginx", "-g", "daemon off;"], or a string'
     ]
+
+
+def test_plan_shows_what_a_service_may_reach(folder, capsys):
+    (folder / "services.toml").write_text(
+        '[services.a]\ncommand = "x"\n[services.a.landlock]\nro = ["/usr", "-/opt"]\nrw = ["/data"]\ntcp_bind = [80, 81]\ntcp_connect = []\nscope = ["signals"]\n'
+    )
+    assert plan.run(["services.toml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "    a: x  [services.toml:1]",
+        "        landlock: ro /usr -/opt, rw /data, tcp_bind 80 81, tcp_connect none, scope signals  [services.toml:3]",
+    ]

@@ -16,7 +16,20 @@ import payload_escape as payload
 import payload_fds
 import payload_mounts
 import pytest
-from harness import CAPABILITIES, EVERY_CAPABILITY, SECCOMP, Defence, Mutant, Row, Stage, answers, expected, names, service, words
+from harness import (
+    CAPABILITIES,
+    EVERY_CAPABILITY,
+    SECCOMP,
+    Defence,
+    Mutant,
+    Row,
+    Stage,
+    answers,
+    expected,
+    names,
+    service,
+    words,
+)
 from test_attack_files import DUMPABLE
 from test_attack_mounts import NODEV
 
