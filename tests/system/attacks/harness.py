@@ -26,6 +26,7 @@ from pyinit.linux import caps
 
 HERE = pathlib.Path(__file__).parent
 CACHE = "attacks/results"  # of pytest: what table.py reads
+NAME = "attack"  # of a stage's container
 PATIENCE_S = 60.0
 
 
@@ -140,9 +141,9 @@ class Stage:
         self._setting = found
 
     def config(self, services: str, *, image: pathlib.Path | None = None, mounts: str = "", init: str = 'exit = "when-all-exited"') -> str:
-        """The setting's container, named `attack`, with the host's Python in it."""
+        """The setting's container, named NAME, with the host's Python in it."""
         return (
-            f'[init]\n{init}\n[container]\nname = "attack"\nlayers = ["{image or self.image}"]\n{self._setting.container}\n'
+            f'[init]\n{init}\n[container]\nname = "{NAME}"\nlayers = ["{image or self.image}"]\n{self._setting.container}\n'
             f"{self._setting.security()}{USR}{mounts}{services}"
         )
 
