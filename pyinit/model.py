@@ -427,6 +427,17 @@ DEFAULT_MASKED_PATHS = (
 DEFAULT_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
+class Device(NamedTuple):
+    """A device of the host, at the same path below /dev; -1: as the host has it. `access`: some of "rwm"."""
+
+    path: str
+    access: str = "rwm"
+    mode: int = -1
+    uid: int = -1
+    gid: int = -1
+    origin: Origin = NOWHERE
+
+
 class Security(NamedTuple):
     """The container's bounding set and hidden paths. Seccomp and user namespaces will stand here.
 
@@ -437,6 +448,8 @@ class Security(NamedTuple):
     masked_paths: tuple[str, ...] = DEFAULT_MASKED_PATHS
     readonly_paths: tuple[str, ...] = DEFAULT_READONLY_PATHS
     no_new_privileges: bool = False
+    devices: tuple[Device, ...] = ()
+    devices_origin: Origin = NOWHERE
 
 
 class Place(NamedTuple):

@@ -9,6 +9,7 @@ import zlib
 from pyinit.config import mounts, sources
 from pyinit.config.decode import Table, show
 from pyinit.config.hooks import hooks
+from pyinit.config.nodes import devices
 from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup, rlimits
 from pyinit.config.sysctl import sysctl
@@ -221,6 +222,8 @@ def _security(table: Table | None) -> Security:
         masked_paths=_paths(table, "masked_paths", DEFAULT_MASKED_PATHS),
         readonly_paths=_paths(table, "readonly_paths", DEFAULT_READONLY_PATHS),
         no_new_privileges=table.boolean("no_new_privileges"),
+        devices=devices(table),
+        devices_origin=table.at("devices"),
     )
     table.close()
     return found

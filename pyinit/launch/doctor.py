@@ -12,7 +12,7 @@ from _collections_abc import Callable
 from pyinit.core.limits import controllers
 from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.start import NEEDED_CAPABILITIES
-from pyinit.linux import caps, cgroup, landlock, mount, namespaces, process
+from pyinit.linux import bpf, caps, cgroup, landlock, mount, namespaces, process
 from pyinit.linux.programs import find_program
 from pyinit.model import Config, Origin
 from pyinit.records import NamedTuple
@@ -75,6 +75,9 @@ def needs(config: Config) -> list[Need]:
         for entry in box.mounts:
             found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in of_mount(entry)]
         found += [Need(f"cgroup {name}", box.cgroup.origin, "[container.cgroup]") for name in sorted(controllers(box.cgroup))]
+        if box.security.devices or "MKNOD" in box.security.capabilities:
+            at = box.security.devices_origin
+            found.append(Need("cgroup devices", at if at.line else box.origin, "[container.security] devices"))
         if box.network.mode == "veth":
             found += [Need("network", box.network.origin, "a veth"), Need("capability NET_ADMIN", box.network.origin, "a veth")]
     for spec in config.services:
@@ -260,6 +263,8 @@ def _userns(subject: str) -> Finding:
 def _cgroup(subject: str) -> Finding:
     name = subject.partition(" ")[2]
     for found in cgroup.hierarchies():
+        if name == "devices" and found.version == 2 and not _try(lambda: bpf.load_device_program(bpf.device_program(()))):
+            return Finding(subject, "ok", f"by a program, v2 in {found.directory}")
         v1 = _V1_NAMES.get(name, name) in found.controllers
         if not v1 and (found.version != 2 or name not in _read(f"{found.directory}/cgroup.controllers").split()):
             continue
@@ -335,5 +340,5 @@ _PROBES: dict[str, Callable[[str], Finding]] = {
 SUBJECTS = (
     "kernel", "mount API", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",
     *(f"namespace {name}" for name in namespaces.CLONE_FLAGS), "userns", *(f"filesystem {name}" for name in _FILESYSTEMS),
-    "loop", "fuse", "idmap", "seccomp", "landlock", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids")), "network",
+    "loop", "fuse", "idmap", "seccomp", "landlock", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids", "devices")), "network",
 )  # fmt: skip

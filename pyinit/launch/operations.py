@@ -6,7 +6,7 @@ asked for it; what it leaves on the host is told by `undo()`; of what is secret 
 """
 
 from pyinit.core.limits import size_text, words
-from pyinit.model import FUSE, NETWORK_TYPES, CgroupLimits, Content, IdRange, Mount, Network, Origin
+from pyinit.model import FUSE, NETWORK_TYPES, CgroupLimits, Content, Device, IdRange, Mount, Network, Origin
 from pyinit.records import NamedTuple
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -112,6 +112,7 @@ class MakeCgroup(NamedTuple):
     origin: Origin
     of_services: frozenset[str] = frozenset()  # controllers that services' own limits need
     strict: bool = False  # a limit that can't be held is an error
+    devices: bool = False  # v1's controller of them is needed
 
     def describe(self) -> str:
         said = words(self.limits)
@@ -119,6 +120,21 @@ class MakeCgroup(NamedTuple):
 
     def undo(self) -> str:
         return "kill what is in the group, remove it"
+
+
+class LimitDevices(NamedTuple):
+    """What is in the container's group may open no other devices, nor make them."""
+
+    devices: tuple[Device, ...]
+    origin: Origin
+    strict: bool = False
+
+    def describe(self) -> str:
+        more = "".join(f", {one.path} ({one.access})" for one in self.devices)
+        return f"allow no devices but /dev/{' '.join(name for name, _, _ in DEVICES)}, terminals{more}"
+
+    def undo(self) -> str:
+        return "the rules go with the group"
 
 
 class MakeNetwork(NamedTuple):
@@ -294,6 +310,22 @@ class MakeDevices(NamedTuple):
         return ""
 
 
+class MakeDevice(NamedTuple):
+    """A node for a device of the host."""
+
+    device: Device
+    origin: Origin
+
+    def describe(self) -> str:
+        one = self.device
+        said = [f"mode {one.mode:04o}"] if one.mode >= 0 else []
+        said += [f"{key} {value}" for key, value in (("uid", one.uid), ("gid", one.gid)) if value >= 0]
+        return f"make {one.path}, {', '.join(said) or 'as on the host'}"
+
+    def undo(self) -> str:
+        return ""
+
+
 class MountDeclared(NamedTuple):
     """One `[[container.mounts]]`, its files written; or the secrets."""
 
@@ -392,11 +424,11 @@ class LimitCapabilities(NamedTuple):
 
 
 Inside = (
-    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname
+    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MakeDevice | MountDeclared | HidePaths | SetHostname
     | SetSysctl
 )  # fmt: skip
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
-OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | MakeNetwork | Isolate
+OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | LimitDevices | MakeNetwork | Isolate
 Own = JoinKeyring | MountKernel | Pivot | LimitCapabilities
 WhenBuilt = NoteHook | RunHook
 Operation = OnHost | Inside | Own | WhenBuilt

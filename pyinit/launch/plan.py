@@ -47,8 +47,12 @@ def make(config: Config) -> Plan:
     for mount in mounts:
         host += _outside(mount)
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
-    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
-        host.append(ops.MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
+    limits_devices = bool(box.security.devices) or "MKNOD" in box.security.capabilities  # else it has no others, and can make none
+    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services or limits_devices:
+        at = _first(box.cgroup.origin, box.origin)
+        host.append(ops.MakeCgroup(box.name, box.cgroup, at, of_services, config.init.strict, limits_devices))
+    if limits_devices:
+        host.append(ops.LimitDevices(box.security.devices, _first(box.security.devices_origin, box.origin), config.init.strict))
     if box.network.mode == "veth":
         host.append(ops.MakeNetwork(box.network, link_name(box.name), box.network.origin))
     inside: list[ops.Inside] = [ops.Stage(box.origin)]
@@ -57,6 +61,7 @@ def make(config: Config) -> Plan:
     inside.append(_root(box, mounts))
     inside += [ops.MakeWritable(number, place.path, place.origin) for number, place in enumerate(box.writable_paths)]
     inside += _kernel_mounts(box)
+    inside += [ops.MakeDevice(one, _first(one.origin, box.origin)) for one in box.security.devices]
     inside += [ops.MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
     inside.append(ops.HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
     if "uts" in box.namespaces:

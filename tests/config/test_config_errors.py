@@ -338,6 +338,20 @@ OF_CONTAINER = {
     'security.capabilities = ["CHWON"]': (
         'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "CHWON"; did you mean CHOWN?'
     ),
+    'security.devices = "/dev/fuse"': 'security.devices: expected a list such as ["/dev/fuse"], found "/dev/fuse"',
+    "security.devices = [5]": 'security.devices[1]: expected a path such as "/dev/fuse" or a table with one, found 5',
+    'security.devices = ["/dev/../etc/x"]': 'security.devices[1]: expected a path below /dev, found "/dev/../etc/x"',
+    'security.devices = ["fuse"]': 'security.devices[1]: expected a path below /dev, found "fuse"',
+    'security.devices = ["/dev/"]': 'security.devices[1]: expected a path below /dev, found "/dev/"',
+    "security.devices = [{ access = 'r' }]": 'security.devices[1]: expected a path below /dev, found ""',
+    'security.devices = ["/dev/shm/x"]': "security.devices[1]: /dev/shm is made for every container; take it out",
+    'security.devices = ["/dev/loop-control", "/dev/loop-control"]': "security.devices[2]: /dev/loop-control is there twice; take one out",
+    'security.devices = ["/dev/not-there"]': "security.devices: /dev/not-there: No such file or directory; load the module that it belongs to, or take it out",
+    'security.devices = ["/dev/loop-control/x"]': "security.devices: /dev/loop-control/x: Not a directory; load the module that it belongs to, or take it out",
+    'security.devices = [{ path = "/dev/loop-control", access = "rx" }]': 'security.devices[1].access: expected some of the letters "rwm", found "rx"',
+    'security.devices = [{ path = "/dev/loop-control", mod = "0600" }]': "security.devices[1].mod: there is no such key; did you mean mode?",
+    'security.devices = [{ path = "/dev/loop-control", mode = 600 }]': 'security.devices[1].mode: expected octal digits in a string, such as "0660", found 600',
+    'security.devices = [{ path = "/dev/loop-control", uid = -1 }]': "security.devices[1].uid: expected an integer from 0 to 4294967294, found -1",
     'security.capabilities = ["CHOWN", "CAP_NET_BIND_SERVCE"]': (
         'security.capabilities[2]: expected a capability such as "NET_BIND_SERVICE", found "CAP_NET_BIND_SERVCE"; did you mean NET_BIND_SERVICE?'
     ),

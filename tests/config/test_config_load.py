@@ -146,6 +146,7 @@ hosts = { "db.internal" = "10.91.0.3", db6 = "fd00::3" }
 capabilities = ["SETUID", "CAP_CHOWN"]
 seccomp = "unconfined"
 masked_paths = ["/proc/kcore"]
+devices = ["/dev/loop-control", { path = "/dev/fuse", access = "r", mode = "0640", uid = 1, gid = 2 }]
 readonly_paths = "default"
 
 [services.app]
@@ -247,7 +248,10 @@ def test_every_key_of_a_container(folder):
             "veth", "pyinit0", "10.91.0.2/24", "10.91.0.1", ("10.91.0.1", "fd00::1"),
             (("db.internal", "10.91.0.3"), ("db6", "fd00::3")), line("[container.network]"),
         ),
-        security=m.Security(("CHOWN", "SETUID"), ("/proc/kcore",), m.DEFAULT_READONLY_PATHS),
+        security=m.Security(
+            ("CHOWN", "SETUID"), ("/proc/kcore",), m.DEFAULT_READONLY_PATHS, devices_origin=line("devices ="),
+            devices=(m.Device("/dev/loop-control", origin=line("devices =")), m.Device("/dev/fuse", "r", 0o640, 1, 2, line("devices ="))),
+        ),
         orphan=True,
         init="/sbin/init",
         origin=line("[container]"),

@@ -12,6 +12,7 @@ from pyinit.model import (
     CgroupLimits,
     Config,
     Container,
+    Device,
     IdRange,
     InitSpec,
     Landlock,
@@ -20,6 +21,7 @@ from pyinit.model import (
     Network,
     Origin,
     ProcessSpec,
+    Security,
     ServiceSpec,
 )
 
@@ -33,6 +35,7 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
         "web", "web", (Layer("/no/base.squashfs", at(2)), Layer(str(tmp_path), at(3))), namespaces=("pid", "time"),
         mounts=(Mount("squashfs", "/app", "/no/app.squashfs", origin=at(4)), Mount("bind", "/x", "/x", origin=at(5))),
         cgroup=CgroupLimits(memory_max_bytes=1 << 20, origin=at(6)), network=Network("veth", origin=at(7)), origin=at(1),
+        security=Security(devices=(Device("/dev/fuse"),), devices_origin=at(12)),
     )  # fmt: skip
     service = ServiceSpec(
         "app", ("x",), origin=at(8), cgroup=CgroupLimits(pids_max=9, origin=at(9)),
@@ -45,6 +48,7 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
         Need("filesystem squashfs", at(2), "/no/base.squashfs"), Need("loop", at(2), "/no/base.squashfs"),
         Need("filesystem squashfs", at(4), "the mount on /app"), Need("loop", at(4), "the mount on /app"),
         Need("cgroup memory", at(6), "[container.cgroup]"),
+        Need("cgroup devices", at(12), "[container.security] devices"),
         Need("network", at(7), "a veth"), Need("capability NET_ADMIN", at(7), "a veth"),
         Need("cgroup pids", at(9), "the limits of app"), Need("capability SYS_RESOURCE", at(10), "oom_score_adj of app"),
         Need("landlock", at(11), "landlock of app"),

@@ -6,6 +6,7 @@ from pyinit.model import (
     Config,
     Container,
     Content,
+    Device,
     FileSpec,
     HostHook,
     HostHooks,
@@ -160,6 +161,18 @@ def test_what_the_inside_can_not_get_at_is_had_before_the_clone():
     undone = {step.describe(): step.undo() for step in plan.make(config(mounts=mounts)).operations()}
     assert undone["connect nfs4 h:/x for /files"] == "the mount goes with PID 1"
     assert undone["connect fuse.sshfs h: for /home"] == "the mount goes with PID 1, sshfs with its mount"
+
+
+def test_devices_are_made_and_no_others_allowed():
+    devices = (Device("/dev/fuse", origin=at(8)), Device("/dev/net/tun", "rw", 0o660, 0, 5, at(8)))
+    found = [line for line in words(security=Security(devices=devices, devices_origin=at(8))) if line not in DEFAULT]
+    others = "8 allow no devices but /dev/null zero full random urandom tty, terminals"
+    assert found == [
+        f"{others}, /dev/fuse (rwm), /dev/net/tun (rw)", "8 make /dev/fuse, as on the host", "8 make /dev/net/tun, mode 0660, uid 0, gid 5",
+    ]  # fmt: skip
+    makes = Security(capabilities=("MKNOD",))
+    assert f"1{others[1:]}" in words(security=makes)
+    assert "1 make cgroup pyinit-web" in words(security=makes, namespaces=("pid", "mount"))
 
 
 def test_every_limit_is_told():

@@ -28,9 +28,9 @@ def test_every_process_of_a_service_is_restricted(bench, busybox, user):
     box.wait_for("app: ready")
     lines = [line for line in said(box) if line.startswith(("cat /etc", "ls", "touch", "cat /proc", "cat /opt")) and line.endswith(("yes", "no"))]
     assert lines == EXPECTED * 2
-    done = verb("exec", "app", "--", "/bin/sh", "/run/try")
-    assert done.stdout.splitlines() == EXPECTED
-    assert verb("exec", "app", "--", "/bin/kill", "-0", "1").returncode == (0 if user == "root" else 1)
+    done = verb("exec", "-c", "pyinit-test", "app", "--", "/bin/sh", "/run/try")
+    assert (done.stdout.splitlines(), done.stderr) == (EXPECTED, "")
+    assert verb("exec", "-c", "pyinit-test", "app", "--", "/bin/kill", "-0", "1").returncode == (0 if user == "root" else 1)
     assert box.stop() == 0
 
 
