@@ -240,6 +240,17 @@ class Landlock(NamedTuple):
     tcp_bind: tuple[int, ...] | None = None
     tcp_connect: tuple[int, ...] | None = None
     scope: tuple[str, ...] = ()
+UNCONFINED, DEFAULT_PROFILE = "unconfined", "default"
+
+
+class Seccomp(NamedTuple):
+    """Which system calls are let through: `program` is the kernel's, b"" for all; `log`: refuse none, but tell."""
+
+    name: str = UNCONFINED  # or DEFAULT_PROFILE, or the absolute path of a profile
+    log: bool = False
+    program: bytes = b""
+    capabilities: tuple[str, ...] = ()  # that the profile was made for
+    origin: Origin = NOWHERE
 
 
 class ProcessSpec(NamedTuple):
@@ -261,6 +272,7 @@ class ProcessSpec(NamedTuple):
     strict: bool = False  # what can't be granted is an error, and not a warning
     origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages; of a path in landlock: "landlock PATH"
     landlock: Landlock | None = None
+    seccomp: Seccomp = Seccomp()
 
 
 class ServiceSpec(NamedTuple):
@@ -439,7 +451,7 @@ class Device(NamedTuple):
 
 
 class Security(NamedTuple):
-    """The container's bounding set and hidden paths. Seccomp and user namespaces will stand here.
+    """The container's bounding set, hidden paths and filter. User namespaces will stand here.
 
     `no_new_privileges` is the default of its services, and of an init of the image.
     """
@@ -447,6 +459,7 @@ class Security(NamedTuple):
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     masked_paths: tuple[str, ...] = DEFAULT_MASKED_PATHS
     readonly_paths: tuple[str, ...] = DEFAULT_READONLY_PATHS
+    seccomp: Seccomp = Seccomp()  # of an init of the image, and of each service that has none of its own
     no_new_privileges: bool = False
     devices: tuple[Device, ...] = ()
     devices_origin: Origin = NOWHERE

@@ -12,15 +12,18 @@ from pyinit.config.hooks import hooks
 from pyinit.config.nodes import devices
 from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup, rlimits
+from pyinit.config.seccomp import wanted
 from pyinit.config.sysctl import sysctl
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
+    DEFAULT_PROFILE,
     DEFAULT_READONLY_PATHS,
     Container,
     InitSpec,
     Network,
     Place,
+    Seccomp,
     Security,
     is_name,
 )
@@ -214,9 +217,7 @@ def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
 
 def _security(table: Table | None) -> Security:
     if table is None:
-        return Security()
-    if table.string("seccomp", "unconfined") != "unconfined":
-        table.fault("seccomp", 'only "unconfined" is supported yet; take it out')
+        return Security(seccomp=Seccomp(DEFAULT_PROFILE))
     found = Security(
         capabilities=capabilities(table, "capabilities", DEFAULT_CAPABILITIES),
         masked_paths=_paths(table, "masked_paths", DEFAULT_MASKED_PATHS),
@@ -224,6 +225,7 @@ def _security(table: Table | None) -> Security:
         no_new_privileges=table.boolean("no_new_privileges"),
         devices=devices(table),
         devices_origin=table.at("devices"),
+        seccomp=wanted(table, DEFAULT_PROFILE),
     )
     table.close()
     return found

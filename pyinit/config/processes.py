@@ -5,8 +5,9 @@ Owns these keys and their forms. Must not know what a service is for (services.p
 
 from pyinit.config.decode import Table, seconds, show
 from pyinit.config.probes import address
+from pyinit.config.seccomp import wanted
 from pyinit.errors import hint
-from pyinit.model import CgroupLimits, IoLimit, Landlock, LogSpec, Origin, Pressure, ProcessSpec, SocketSpec
+from pyinit.model import UNCONFINED, CgroupLimits, IoLimit, Landlock, LogSpec, Origin, Pressure, ProcessSpec, SocketSpec
 
 RLIMITS = (
     "as", "core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
@@ -48,6 +49,7 @@ def process(table: Table, *, strict: bool) -> ProcessSpec:
         strict=table.boolean("strict", default=strict),
         origins=(*((key, table.at(key)) for key in _KEYS if key in table.data), *places),
         landlock=rules,
+        seccomp=wanted(table, UNCONFINED),
     )
     if found.tty and table.has("stdin"):
         table.fault("stdin", "the terminal of `tty` is standard input; take one of them out")

@@ -189,6 +189,7 @@ class Children:
             read_only_paths=process.read_only_paths,
             new_session=process.session == "own",
             landlock=self._rules(process),
+            filter=process.seccomp.program,
         )
 
     def _cgroup_fds(self, spec: ServiceSpec) -> tuple[int, ...]:
@@ -284,10 +285,10 @@ def explain(spec: ServiceSpec, command: str, stage: str, number: int) -> str:
             return f"{dict(spec.process.origins)['landlock']}: {forbidden}"
         hint = "; is it in the image?" if number == errno.ENOENT else ""
         return f"{spec.command_origin if command == spec.command[0] else spec.origin}: {what}{hint}"
-    origins = dict(spec.process.origins)
+    origins = {"seccomp": spec.process.seccomp.origin, **dict(spec.process.origins)}
     if stage == "landlock":
         return _not_restricted(spec, number)
-    key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities"}.get(stage, "")
+    key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities", "seccomp": "seccomp"}.get(stage, "")
     return f"{origins.get(key, spec.origin)}: {stage} failed before exec: {os.strerror(number)}"
 
 

@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 
-from pyinit.linux import caps, process
+from pyinit.linux import caps, process, seccomp
 from pyinit.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
 STAGES = (
     "fork", "session", "cgroup", "files", "rlimits", "scheduling", "mounts", "chroot", "working_directory", "user",
-    "capabilities", "no_new_privileges", "exec", "landlock",
+    "capabilities", "no_new_privileges", "seccomp", "exec", "landlock",
 )  # fmt: skip
 DEFAULT_UMASK = 0o022
 _TIOCSCTTY = 0x540E
@@ -58,6 +58,7 @@ class Child(NamedTuple):
     tty: str = ""  # becomes the controlling terminal
     new_session: bool = True  # else a process group of its own
     landlock: "Rules | None" = None
+    filter: bytes = b""  # the program of its system calls; b"": all are let through
 
 
 class Spawned(NamedTuple):
@@ -88,6 +89,7 @@ def spawn(child: Child) -> Spawned:
         import pyinit.linux.mount  # as above
 
         pyinit.linux.mount.settle()
+    ready = seccomp.prepare(child.filter) if child.filter else None
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         pid, pidfd, joined = _clone(child)
@@ -96,7 +98,7 @@ def spawn(child: Child) -> Spawned:
         os.close(write_end)
         raise
     if pid == 0:
-        _run_child(child, write_end, joined)
+        _run_child(child, write_end, joined, ready)
     os.close(pidfd)
     os.close(write_end)
     return Spawned(pid, read_end)
@@ -132,8 +134,11 @@ def _posix_spawn(child: Child) -> int:
     )  # fmt: skip
 
 
-def _run_child(child: Child, status_fd: int, joined: int) -> None:
-    """Numbers are indices of STAGES. What needs privileges comes before the ids change."""
+def _run_child(child: Child, status_fd: int, joined: int, ready: seccomp.Filter | None) -> None:
+    """Numbers are indices of STAGES. What needs privileges comes before the ids change.
+
+    So does the filter (seccomp(2): EACCES after it), but with no_new_privs, where it comes last.
+    """
     stage = 1
     try:
         if child.new_session:
@@ -161,10 +166,13 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
         stage = 8
         _enter(child.working_directory)
         if child.landlock is not None:  # here is CAP_SYS_ADMIN, if we have it; what is to come opens no file but the program
-            stage = 13
+            stage = 14
             if child.no_new_privileges:
                 process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
             sys.modules["pyinit.init.confinement"].set_up(child.landlock)
+        stage = 12
+        if ready is not None and not child.no_new_privileges:
+            seccomp.install(ready)
         stage = 10
         for number in child.dropped:
             process.prctl(caps.PR_CAPBSET_DROP, number)
@@ -182,7 +190,10 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
         stage = 11
         if child.no_new_privileges:
             process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        stage = 12
+            stage = 12
+            if ready is not None:
+                seccomp.install(ready)
+        stage = 13
         _reset_signals()
         os.execve(child.path, child.argv, child.environment)
     except OSError as error:

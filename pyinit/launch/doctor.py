@@ -80,7 +80,11 @@ def needs(config: Config) -> list[Need]:
             found.append(Need("cgroup devices", at if at.line else box.origin, "[container.security] devices"))
         if box.network.mode == "veth":
             found += [Need("network", box.network.origin, "a veth"), Need("capability NET_ADMIN", box.network.origin, "a veth")]
+        if box.security.seccomp.program:
+            found.append(Need("seccomp", box.security.seccomp.origin, "the filter of system calls"))
     for spec in config.services:
+        if spec.process.seccomp.program and (box is None or spec.process.seccomp.origin != box.security.seccomp.origin):
+            found.append(Need("seccomp", spec.process.seccomp.origin, f"the filter of {spec.name}"))
         found += [Need(f"cgroup {name}", spec.cgroup.origin, f"the limits of {spec.name}") for name in sorted(controllers(spec.cgroup))]
         if spec.process.oom_score_adj is not None and spec.process.oom_score_adj < 0:
             at = dict(spec.process.origins).get("oom_score_adj", spec.origin)

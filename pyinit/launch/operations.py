@@ -6,7 +6,19 @@ asked for it; what it leaves on the host is told by `undo()`; of what is secret 
 """
 
 from pyinit.core.limits import size_text, words
-from pyinit.model import FUSE, NETWORK_TYPES, CgroupLimits, Content, Device, IdRange, Mount, Network, Origin
+from pyinit.model import (
+    FUSE,
+    NETWORK_TYPES,
+    UNCONFINED,
+    CgroupLimits,
+    Content,
+    Device,
+    IdRange,
+    Mount,
+    Network,
+    Origin,
+    Seccomp,
+)
 from pyinit.records import NamedTuple
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -423,13 +435,29 @@ class LimitCapabilities(NamedTuple):
         return ""
 
 
+class FilterCalls(NamedTuple):
+    """The system calls of whatever a service starts, or all of them, or an init of the image; PID 1 itself has no filter."""
+
+    whose: str
+    seccomp: Seccomp
+    origin: Origin
+
+    def describe(self) -> str:
+        named = "all are let through" if self.seccomp.name == UNCONFINED else self.seccomp.name
+        log = ", what it refuses is let through and logged" if self.seccomp.log and self.seccomp.program else ""
+        return f"filter the system calls of {self.whose}: {named}{log}"
+
+    def undo(self) -> str:
+        return ""
+
+
 Inside = (
     Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MakeDevice | MountDeclared | HidePaths | SetHostname
     | SetSysctl
 )  # fmt: skip
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
 OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | LimitDevices | MakeNetwork | Isolate
-Own = JoinKeyring | MountKernel | Pivot | LimitCapabilities
+Own = JoinKeyring | MountKernel | Pivot | LimitCapabilities | FilterCalls
 WhenBuilt = NoteHook | RunHook
 Operation = OnHost | Inside | Own | WhenBuilt
 

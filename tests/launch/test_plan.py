@@ -19,6 +19,8 @@ from pyinit.model import (
     Network,
     Origin,
     Place,
+    ProcessSpec,
+    Seccomp,
     Security,
     ServiceSpec,
     Sysctl,
@@ -96,6 +98,30 @@ def test_pinned_images_are_checked_before_anything_is_made():
         "1 make cgroup pyinit-web",
     ]
     assert "4 check that layer 1, /img/app.squashfs, is for the base below it, if it names one" in words(layers=layers)
+
+
+def test_filters_stand_with_their_lines():
+    """The container's once, and those of services that differ."""
+
+    def service(name: str, seccomp: Seccomp) -> ServiceSpec:
+        return ServiceSpec(name, ("/bin/x",), log=LogSpec(to="null"), process=ProcessSpec(seccomp=seccomp), origin=at(20))
+
+    common = Seccomp("default", program=b"a" * 8, origin=at(9))
+    services = (
+        service("same", common),
+        service("fewer", common._replace(program=b"b" * 8)),
+        service("free", Seccomp(origin=at(22))),
+        service("own", Seccomp("/etc/calls.toml", log=True, program=b"c" * 8, origin=at(23))),
+    )
+    base = config(security=Security(seccomp=common))
+    found = plan.make(base._replace(services=services))
+    assert [f"{step.origin.line} {step.describe()}" for step in found.own if isinstance(step, operations.FilterCalls)] == [
+        "9 filter the system calls of every service: default",
+        "9 filter the system calls of fewer: default",
+        "22 filter the system calls of free: all are let through",
+        "23 filter the system calls of own: /etc/calls.toml, what it refuses is let through and logged",
+    ]
+    assert words(init="/sbin/init", security=Security(seccomp=common._replace(origin=at(0))))[-2] == "1 filter the system calls of /sbin/init: default"
 
 
 def test_what_stays_on_the_host_says_how_it_is_undone():
