@@ -66,7 +66,18 @@ class Row(NamedTuple):
 
 EVERY_CAPABILITY = ", ".join(f'"{name}"' for name in caps.NAMES)
 # What holds more than one attack.
-CAPABILITIES = Defence("capabilities", keys=(("capabilities", f"[{EVERY_CAPABILITY}]"),))
+# By a mutant: with the key, the profile of seccomp would let through what the capabilities are for.
+CAPABILITIES = Defence("capabilities", mutants=(Mutant("launch/inside.py", "    caps.limit_bounding_set(box.security.capabilities)\n", ""),))
+DEVICES = Defence(
+    "device rules",
+    mutants=(
+        Mutant(
+            "launch/launcher.py",
+            '                        devices.limit(step, self.v1_places.pop("devices", ""), self.unified, self.report)\n',
+            '                        devices, self.v1_places.pop("devices", "")\n',
+        ),
+    ),
+)
 SECCOMP = Defence("seccomp", keys=(("seccomp", '"unconfined"'),))
 MASKED = Defence("masked paths", keys=(("masked_paths", "[]"),))
 READ_ONLY = Defence("read-only paths", keys=(("readonly_paths", "[]"),))

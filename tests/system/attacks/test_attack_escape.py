@@ -184,9 +184,9 @@ def without_ptrace() -> None:
 
 
 def as_init(stage: Stage) -> str:
-    """Where what started us has no CAP_SYS_PTRACE, and the config takes nothing away but CAP_PERFMON, by which Linux lets read, too."""
+    """Where what started us has no CAP_SYS_PTRACE, and the config takes nothing away."""
     text = stage.config(service("app", words(payload.as_capable_as_init, "attack")))
-    text = text.replace("[container.security]\n", f"[container.security]\ncapabilities = [{EVERY_CAPABILITY}]\n".replace(', "PERFMON"', ""))
+    text = text.replace("[container.security]\n", f"[container.security]\ncapabilities = [{EVERY_CAPABILITY}]\n")
     box = stage.start(text, preexec_fn=without_ptrace)
     box.wait()
     return answers(box.output)["attack"]
@@ -208,7 +208,7 @@ ROWS = (
     Row("image-node", "mknod", "a device node of the image is opened", (NODEV,), "EACCES", "opened", outside=by_node),
     Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", None)),
     Row("tiocsti-link", "TIOCSTI", "a link to that terminal is what another service gets as its own", (OWN_TTY, SECCOMP), "refused: Too many levels of symbolic links", "typed", outside=to_terminal_by_link),
-    Row("init-equal", "/proc/1", "a service that has the init's own capabilities looks into it", (DUMPABLE,), "nothing", "environ, mem, fd, root, exe, ptrace", outside=as_init),
+    Row("init-equal", "/proc/1", "a service that has the init's own capabilities looks into it", (DUMPABLE,), "nothing", "mem, fd, root, exe, ptrace", outside=as_init),
 )  # fmt: skip
 
 
