@@ -475,6 +475,9 @@ class Place(NamedTuple):
 
 
 SECRETS = "/run/secrets"
+RESERVED = ("/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")  # what every container has there is ours
+
+
 class Sysctl(NamedTuple):
     """One setting of the kernel's, of a namespace that is the container's own; `path` is below /proc/sys."""
 

@@ -267,7 +267,7 @@ class Children:
             os.set_blocking(fd, True)  # only the opening of a FIFO must not stop us
             return fd
         except OSError as error:
-            raise RefusedError("files", error.errno or 0, f"{spec.origin}: stdin: {path}: {os.strerror(error.errno or 0)}") from error
+            raise RefusedError("files", error.errno or 0, f"{spec.origin}: stdin: {path}: {error.strerror}") from error
 
     def release(self, spec: ServiceSpec, child: spawn.Child) -> None:
         """After the fork."""
