@@ -228,19 +228,6 @@ class CgroupLimits(NamedTuple):
     pressure: tuple[Pressure, ...] = ()  # what is told, and limits nothing
 
 
-UNCONFINED, DEFAULT_PROFILE = "unconfined", "default"
-
-
-class Seccomp(NamedTuple):
-    """Which system calls are let through: `program` is the kernel's, b"" for all; `log`: refuse none, but tell."""
-
-    name: str = UNCONFINED  # or DEFAULT_PROFILE, or the absolute path of a profile
-    log: bool = False
-    program: bytes = b""
-    capabilities: tuple[str, ...] = ()  # that the profile was made for
-    origin: Origin = NOWHERE
-
-
 class Landlock(NamedTuple):
     """What a service's processes may reach: paths ("-" before one that may be missing), TCP ports (None: all).
 
@@ -253,6 +240,17 @@ class Landlock(NamedTuple):
     tcp_bind: tuple[int, ...] | None = None
     tcp_connect: tuple[int, ...] | None = None
     scope: tuple[str, ...] = ()
+UNCONFINED, DEFAULT_PROFILE = "unconfined", "default"
+
+
+class Seccomp(NamedTuple):
+    """Which system calls are let through: `program` is the kernel's, b"" for all; `log`: refuse none, but tell."""
+
+    name: str = UNCONFINED  # or DEFAULT_PROFILE, or the absolute path of a profile
+    log: bool = False
+    program: bytes = b""
+    capabilities: tuple[str, ...] = ()  # that the profile was made for
+    origin: Origin = NOWHERE
 
 
 class ProcessSpec(NamedTuple):
@@ -273,8 +271,8 @@ class ProcessSpec(NamedTuple):
     session: str = "own"  # or "group": a process group in the session of PID 1
     strict: bool = False  # what can't be granted is an error, and not a warning
     origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages; of a path in landlock: "landlock PATH"
-    seccomp: Seccomp = Seccomp()
     landlock: Landlock | None = None
+    seccomp: Seccomp = Seccomp()
 
 
 class ServiceSpec(NamedTuple):
@@ -475,6 +473,9 @@ class Place(NamedTuple):
 
 
 SECRETS = "/run/secrets"
+RESERVED = ("/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")  # what every container has there is ours
+
+
 class Sysctl(NamedTuple):
     """One setting of the kernel's, of a namespace that is the container's own; `path` is below /proc/sys."""
 

@@ -223,10 +223,10 @@ def _security(table: Table | None) -> Security:
         capabilities=capabilities(table, "capabilities", DEFAULT_CAPABILITIES),
         masked_paths=_paths(table, "masked_paths", DEFAULT_MASKED_PATHS),
         readonly_paths=_paths(table, "readonly_paths", DEFAULT_READONLY_PATHS),
-        seccomp=wanted(table, DEFAULT_PROFILE),
         no_new_privileges=table.boolean("no_new_privileges"),
         devices=devices(table),
         devices_origin=table.at("devices"),
+        seccomp=wanted(table, DEFAULT_PROFILE),
     )
     table.close()
     return found

@@ -10,7 +10,7 @@ from pyinit.config import netsources, sources
 from pyinit.config.decode import Table, show
 from pyinit.config.probes import command
 from pyinit.errors import hint
-from pyinit.model import FUSE, IMAGES, NETWORK_TYPES, SECRETS, Content, FileSpec, IdRange, Mount, is_name
+from pyinit.model import FUSE, IMAGES, NETWORK_TYPES, RESERVED, SECRETS, Content, FileSpec, IdRange, Mount, is_name
 
 _TYPES = (*IMAGES, "tmpfs", "bind", "overlay", *NETWORK_TYPES)
 _ANY_TYPE = f'{", ".join(show(one) for one in _TYPES)} or "{FUSE}PROGRAM"'
@@ -24,7 +24,6 @@ _KEYS = {
     **dict.fromkeys(NETWORK_TYPES, ("source", "secret_options", "timeout")),
     "fuse": ("source", "timeout"),
 }
-_RESERVED = ("/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
 _OPPOSITES = {"suid": "nosuid", "dev": "nodev", "exec": "noexec", "diratime": "nodiratime", "symfollow": "nosymfollow"}
 _ATIMES = ("relatime", "noatime", "strictatime")
 _WITHOUT_OPTIONS = (*IMAGES, "bind", "overlay")
@@ -119,7 +118,7 @@ def _target(table: Table) -> str:
     target = os.path.normpath(text).replace("//", "/")  # POSIX keeps two slashes at the start
     if not table.has("target"):
         missing_or_wrong(table, "target", "an absolute path in the container")
-    elif text and (".." in text.split("/") or target in _RESERVED or target.startswith("/proc/")):
+    elif text and (".." in text.split("/") or target in RESERVED or target.startswith("/proc/")):
         table.fault("target", f"expected a place of its own below the root, without .., found {show(text)}")
     return target
 

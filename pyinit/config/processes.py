@@ -7,17 +7,7 @@ from pyinit.config.decode import Table, seconds, show
 from pyinit.config.probes import address
 from pyinit.config.seccomp import wanted
 from pyinit.errors import hint
-from pyinit.model import (
-    UNCONFINED,
-    CgroupLimits,
-    IoLimit,
-    Landlock,
-    LogSpec,
-    Origin,
-    Pressure,
-    ProcessSpec,
-    SocketSpec,
-)
+from pyinit.model import UNCONFINED, CgroupLimits, IoLimit, Landlock, LogSpec, Origin, Pressure, ProcessSpec, SocketSpec
 
 RLIMITS = (
     "as", "core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
@@ -59,9 +49,9 @@ def process(table: Table, *, strict: bool) -> ProcessSpec:
         tty=table.path_of("tty"),
         session=table.choice("session", "own", ("own", "group")),
         strict=table.boolean("strict", default=strict),
-        seccomp=wanted(table, UNCONFINED),
         origins=(*((key, table.at(key)) for key in _KEYS if key in table.data), *places),
         landlock=rules,
+        seccomp=wanted(table, UNCONFINED),
     )
     if found.tty and table.has("stdin"):
         table.fault("stdin", "the terminal of `tty` is standard input; take one of them out")

@@ -25,6 +25,7 @@ from pyinit.model import (
     signal_name,
 )  # fmt: skip
 
+LATER = ()
 _HOOKS = ("pre_start", "post_start", "pre_stop", "finish")
 # What the init itself answers to, and what can't be caught: HUP INT QUIT KILL TERM CHLD STOP PWR RTMIN+3 +4 +5.
 _NOT_FORWARDED = frozenset({1, 2, 3, 9, 15, 17, 19, 30, 37, 38, 39})

@@ -188,8 +188,8 @@ class Children:
             private_tmp=process.private_tmp,
             read_only_paths=process.read_only_paths,
             new_session=process.session == "own",
-            filter=process.seccomp.program,
             landlock=self._rules(process),
+            filter=process.seccomp.program,
         )
 
     def _cgroup_fds(self, spec: ServiceSpec) -> tuple[int, ...]:
@@ -267,7 +267,7 @@ class Children:
             os.set_blocking(fd, True)  # only the opening of a FIFO must not stop us
             return fd
         except OSError as error:
-            raise RefusedError("files", error.errno or 0, f"{spec.origin}: stdin: {path}: {os.strerror(error.errno or 0)}") from error
+            raise RefusedError("files", error.errno or 0, f"{spec.origin}: stdin: {path}: {error.strerror}") from error
 
     def release(self, spec: ServiceSpec, child: spawn.Child) -> None:
         """After the fork."""

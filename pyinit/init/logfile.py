@@ -116,7 +116,7 @@ class LogFile:
         if self._fd >= 0 and self._is_in_place():
             return
         self.close()
-        os.makedirs(self.folder, _FOLDER_MODE, exist_ok=True)
+        _make(self.folder)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(self._path, flags, _MODE)
         seen = os.fstat(fd)
@@ -169,3 +169,14 @@ class LogFile:
         self._archives.add(self.size)
         self.close()
         self._open()
+
+
+def _make(folder: str) -> None:
+    """The folder and the one it is in, but ELOOP by a link to /proc/PID/fd: there a folder made is a group of the host's."""
+    from pyinit.linux import mount  # for those who write files
+
+    for path in (os.path.dirname(folder), folder):
+        try:
+            os.close(mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY))
+        except FileNotFoundError:
+            os.makedirs(path, _FOLDER_MODE, exist_ok=True)

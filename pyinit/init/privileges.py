@@ -31,8 +31,8 @@ class Have(NamedTuple):
     nice: int
     oom_score_adj: int
     cpus: frozenset[int]
-    filters: bool = True
     landlock_abi: int = -1  # -1: nobody has asked yet
+    filters: bool = True
 
 
 def read_have() -> Have:

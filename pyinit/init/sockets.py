@@ -116,17 +116,39 @@ def _key(one: SocketSpec) -> SocketSpec:
 
 
 def _bind_local(sock: socket.socket, one: SocketSpec, uid: int, gid: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        _make_way(one.path)
-    os.makedirs(os.path.dirname(one.path), exist_ok=True)
-    mask = os.umask(0o777)  # nobody reaches it before its owner and mode are set
+    """Who may write to the folder may put a link in its place, or in the socket's: none of them is followed out of the root."""
+    name = os.path.basename(one.path)
+    folder = _folder(os.path.dirname(one.path))
     try:
-        sock.bind(one.path)
+        with contextlib.suppress(FileNotFoundError):
+            _make_way(one.path)
+        mask = os.umask(0o777)  # nobody reaches it before its owner and mode are set
+        try:
+            sock.bind(one.path)
+        finally:
+            os.umask(mask)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     finally:
-        os.umask(mask)
-    if uid >= 0 or gid >= 0:
-        os.chown(one.path, uid, gid)
-    os.chmod(one.path, one.mode)
+        os.close(folder)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.EEXIST, "another file took its place")
+        if uid >= 0 or gid >= 0:
+            os.chown(f"/proc/self/fd/{fd}", uid, gid)
+        os.chmod(f"/proc/self/fd/{fd}", one.mode)
+    finally:
+        os.close(fd)
+
+
+def _folder(path: str) -> int:
+    """An O_PATH fd of it, made if it is missing."""
+    from pyinit.linux import mount  # for those who have such a socket
+
+    try:
+        return mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)
+    return mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY)
 
 
 def _make_way(path: str) -> None:

@@ -57,8 +57,8 @@ class Child(NamedTuple):
     read_only_paths: tuple[str, ...] = ()
     tty: str = ""  # becomes the controlling terminal
     new_session: bool = True  # else a process group of its own
-    filter: bytes = b""  # the program of its system calls; b"": all are let through
     landlock: "Rules | None" = None
+    filter: bytes = b""  # the program of its system calls; b"": all are let through
 
 
 class Spawned(NamedTuple):
@@ -85,7 +85,7 @@ def spawn(child: Child) -> Spawned:
         return Spawned(_posix_spawn(child), -1)
     if child.private_tmp or child.read_only_paths:
         import pyinit.init.private  # only for those who ask for it, and never between fork and exec; who has `landlock` has its module
-    if child.chroot or child.working_directory != "/":
+    if child.chroot or child.working_directory != "/" or child.oom_score_adj is not None or child.tty:
         import pyinit.linux.mount  # as above
 
         pyinit.linux.mount.settle()
@@ -220,7 +220,10 @@ def _set_scheduling(child: Child) -> None:
     if child.cpus:
         os.sched_setaffinity(0, child.cpus)
     if child.oom_score_adj is not None:
+        mount = sys.modules["pyinit.linux.mount"]
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        if mount.filesystem_magic(fd) != mount.PROC_SUPER_MAGIC:
+            raise OSError(errno.EXDEV, "/proc")  # a service that may mount has covered it (as CVE-2019-16884)
         os.write(fd, str(child.oom_score_adj).encode())
         os.close(fd)
 
@@ -236,7 +239,7 @@ def _set_files(child: Child, status_fd: int) -> None:
         os.dup2(child.output_fd, 1)
         os.dup2(child.error_fd if child.error_fd >= 0 else child.output_fd, 2)
     if child.tty:
-        fd = os.open(child.tty, os.O_RDWR)
+        fd = sys.modules["pyinit.linux.mount"].open_plainly(child.tty, os.O_RDWR)
         fcntl.ioctl(fd, _TIOCSCTTY, 1)
         for number in (0, 1, 2) if child.output_fd < 0 else (0,):
             os.dup2(fd, number)

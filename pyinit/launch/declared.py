@@ -48,7 +48,7 @@ class Declared:
         except OSError:
             os.close(tree)
             raise
-        self._root.mount(tree, point(entry), directory=directory)
+        self._root.mount(tree, point(entry), directory=directory, declared=True)
         if entry.type == "tmpfs":
             for file in entry.files:
                 self._write(entry, file)

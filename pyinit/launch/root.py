@@ -1,13 +1,18 @@
 """The new root while it is built: places below it are found, made and mounted on.
 
 Owns how a path of the container becomes an fd. Must not know what is mounted. Law: every place is opened below the root
-by openat2(RESOLVE_IN_ROOT) and mounted on by that fd, so no symlink of an image reaches the host.
+by openat2(RESOLVE_IN_ROOT) and mounted on by that fd, so no symlink of an image reaches the host, and none of what a
+config declares comes to lie on /proc, /sys and /dev by one.
 """
 
+import errno
 import os
 
 from pyinit.launch.operations import Point
 from pyinit.linux import mount
+from pyinit.model import RESERVED
+
+_KERNELS = ("/proc/", "/sys/", "/dev/")
 
 
 class Root:
@@ -37,16 +42,25 @@ class Root:
             os.close(parent)
         return self.open(point.path)
 
-    def mount(self, tree: int, point: Point, *, directory: bool = True) -> None:
-        """Attach the detached mount `tree` there; its fd is closed, whatever happens."""
+    def mount(self, tree: int, point: Point, *, directory: bool = True, declared: bool = False) -> None:
+        """Attach the detached mount `tree` there; its fd is closed, whatever happens. `declared`: by the config, not by us."""
         try:
             place = self.place(point, directory=directory)
             try:
+                if declared:
+                    self._keep_ours(place, point.path)
                 mount.move_mount(tree, place)
             finally:
                 os.close(place)
         finally:
             os.close(tree)
+
+    def _keep_ours(self, place: int, path: str) -> None:
+        """EXDEV if a link has led there: who covers /proc is PID 1, for its imports come from /proc/self/fd."""
+        top, found = (os.readlink(f"/proc/self/fd/{fd}") for fd in (self.fd, place))
+        found = found.removeprefix(top) or "/"
+        if found in RESERVED or any(found.startswith(one) and not path.startswith(one) for one in _KERNELS):
+            raise OSError(errno.EXDEV, f"{path} leads to {found} by a symlink, of the image or of a mount; name another folder, or mend the link")
 
 
 def own(name: str, point: Point, folder: int | None = None, *, directory: bool = True) -> None:

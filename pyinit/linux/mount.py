@@ -211,6 +211,8 @@ def open_plainly(path: str, flags: int) -> int:
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return open_in_root(root, path, flags)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), path) from None  # as os.open() says it
     finally:
         os.close(root)
 

@@ -362,12 +362,12 @@ OF_CONTAINER = {
         'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "sys_admin"; did you mean SYS_ADMIN?'
     ),
     'security.capabilities = "all"': 'security.capabilities: expected a list of strings, found "all"',
+    'security.no_new_privileges = "yes"': 'security.no_new_privileges: expected true or false, found "yes"',
     'security.seccomp = "defualt"': (
         'security.seccomp: expected "default", "unconfined" or the path of a profile, with a / or .toml in it, found "defualt"; did you mean default?'
     ),
     "security.seccomp = true": 'security.seccomp: expected "default", "unconfined" or the path of a profile, with a / or .toml in it, found true',
     "security.seccomp_log = 1": "security.seccomp_log: expected true or false, found 1",
-    'security.no_new_privileges = "yes"': 'security.no_new_privileges: expected true or false, found "yes"',
     'security.masked_paths = ["/sys/fs/cgroup/cgroup.stat"]': (
         'security.masked_paths[1]: expected /sys/fs/cgroup, which is read-only, or what is not in it, found "/sys/fs/cgroup/cgroup.stat"'
     ),

@@ -41,8 +41,7 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
     service = ServiceSpec(
         "app", ("x",), origin=at(8), cgroup=CgroupLimits(pids_max=9, origin=at(9)),
         process=ProcessSpec(
-            oom_score_adj=-5, origins=(("oom_score_adj", at(10)), ("landlock", at(11))), landlock=Landlock(("/usr",)),
-            seccomp=Seccomp("default", program=b"y", origin=at(11)),
+            oom_score_adj=-5, origins=(("oom_score_adj", at(10)), ("landlock", at(11))), landlock=Landlock(("/usr",)), seccomp=Seccomp("default", program=b"y", origin=at(11))
         ),
     )  # fmt: skip
     assert doctor.needs(Config("/x.toml", InitSpec(), (service,), box)) == [

@@ -26,6 +26,7 @@ from pyinit.linux import caps
 
 HERE = pathlib.Path(__file__).parent
 CACHE = "attacks/results"  # of pytest: what table.py reads
+NAME = "attack"  # of a stage's container
 PATIENCE_S = 60.0
 
 
@@ -65,7 +66,18 @@ class Row(NamedTuple):
 
 EVERY_CAPABILITY = ", ".join(f'"{name}"' for name in caps.NAMES)
 # What holds more than one attack.
-CAPABILITIES = Defence("capabilities", keys=(("capabilities", f"[{EVERY_CAPABILITY}]"),))
+# By a mutant: with the key, the profile of seccomp would let through what the capabilities are for.
+CAPABILITIES = Defence("capabilities", mutants=(Mutant("launch/inside.py", "    caps.limit_bounding_set(box.security.capabilities)\n", ""),))
+DEVICES = Defence(
+    "device rules",
+    mutants=(
+        Mutant(
+            "launch/launcher.py",
+            '                        devices.limit(step, self.v1_places.pop("devices", ""), self.unified, self.report)\n',
+            '                        devices, self.v1_places.pop("devices", "")\n',
+        ),
+    ),
+)
 SECCOMP = Defence("seccomp", keys=(("seccomp", '"unconfined"'),))
 MASKED = Defence("masked paths", keys=(("masked_paths", "[]"),))
 READ_ONLY = Defence("read-only paths", keys=(("readonly_paths", "[]"),))
@@ -140,9 +152,9 @@ class Stage:
         self._setting = found
 
     def config(self, services: str, *, image: pathlib.Path | None = None, mounts: str = "", init: str = 'exit = "when-all-exited"') -> str:
-        """The setting's container, named `attack`, with the host's Python in it."""
+        """The setting's container, named NAME, with the host's Python in it."""
         return (
-            f'[init]\n{init}\n[container]\nname = "attack"\nlayers = ["{image or self.image}"]\n{self._setting.container}\n'
+            f'[init]\n{init}\n[container]\nname = "{NAME}"\nlayers = ["{image or self.image}"]\n{self._setting.container}\n'
             f"{self._setting.security()}{USR}{mounts}{services}"
         )
 

@@ -12,6 +12,7 @@ import signal
 import sys
 
 PATIENCE_S = 15
+ANSWERS = "/answers"
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -44,7 +45,11 @@ def main(module: str, name: str, row: str) -> None:
         got = getattr(importlib.import_module(module), name)()
     except OSError as error:
         got = name_of(error)
-    os.write(1, json.dumps({"attack": row, "got": got}).encode() + b"\n")
+    line = json.dumps({"attack": row, "got": got}).encode() + b"\n"
+    os.write(1, line)
+    if os.path.isdir(ANSWERS):  # where the output may not arrive
+        with open(f"{ANSWERS}/{row}", "wb") as file:
+            file.write(line)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """System calls by which a service would get more than it has: each refused, most of them twice."""
 
+import json
+
 import payload_calls as payload
 import pytest
-from harness import CAPABILITIES, SECCOMP, Row, expected, names
+from harness import CAPABILITIES, DEVICES, SECCOMP, Row, Stage, answers, expected, names, service, words
+
+from pyinit.model import DEFAULT_CAPABILITIES
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -17,6 +21,14 @@ def twice(name: str, title: str, attack: str, succeeds: str, code, *, service: s
 def by_filter(name: str, title: str, attack: str, succeeds: str, code, *, refused: str = "EPERM") -> Row:
     """Everybody may, but for the filter."""
     return Row(name, title, attack, (SECCOMP,), refused, succeeds, code)
+
+
+def mknod_granted(stage: Stage) -> object:
+    granted = json.dumps([*DEFAULT_CAPABILITIES, "MKNOD"])
+    text = stage.config(service("app", words(payload.mknod_disk, "attack"))).replace("[container.security]\n", f"[container.security]\ncapabilities = {granted}\n")
+    box = stage.start(text)
+    box.wait()
+    return answers(box.output)["attack"]
 
 
 ROWS = (
@@ -47,8 +59,9 @@ ROWS = (
     twice("kernel-log", "syslog(2)", "the kernel's log is read", "read", payload.kernel_log),
     by_filter("vsock", "AF_VSOCK", "a socket towards the hypervisor is made", "a socket", payload.vsock),
     twice("sethostname", "sethostname", "the host name is changed", "set", payload.sethostname),
-    twice("mknod", "mknod", "a node of the host's disk is made and opened", "opened", payload.mknod_disk),
-    twice("dev-mem", "/dev/mem", "a node of the machine's memory, or of the kernel's log, is made and opened", "opened", payload.mknod_memory),
+    Row("mknod", "mknod", "a node of the host's disk is made and opened", (CAPABILITIES,), "EPERM", "opened", payload.mknod_disk),
+    Row("mknod-granted", "mknod", "with CAP_MKNOD a node of the host's disk is made and opened", (DEVICES,), "EPERM", "opened", outside=mknod_granted),
+    Row("dev-mem", "/dev/mem", "a node of the machine's memory, or of the kernel's log, is made and opened", (CAPABILITIES,), "EPERM", "opened", payload.mknod_memory),
     twice("release-agent", "CVE-2022-0492, release_agent", "a hierarchy of cgroup v1 is mounted, and its release_agent opened for writing", "opened", payload.release_agent),
     twice("cgroup-mount", "cgroup escape", "cgroup2 is mounted anew, writable", "opened", payload.cgroup_again),
 )

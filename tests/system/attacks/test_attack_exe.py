@@ -14,7 +14,7 @@ import sysconfig
 
 import payload_exe as payload
 import pytest
-from harness import CAPABILITIES, Defence, Mutant, Row, Stage, answers, expected, names, service, words
+from harness import CAPABILITIES, NAME, Defence, Mutant, Row, Stage, answers, expected, names, service, words
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -93,7 +93,7 @@ def by_probe(stage: Stage) -> str:
 
 
 def by_exec(stage: Stage) -> str:
-    return attacked(stage, RUNS, "exec", "-c", "attack", "app", "--", *words(payload.own, "attack", EXE), init="", until="app: up")
+    return attacked(stage, RUNS, "exec", "-c", NAME, "app", "--", *words(payload.own, "attack", EXE), init="", until="app: up")
 
 
 REFUSED, SUCCEEDS = "chmod: EROFS, write: ETXTBSY", "chmod: done, write: ETXTBSY"

@@ -7,7 +7,8 @@ import shutil
 
 import payload_fds as payload
 import pytest
-from harness import Defence, Mutant, Row, Stage, answers, expected, names, service, words
+from conftest import wait_until
+from harness import NAME, Defence, Mutant, Row, Stage, answers, expected, inside_pid, names, service, words
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -25,6 +26,18 @@ NO_MAGIC_STDIN = Defence(
     "no file is opened by a magic link",
     mutants=(Mutant("init/children.py", "mount.open_plainly(path, os.O_RDONLY | os.O_NONBLOCK)", "os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)"),),
 )
+
+NO_MAGIC_SOCKET = Defence(
+    "no folder of a socket is found by a magic link",
+    mutants=(
+        Mutant(
+            "init/sockets.py", "    except FileNotFoundError:\n        os.makedirs(path, exist_ok=True)\n    return mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY)\n",
+            "    except OSError:\n        os.makedirs(path, exist_ok=True)\n    return os.open(path, os.O_PATH)\n",
+        ),
+    ),
+)  # fmt: skip
+
+NO_MAGIC_LOG = Defence("no folder of logs is found by a magic link", mutants=(Mutant("init/logfile.py", "        _make(self.folder)\n", "        os.makedirs(self.folder, exist_ok=True)\n"),))
 
 
 def leaked(stage: Stage, services: str, *verb: str) -> str:
@@ -48,8 +61,8 @@ def leaked(stage: Stage, services: str, *verb: str) -> str:
 
 
 def by_service(stage: Stage) -> str:
-    """By posix_spawn, as it is started without a cgroup."""
-    return leaked(stage, service("app", words(payload.leaked, "attack"), 'kill = "process"'))
+    """By posix_spawn, as it is started without a group and a filter."""
+    return leaked(stage, service("app", words(payload.leaked, "attack"), 'kill = "process"\nseccomp = "unconfined"'))
 
 
 def by_service_with_limits(stage: Stage) -> str:
@@ -62,7 +75,7 @@ def by_hook(stage: Stage) -> str:
 
 
 def by_exec(stage: Stage) -> str:
-    return leaked(stage, RUNS, "exec", "-c", "attack", "app", "--", *words(payload.leaked, "attack"))
+    return leaked(stage, RUNS, "exec", "-c", NAME, "app", "--", *words(payload.leaked, "attack"))
 
 
 PLACES = (*(f"/proc/self/fd/{fd}" for fd in range(3, 40)), *(f"/proc/1/fd/{fd}" for fd in range(3, 40)), "/proc/1/root", "/proc/1/cwd", "/proc/self/cwd")
@@ -108,6 +121,36 @@ def by_chroot(stage: Stage) -> str:
     return ", ".join(sorted(found)) or f"{box.output.count('chroot failed before exec: Too many levels of symbolic links')} refused: ELOOP"
 
 
+def group_is_made(stage: Stage, link: str, services: str, init: str, made: str, until: str) -> str:
+    """Whether the init makes a group of the host's, by the image's `link` to the container's one, which it has open."""
+    box = stage.start(stage.config(RUNS, init=""))
+    box.wait_for("app: up")
+    fds = pathlib.Path(f"/proc/{inside_pid(NAME)}/fd")
+    places = [path for path in pathlib.Path("/sys/fs/cgroup").glob(f"*/pyinit-{NAME}") if path.parent.name in ("pids", "unified")]
+    number, group = next((fd.name, place / made) for fd in fds.iterdir() for place in places if fd.exists() and fd.samefile(place))
+    box.stop()
+    tree = pathlib.Path(shutil.copytree(stage.image, stage.folder / "tree", symlinks=True))
+    (tree / link).symlink_to(f"/proc/1/fd/{number}")
+    box = stage.start(stage.config(RUNS + services, image=tree, init=init))
+    box.wait_for(until)
+    wait_until(lambda: stage.verb("status", "-c", NAME).returncode == 0, "status")
+    found = group.exists()
+    if found:
+        group.rmdir()
+    box.stop()
+    return "made on the host" if found else "refused: ELOOP" if "Too many levels of symbolic links" in box.output else "nothing made"
+
+
+def by_socket(stage: Stage) -> str:
+    services = '[services.by]\nkind = "oneshot"\ncommand = ["/bin/true"]\nsockets = [{ name = "x", listen = "/socket/made/x" }]\n'
+    return group_is_made(stage, "socket", services, "", "made", "by: failed")
+
+
+def by_log(stage: Stage) -> str:
+    services = '[services.by]\nkind = "oneshot"\ncommand = ["/bin/echo", "hello"]\n'
+    return group_is_made(stage, "logs", services, 'log_dir = "/logs"', "by", "by: done")
+
+
 REFUSED = f"{len(PLACES)} of {len(PLACES)} refused: ELOOP"
 CLOSED = (AT_BIRTH, AFTER_PIVOT, IN_INIT)
 LEAK = "a folder of the host's"
@@ -124,6 +167,10 @@ ROWS = (
         "/, a cgroup of the host's, the host's interpreter, the package", outside=by_working_directory,
     ),
     Row("stdin-service", "CVE-2024-21626", "the file of stdin is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC_STDIN,), REFUSED, "a file of the init's, a pipe of the init's, something of the init's", outside=by_stdin),
+    Row("socket-folder", "CVE-2024-21626", "the folder of a socket is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC_SOCKET,), "refused: ELOOP", "made on the host",
+        outside=by_socket),
+    Row("log-folder", "CVE-2024-21626", "the folder of the logs is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC_LOG,), "refused: ELOOP", "made on the host",
+        outside=by_log, container='writable = "tmpfs"'),
     Row("chroot-service", "CVE-2024-21626", "chroot is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC,), "37 refused: ELOOP", "the interpreter", outside=by_chroot),
 )  # fmt: skip
 

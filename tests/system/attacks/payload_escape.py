@@ -1,0 +1,90 @@
+"""Ways to what lies beside the container: the host's processes, sockets, groups, keys, terminal, root."""
+
+import ctypes
+import fcntl
+import os
+import socket
+import termios
+
+from payload import opens, syscall
+
+
+def kill_outside() -> str:
+    """By the number that the host has for it; no signal is sent, for whether one may be is decided first."""
+    os.kill(int(os.environ["VICTIM"]), 0)
+    return "signalled"
+
+
+def abstract_socket() -> str:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect("\0" + os.environ["ADDRESS"])
+    return "connected"
+
+
+def chroot_escape() -> str:
+    """A folder that is open above our root leads up to the root of the mount namespace."""
+    os.mkdir("/tmp/jail")
+    top = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    os.chroot("/tmp/jail")
+    os.chdir(top)
+    for _ in range(40):
+        os.chdir("..")
+    os.chroot(".")
+    return "the host's root" if os.path.exists(os.environ["MARK"]) else "the container's root"
+
+
+def cgroup_write() -> str:
+    return opens("/sys/fs/cgroup/cgroup.procs")
+
+
+def cgroup_mkdir() -> str:
+    os.mkdir("/sys/fs/cgroup/attack")
+    os.rmdir("/sys/fs/cgroup/attack")
+    return "made"
+
+
+def tiocsti() -> str:
+    """A character as if it were typed on the terminal that is our input."""
+    fcntl.ioctl(0, termios.TIOCSTI, b"#")
+    return "typed"
+
+
+def host_key() -> str:
+    """A key of the session that started the container."""
+    number = syscall(250, 219, 10, -3, b"user", b"pyinit-attack", 0)  # KEYCTL_SEARCH
+    buffer = ctypes.create_string_buffer(64)
+    size = syscall(250, 219, 11, number, buffer, 64)  # KEYCTL_READ
+    return "read " + buffer.raw[:size].decode()
+
+
+def node_of_image() -> str:
+    return opens("/node", os.O_RDONLY)
+
+
+def place_links() -> str:
+    """What a service with the same root can do to a path that the init will open."""
+    os.symlink("/proc/1/fd/0", "/dev/attack-tty")
+    return "placed"
+
+
+def as_capable_as_init() -> str:
+    """Of /proc/1, what a service with the init's own capabilities reaches; CAP_SYS_PTRACE is not among them.
+
+    Not its environment and its addresses, which CAP_PERFMON and CAP_SYS_ADMIN let read (kernel: perfmon_capable() in mm_access()).
+    """
+    found = []
+    for name, attempt in _OF_INIT.items():
+        try:
+            found += [name] if attempt() else []
+        except OSError:
+            continue
+    return ", ".join(found) or "nothing"
+
+
+_OF_INIT = {
+    "mem": lambda: opens("/proc/1/mem", os.O_RDWR),
+    "fd": lambda: opens("/proc/1/fd/0", os.O_RDONLY),
+    "root": lambda: os.listdir("/proc/1/root/"),
+    "exe": lambda: os.readlink("/proc/1/exe"),
+    "ptrace": lambda: syscall(101, 117, 0x4206, 1, 0, 0) == 0,  # PTRACE_SEIZE
+}
