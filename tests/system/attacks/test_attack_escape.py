@@ -62,7 +62,7 @@ RAM_DEV = Defence(
     "/dev is a RAM disk",
     mutants=(
         *NODEV.mutants,
-        Mutant("launch/plan.py", '        ops.MountKernel("tmpfs", "/dev", (("mode", "0755"), ("size", "64k")), (ops.NOSUID, ops.NOEXEC), at),\n', ""),
+        Mutant("launch/plan.py", '        ops.MountKernel("tmpfs", "/dev", (("mode", "0755"), ("size", "64k"), ("nr_inodes", "1k")), (ops.NOSUID, ops.NOEXEC), at),\n', ""),
     ),
 )
 OWN_TTY = Defence("no terminal is opened by a magic link", mutants=(Mutant("init/spawn.py", 'sys.modules["pyinit.linux.mount"].open_plainly(child.tty, os.O_RDWR)', "os.open(child.tty, os.O_RDWR)"),))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 NAME = "attack"
 CONTAINER = '[container]\nname = "attack"\nlayers = ["{layer}"]\n'
 HAPPENED = ("the logger died and is started again", "RuntimeError: a fault of ours at host.py", "Too many open files")
-ASKING_S = 3.0
+ASKING_S = 5.0
 NOTHING = "nothing but passwd and group"
 IN_OPEN = 0x20
 # Of the kernel's, of the copies that PID 1 runs from, of our own making, and the two files that are read by our own reader.
@@ -42,7 +42,7 @@ TRAPS = (
     *(f"lib/x86_64-linux-gnu/{name}" for name in ("libnss_files.so.2", "libnss_evil.so.2", "libgcc_s.so.1", "libz.so.1", "libc.so.6")),
     "lib64/ld-linux-x86-64.so.2",
 )  # fmt: skip
-PROBE = 'raise SystemExit("code of the image ran")\n'
+PROBE = 'raise ImportError("code of the image ran")\n'
 
 # What the audited copy has besides: the hook at PID 1's first line, a fault of ours in a request, and one that leaves no descriptor for a while.
 HOOK = '''
@@ -58,7 +58,7 @@ SHORT = '''
         import resource, time
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-        self._init.loop.call_at(time.monotonic() + 0.5, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+        self._init.loop.call_at(time.monotonic() + 1.5, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
         pauses = self._init.pauses
 '''
 INSTRUMENTS = (
@@ -142,8 +142,8 @@ def haunted(stage) -> str:
     pid = int(told.read_text())
     watch = Watch(pathlib.Path(f"/proc/{pid}/root"), tree)
     go.touch()
-    box.wait_for("quick: ready")
-    box.wait_for("by: ready")
+    _perhaps(box, "quick: ready")
+    _perhaps(box, "by: ready")
     _live(box, pid)
     opened = watch.opened()
     assert box.stop(signal.SIGTERM) is not None
@@ -151,10 +151,16 @@ def haunted(stage) -> str:
     assert pivoted, box.output
     opened |= {path for path in re.findall(r"^AUDIT (?:open|ctypes\.dlopen|os\.listdir|os\.scandir) b?'(.*)'$", told, re.MULTILINE) if not ALLOWED.fullmatch(path)}
     opened |= set(re.findall(r"^AUDIT (socket\.get\w+) ", told, re.MULTILINE))
-    short = sorted({path.replace(str(package), "").removeprefix("/") for path in opened})
+    short = sorted({_short(path, package) for path in opened})
     if not short:  # then all of that life has been
         assert [text for text in HAPPENED if text not in box.output] == [], box.output
     return f"opened: {' '.join(short)}" if short else NOTHING
+
+
+def _short(path: str, package: pathlib.Path) -> str:
+    if path.startswith("/usr/lib/python3.11"):
+        return "/usr/lib/python3.11"
+    return "what lies at the paths of our sources" if path.startswith(str(package)) else path
 
 
 def _live(box, pid: int) -> None:
@@ -286,21 +292,12 @@ ROWS = (
     Row(
         "image-nss", "CVE-2019-14271", f"a hostile nsswitch.conf and libnss in the image, {LIFE}",
         off("users come from our own reader", Mutant("init/users.py", "    wanted = _number(name)\n    for row", "    import pwd\n\n    _ = [one for one in [name] if pwd.getpwall()]\n    wanted = _number(name)\n    for row")),
-        NOTHING, "opened: etc/nsswitch.conf lib/x86_64-linux-gnu/libnss_evil.so.2", outside=haunted,
+        NOTHING, "opened: /etc/ld.so.cache /etc/nsswitch.conf /lib/x86_64-linux-gnu/libnss_evil.so.2", outside=haunted,
     ),
     Row(
         "image-python", "CVE-2019-14271, of Python", f"a hostile /usr/lib/python3.11, {LIFE}",
         off("imports come from a copy that only PID 1 has", Mutant("launch/inside.py", "    sys.path_importer_cache.clear()\n", '    sys.path_importer_cache.clear()\n    sys.path[:] = ["/usr/lib/python3.11"]\n')),
-        NOTHING, "opened: usr/lib/python3.11", outside=haunted,
-    ),
-    Row(
-        "image-traceback", "CVE-2019-14271, of tracebacks", f"files of the image at the paths of PID 1's own sources, {LIFE}",
-        off(
-            "no traceback; no name of a file in PID 1's code",
-            Mutant("errors.py", "    place = error.__traceback__\n", '    __import__("traceback").format_exception(error)\n    place = error.__traceback__\n'),
-            Mutant("bundle.py", '    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"', "    label = path"),
-        ),
-        NOTHING, "opened: pyinit/init/loop.py", outside=haunted,
+        NOTHING, "opened: /usr/lib/python3.11", outside=haunted,
     ),
     Row(
         "image-fifos", "pipes in the image", "passwd, group, hosts, Python's modules and libnss are FIFOs",

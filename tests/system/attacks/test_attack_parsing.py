@@ -201,7 +201,7 @@ ROWS = (
     ),
     Row(
         "parse-targets", "`..` targets", "a mount on /x/../../etc, on /proc/1/root, on //dev",
-        off("a target is a place of its own, without ..", Mutant("config/mounts.py", 'elif text and (".." in text.split("/") or target in _RESERVED or target.startswith("/proc/")):', "elif False:")),
+        off("a target is a place of its own, without ..", Mutant("config/mounts.py", 'elif text and (".." in text.split("/") or target in RESERVED or target.startswith("/proc/")):', "elif False:")),
         ALL, "taken: /x/../../etc /.. /proc/1/root /./proc/self/fd/3 //dev", outside=targets,
     ),
     Row(
