@@ -12,16 +12,31 @@ import resource
 import sys
 
 from pyinit.linux import caps, process
+from pyinit.linux import sock as socket
 from pyinit.records import NamedTuple
 
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
 STAGES = (
     "fork", "session", "cgroup", "files", "rlimits", "scheduling", "mounts", "chroot", "working_directory", "user",
-    "capabilities", "no_new_privileges", "exec",
+    "capabilities", "no_new_privileges", "exec", "tty",
 )  # fmt: skip
+_TTY = STAGES.index("tty")
 DEFAULT_UMASK = 0o022
 _TIOCSCTTY = 0x540E
 _PR_SET_KEEPCAPS = 8
+
+
+class Terminal(NamedTuple):
+    """A new one for the child, whose master goes to who sits before it, through the unix socket `socket_fd` (SCM_RIGHTS).
+
+    With it comes pty.MADE. Where the child has no devpts it takes `spare_fd`, the slave of a pair that the other side has
+    (-1: none), and says pty.SPARE.
+    """
+
+    socket_fd: int
+    spare_fd: int = -1
+    rows: int = 0
+    columns: int = 0
 
 
 class Child(NamedTuple):
@@ -54,6 +69,7 @@ class Child(NamedTuple):
     read_only_paths: tuple[str, ...] = ()
     tty: str = ""  # becomes the controlling terminal
     new_session: bool = True  # else a process group of its own
+    terminal: Terminal | None = None  # becomes the controlling one, and stdin, stdout and stderr
 
 
 class Spawned(NamedTuple):
@@ -80,6 +96,8 @@ def spawn(child: Child) -> Spawned:
         return Spawned(_posix_spawn(child), -1)
     if child.private_tmp or child.read_only_paths:
         import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec
+    if child.terminal is not None:
+        from pyinit.linux import pty  # noqa: F401 - as above
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         pid, pidfd, joined = _clone(child)
@@ -136,6 +154,10 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
         for fd in child.cgroup_fds[joined:]:
             os.write(fd, b"0")
         stage = 3
+        if child.terminal is not None:
+            stage = _TTY
+            child = child._replace(stdin_fd=_open_terminal(child), output_fd=-1)
+            stage = 3
         _set_files(child, status_fd)
         stage = 4
         for number, soft, hard in child.rlimits:
@@ -179,6 +201,32 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
         os._exit(127)
 
 
+def run_here(child: Child, status_fd: int) -> None:
+    """For who forks by itself, and stands in its groups: become `child`; failures are told as those of spawn()."""
+    _run_child(child, status_fd, len(child.cgroup_fds))
+
+
+def _open_terminal(child: Child) -> int:
+    """Its slave, ours to control. Whatever lies in its place, only this child waits for it."""
+    wanted, pty = child.terminal, sys.modules["pyinit.linux.pty"]
+    assert wanted is not None
+    try:
+        master, slave = pty.open_pair()
+    except OSError:
+        if wanted.spare_fd < 0:
+            raise
+        master, slave = -1, wanted.spare_fd
+    if child.groups is not None:
+        os.fchown(slave, child.uid, -1)
+    if wanted.rows:
+        pty.set_size(slave, wanted.rows, wanted.columns)
+    with socket.socket(fileno=os.dup(wanted.socket_fd)) as other:
+        other.setblocking(False)  # noqa: FBT003 - no keywords there
+        socket.send_fds(other, [pty.MADE if master >= 0 else pty.SPARE], [master] if master >= 0 else [])
+    pty.take(slave)
+    return int(slave)
+
+
 def _set_scheduling(child: Child) -> None:
     if child.nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, child.nice)
@@ -197,6 +245,9 @@ def _set_files(child: Child, status_fd: int) -> None:
     if any(number == status_fd for _, number in moved):  # the report's pipe must not be in the way
         raise OSError(errno.EBUSY, "fd")
     os.dup2(child.stdin_fd, 0)
+    if child.terminal is not None:
+        os.dup2(0, 1)
+        os.dup2(0, 2)
     if child.output_fd >= 0:
         os.dup2(child.output_fd, 1)
         os.dup2(child.error_fd if child.error_fd >= 0 else child.output_fd, 2)
