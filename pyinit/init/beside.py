@@ -50,7 +50,7 @@ class Beside:
         from pyinit.init import shell  # nobody may ever ask
 
         kill = "cgroup" if os.getpid() == 1 else "group"
-        spec = self._init.supervisor.spec(name) if name else shell.nameless(self._init.config, kill=kill)
+        spec = self._init.supervisor.spec(name) if name else shell.nameless(shell.basis(self._init.config), kill=kill)
         return Held(self._run(shell.wished(spec, wishes), argv, 0, done, None, stdio), self._init.loop)
 
     def _run(

@@ -13,14 +13,13 @@ from _collections_abc import Callable
 from pyinit import scopes as contextlib
 from pyinit.core.limits import controllers
 from pyinit.init import spawn, users
-from pyinit.init.environment import EnvironmentFileError, read_file, read_folder
+from pyinit.init.environment import DEFAULT_PATH, EnvironmentFileError, read_file, read_folder
 from pyinit.init.groups import Groups
 from pyinit.init.output import Output
 from pyinit.init.privileges import Have, RefusedError, fit, read_have
 from pyinit.linux import caps
 from pyinit.model import InitSpec, Origin, ServiceSpec, SocketSpec
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OURS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 

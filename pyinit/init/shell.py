@@ -4,6 +4,9 @@ Owns these defaults, and what the words of the command line change. Must not kno
 all that holds the container's services by default, and gets no more than they.
 """
 
+import marshal
+
+from pyinit import __version__
 from pyinit.model import Config, Origin, ProcessSpec, ServiceSpec
 from pyinit.records import NamedTuple
 
@@ -19,13 +22,48 @@ class Wishes(NamedTuple):
     environment: tuple[tuple[str, str], ...] = ()
 
 
-def nameless(config: Config, *, kill: str) -> ServiceSpec:
-    """The container's root, in its default environment, under its limits."""
-    process = ProcessSpec(strict=config.init.strict)
+class Basis(NamedTuple):
+    """What of a config it depends on; plain values, all of them."""
+
+    environment: tuple[tuple[str, str], ...] = ()  # of [init]
+    strict: bool = False
+    rlimits: tuple[tuple[str, int, int], ...] = ()
+    rlimits_origin: tuple[str, int] = ("", 0)
+    no_new_privileges: bool = False
+
+
+_STAMP = f"{__version__} {' '.join(Basis._fields)}"
+
+
+def basis(config: Config) -> Basis:
+    """Of a config."""
     box = config.container
-    if box is not None:
-        origins = (("rlimits", box.rlimits_origin),)
-        process = process._replace(rlimits=box.rlimits, no_new_privileges=box.security.no_new_privileges, origins=origins)
+    if box is None:
+        return Basis(config.init.environment, config.init.strict)
+    place = (box.rlimits_origin.file, box.rlimits_origin.line)
+    return Basis(config.init.environment, config.init.strict, box.rlimits, place, box.security.no_new_privileges)
+
+
+def packed(config: Config) -> bytes:
+    """Its basis, for who can't ask PID 1."""
+    return marshal.dumps((_STAMP, *basis(config)))
+
+
+def unpacked(data: bytes) -> Basis:
+    """What packed() was given by the same pyinit; else ValueError."""
+    try:
+        stamp, *values = marshal.loads(data)
+        if stamp != _STAMP:
+            raise ValueError(stamp)
+        return Basis(*values)
+    except (EOFError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def nameless(of: Basis, *, kill: str) -> ServiceSpec:
+    """The container's root, in its default environment, under its limits."""
+    origins = (("rlimits", Origin(*of.rlimits_origin)),)
+    process = ProcessSpec(strict=of.strict, rlimits=of.rlimits, no_new_privileges=of.no_new_privileges, origins=origins)
     return ServiceSpec(NAMELESS, ("",), kill=kill, process=process, origin=_ASKED)
 
 

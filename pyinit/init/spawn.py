@@ -70,6 +70,7 @@ class Child(NamedTuple):
     tty: str = ""  # becomes the controlling terminal
     new_session: bool = True  # else a process group of its own
     terminal: Terminal | None = None  # becomes the controlling one, and stdin, stdout and stderr
+    death_signal: int = 0  # when its parent dies
 
 
 class Spawned(NamedTuple):
@@ -184,6 +185,8 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
             os.setresgid(child.gid, child.gid, child.gid)
             os.setresuid(child.uid, child.uid, child.uid)
             process.prctl(process.PR_SET_DUMPABLE, 0)  # up to exec it is a copy of us, and fs.suid_dumpable = 1 opens it to its user
+        if child.death_signal:  # a change of ids takes it away
+            process.prctl(process.PR_SET_PDEATHSIG, child.death_signal)
         stage = 10
         if child.ambient:
             caps.raise_ambient(child.ambient)

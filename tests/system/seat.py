@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pathlib
 import pty
 import select
 import signal
@@ -17,6 +18,17 @@ from conftest import DEADLINE_S, REPO
 
 def set_size(fd: int, rows: int, columns: int) -> None:
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+
+def state(words: str) -> str:
+    """Of a process with that command line, by proc_pid_stat(5); "": there is none."""
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if pathlib.Path(f"/proc/{entry}/cmdline").read_bytes() == words.replace(" ", "\0").encode() + b"\0":
+                return pathlib.Path(f"/proc/{entry}/stat").read_text().rpartition(") ")[2][0]
+        except OSError:
+            continue
+    return ""
 
 
 class Seat:

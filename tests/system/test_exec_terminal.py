@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import REPO, make_busybox, verb, wait_until
-from seat import Seat
+from seat import Seat, state
 from test_container import config
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -50,17 +50,6 @@ def count(name: str) -> int:
         except OSError:
             continue
     return found
-
-
-def state(name: str) -> str:
-    """Of the one process of that name and argument: proc_pid_stat(5)."""
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if pathlib.Path(f"/proc/{entry}/cmdline").read_bytes() == name.replace(" ", "\0").encode() + b"\0":
-                return pathlib.Path(f"/proc/{entry}/stat").read_text().rpartition(") ")[2][0]
-        except OSError:
-            continue
-    return ""
 
 
 def test_a_terminal_is_one_of_the_container_and_knows_its_size(box):
