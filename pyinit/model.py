@@ -228,6 +228,33 @@ class CgroupLimits(NamedTuple):
     pressure: tuple[Pressure, ...] = ()  # what is told, and limits nothing
 
 
+UNCONFINED, DEFAULT_PROFILE = "unconfined", "default"
+
+
+class Seccomp(NamedTuple):
+    """Which system calls are let through: `program` is the kernel's, b"" for all; `log`: refuse none, but tell."""
+
+    name: str = UNCONFINED  # or DEFAULT_PROFILE, or the absolute path of a profile
+    log: bool = False
+    program: bytes = b""
+    capabilities: tuple[str, ...] = ()  # that the profile was made for
+    origin: Origin = NOWHERE
+
+
+class Landlock(NamedTuple):
+    """What a service's processes may reach: paths ("-" before one that may be missing), TCP ports (None: all).
+
+    With a path in `ro` (read and execute) or `rw` (everything) all others are refused. `scope`: "signals" and
+    "abstract_sockets" go to its own processes only.
+    """
+
+    ro: tuple[str, ...] = ()
+    rw: tuple[str, ...] = ()
+    tcp_bind: tuple[int, ...] | None = None
+    tcp_connect: tuple[int, ...] | None = None
+    scope: tuple[str, ...] = ()
+
+
 class ProcessSpec(NamedTuple):
     """What a service's processes are given, beside their user, folder and environment."""
 
@@ -245,7 +272,9 @@ class ProcessSpec(NamedTuple):
     tty: str = ""  # a terminal that becomes the controlling one, and stdin, stdout and stderr
     session: str = "own"  # or "group": a process group in the session of PID 1
     strict: bool = False  # what can't be granted is an error, and not a warning
-    origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages
+    origins: tuple[tuple[str, Origin], ...] = ()  # of the keys, for messages; of a path in landlock: "landlock PATH"
+    seccomp: Seccomp = Seccomp()
+    landlock: Landlock | None = None
 
 
 class ServiceSpec(NamedTuple):
@@ -412,8 +441,19 @@ DEFAULT_MASKED_PATHS = (
 DEFAULT_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
+class Device(NamedTuple):
+    """A device of the host, at the same path below /dev; -1: as the host has it. `access`: some of "rwm"."""
+
+    path: str
+    access: str = "rwm"
+    mode: int = -1
+    uid: int = -1
+    gid: int = -1
+    origin: Origin = NOWHERE
+
+
 class Security(NamedTuple):
-    """The container's bounding set and hidden paths. Seccomp and user namespaces will stand here.
+    """The container's bounding set, hidden paths and filter. User namespaces will stand here.
 
     `no_new_privileges` is the default of its services, and of an init of the image.
     """
@@ -421,7 +461,10 @@ class Security(NamedTuple):
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     masked_paths: tuple[str, ...] = DEFAULT_MASKED_PATHS
     readonly_paths: tuple[str, ...] = DEFAULT_READONLY_PATHS
+    seccomp: Seccomp = Seccomp()  # of an init of the image, and of each service that has none of its own
     no_new_privileges: bool = False
+    devices: tuple[Device, ...] = ()
+    devices_origin: Origin = NOWHERE
 
 
 class Place(NamedTuple):

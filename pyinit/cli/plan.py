@@ -12,7 +12,7 @@ from pyinit.config.load import load
 from pyinit.core import graph
 from pyinit.errors import EXIT_OK, UsageError
 from pyinit.launch import plan
-from pyinit.model import Config
+from pyinit.model import Config, Landlock
 
 _SHORTEST = 3  # of a value that is told from chance
 _HELP = "usage: pyinit plan FILE\n\nShow each step of the launch with its config line and what undoes it; do nothing.\n"
@@ -72,8 +72,19 @@ def lines(config: Config) -> list[str]:
         after = [*spec.requires, *(f"{other} (wanted)" for other in spec.wants)]
         waits = f", after {', '.join(after)}" if after else ""
         state = "" if spec.enabled else ", not enabled"
+        if config.container is None and spec.process.seccomp.program:  # else it is an operation
+            state += f", seccomp {spec.process.seccomp.name}"
         text.append(f"    {name}: {' '.join(_quote(word) for word in spec.command)}{waits}{state}  [{spec.origin}]")
+        if spec.process.landlock is not None:
+            text.append(f"        landlock: {_landlock(spec.process.landlock)}  [{dict(spec.process.origins)['landlock']}]")
     return text
+
+
+def _landlock(rules: Landlock) -> str:
+    said = [f"{key} {' '.join(paths)}" for key, paths in (("ro", rules.ro), ("rw", rules.rw)) if paths]
+    kinds = (("tcp_bind", rules.tcp_bind), ("tcp_connect", rules.tcp_connect))
+    said += [f"{key} {' '.join(map(str, ports)) or 'none'}" for key, ports in kinds if ports is not None]
+    return ", ".join([*said, *([f"scope {' '.join(rules.scope)}"] if rules.scope else [])])
 
 
 def _quote(word: str) -> str:

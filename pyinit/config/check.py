@@ -137,6 +137,7 @@ def container(box: Container) -> list[Problem]:
         found += _contents([one.content for one in mount.files], "container.mounts.files")
         found += _contents([content for _, content in mount.secret_options], "container.mounts.secret_options")
     found += _contents([one.content for one in box.secrets], "container.secrets")
+    found += _devices(box)
     if box.writable not in ("none", "tmpfs") and os.path.lexists(box.writable) and not os.path.isdir(box.writable):
         found.append(Problem(box.writable_origin, f"container.writable: expected a folder, found something else: {box.writable}"))
     return found
@@ -175,6 +176,21 @@ def _contents(contents: list[Content], key: str) -> list[Problem]:
             found.append(Problem(one.origin, f"{key}: expected a file on the host, found none: {one.text}"))
         if one.kind == "command" and one.command and not find_program(one.command[0], os.environ):
             found.append(Problem(one.origin, f"{key}: there is no program {one.command[0]} on the host; install it, or write its path"))
+    return found
+
+
+def _devices(box: Container) -> list[Problem]:
+    """What is no device of the host."""
+    found, key = [], "container.security.devices"
+    for one in box.security.devices:
+        try:
+            mode = os.stat(one.path).st_mode
+        except OSError as error:
+            found.append(Problem(one.origin, f"{key}: {one.path}: {error.strerror}; load the module that it belongs to, or take it out"))
+            continue
+        if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+            what = "a folder" if stat.S_ISDIR(mode) else "something else"
+            found.append(Problem(one.origin, f"{key}: expected a character or block device, found {what}: {one.path}"))
     return found
 
 

@@ -9,17 +9,21 @@ import zlib
 from pyinit.config import mounts, sources
 from pyinit.config.decode import Table, show
 from pyinit.config.hooks import hooks
+from pyinit.config.nodes import devices
 from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup, rlimits
+from pyinit.config.seccomp import wanted
 from pyinit.config.sysctl import sysctl
 from pyinit.model import (
     DEFAULT_CAPABILITIES,
     DEFAULT_MASKED_PATHS,
+    DEFAULT_PROFILE,
     DEFAULT_READONLY_PATHS,
     Container,
     InitSpec,
     Network,
     Place,
+    Seccomp,
     Security,
     is_name,
 )
@@ -213,14 +217,15 @@ def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
 
 def _security(table: Table | None) -> Security:
     if table is None:
-        return Security()
-    if table.string("seccomp", "unconfined") != "unconfined":
-        table.fault("seccomp", 'only "unconfined" is supported yet; take it out')
+        return Security(seccomp=Seccomp(DEFAULT_PROFILE))
     found = Security(
         capabilities=capabilities(table, "capabilities", DEFAULT_CAPABILITIES),
         masked_paths=_paths(table, "masked_paths", DEFAULT_MASKED_PATHS),
         readonly_paths=_paths(table, "readonly_paths", DEFAULT_READONLY_PATHS),
+        seccomp=wanted(table, DEFAULT_PROFILE),
         no_new_privileges=table.boolean("no_new_privileges"),
+        devices=devices(table),
+        devices_origin=table.at("devices"),
     )
     table.close()
     return found

@@ -16,19 +16,22 @@ from pyinit.config import check, devices
 from pyinit.config import container as tables
 from pyinit.config.decode import Document, Table
 from pyinit.config.processes import LOGGER
+from pyinit.config.seccomp import shown
 from pyinit.config.services import Defaults, instances, service
 from pyinit.config.source import positions
 from pyinit.core.actions import END_OF_INPUT
 from pyinit.errors import ConfigError
-from pyinit.model import Config, Container, Origin, ServiceSpec, StopStep
+from pyinit.model import DEFAULT_CAPABILITIES, UNCONFINED, Config, Container, Origin, Seccomp, ServiceSpec, StopStep
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.config.cache import Witness
+    from pyinit.config.profiles import Written
 
 _MOST_FILES = 1000
 _READS_ON_S = 2.0  # what a logger has, once its input has ended, before its own stop signals
 _MAGIC = "*?["
+_RELATIVE = "mend the path, which starts at this file's folder"
 
 
 class _Loader:
@@ -49,6 +52,20 @@ class _Loader:
         self.problems.append((origin, text))
 
     def read(self, file: str, included_at: Origin | None) -> None:
+        if included_at is None:
+            root = self.root(file, Origin(file, 0), "", "name the config with --config FILE")
+        else:
+            root = self.root(file, included_at, f"include: {file}: ", _RELATIVE)
+        if root is not None:
+            self._take(root)
+
+    def profile(self, wanted: Seccomp) -> Table | None:
+        """The root of a profile of system calls."""
+        file = shown(wanted.name, wanted.origin.file)
+        return self.root(file, wanted.origin, f"seccomp: {file}: ", _RELATIVE)
+
+    def root(self, file: str, where: Origin, what: str, advice: str) -> Table | None:
+        """None if it can't be read: that is noted at `where`, between these words, or is no TOML: that is noted at its line."""
         self.files.append(file)
         try:
             with open(file, "rb") as source:
@@ -57,24 +74,22 @@ class _Loader:
                 self.witness.read(file, content)
             text = content.decode("utf-8")
         except OSError as error:
-            where = included_at or Origin(file, 0)
-            what = f"include: {file}: {error.strerror}; mend the path, which starts at this file's folder" if included_at else f"{error.strerror}; name the config with --config FILE"
-            self.note(where, what)
-            return
+            self.note(where, f"{what}{error.strerror}; {advice}")
+            return None
         except UnicodeDecodeError as error:
             self.note(Origin(file, 1), f"expected UTF-8, found the byte {error.object[error.start]:#04x} at {error.start}")
-            return
+            return None
         text = text.replace("\r\n", "\n")
         try:
             data = toml.loads(text)
             lines = positions(text)
         except RecursionError:
             self.note(Origin(file, 1), "lists and tables are nested too deeply to be a config; take them apart")
-            return
+            return None
         except ValueError as error:  # TOMLDecodeError, or what Python says of a number with thousands of digits
             self.note(*_syntax(file, text, str(error)))
-            return
-        self._take(Table(Document(file, lines, self.problems, self.environment), (), data))
+            return None
+        return Table(Document(file, lines, self.problems, self.environment), (), data)
 
     def _take(self, root: Table) -> None:
         for number, pattern in enumerate(root.strings("include")):
@@ -137,6 +152,39 @@ class _Loader:
             found = tuple(_limited(spec, box) for spec in found)
         loggers = {spec.log.to.removeprefix(LOGGER) for spec in found if spec.log.to.startswith(LOGGER)}
         return tuple(_as_logger(spec) if spec.name in loggers else spec for spec in found) if loggers else found
+
+    def filtered(self, box: Container | None, specs: tuple[ServiceSpec, ...]) -> tuple[Container | None, tuple[ServiceSpec, ...]]:
+        """With the programs of their profiles. `box`: the container that is made of this; in another's, or in none, a service has only its own."""
+        if box is None and all(spec.process.seccomp.name == UNCONFINED for spec in specs):
+            return box, specs
+        from pyinit.config.profiles import Profiles  # for those who have any
+
+        profiles = Profiles(os.uname().machine, self.profile, self.note)
+        known: tuple[str, ...] = DEFAULT_CAPABILITIES
+        if box is not None:
+            known = box.security.capabilities
+            own = box.security.seccomp
+            own = own if own.origin.line else own._replace(origin=box.origin)
+            own = profiles.compiled(own, known, comes_last=True)  # an init of the image has dropped it all
+            box = box._replace(security=box.security._replace(seccomp=own))
+        found = []
+        for spec in specs:
+            process = spec.process
+            wanted = self._wanted(spec, box)
+            has = known if process.capabilities is None else tuple(one for one in process.capabilities if box is None or one in known)
+            made = profiles.compiled(wanted, has, comes_last=process.no_new_privileges)
+            found.append(spec._replace(process=process._replace(seccomp=made)))
+        return box, tuple(found)
+
+    def _wanted(self, spec: ServiceSpec, box: Container | None) -> Seccomp:
+        """What the service says itself, else the container."""
+        own, data = spec.process.seccomp, self.tables[spec.name].data
+        base = box.security.seccomp if box is not None else Seccomp()
+        if "seccomp" not in data:
+            own = base._replace(log=own.log, origin=own.origin) if "seccomp_log" in data else base
+        elif "seccomp_log" not in data:
+            own = own._replace(log=base.log)
+        return own
 
     def _finished(self, name: str, spec: ServiceSpec, *, strict: bool) -> ServiceSpec:
         data = self.tables[name].data
@@ -239,7 +287,12 @@ def load(
     absolute = os.path.abspath(path)
     init = tables.init(loader.once.get("init"))._replace(forward_signals=tuple(loader.forwarded))
     box = tables.container(loader.once["container"], absolute) if "container" in loader.once else None
-    config = Config(absolute, init, loader.specs(box, strict=init.strict), box, tuple(loader.templates))
+    specs = loader.specs(box, strict=init.strict)
+    if on_host or box is None:
+        box, specs = loader.filtered(box, specs)
+    else:
+        specs = loader.filtered(None, specs)[1]
+    config = Config(absolute, init, specs, box, tuple(loader.templates))
     if not loader.services and not loader.templates and not loader.problems and not (box and box.init):
         loader.note(Origin(path, 1), 'expected at least one service, such as [services.app] with command = ["..."], found none')
     found = [*loader.problems, *check.services(config, loader.place)]
@@ -250,6 +303,18 @@ def load(
     if found:
         raise ConfigError(_lines(found, loader.files))
     return devices.numbered(config)
+
+
+def profile_of(path: str, environment: Mapping[str, str]) -> "Written":
+    """A profile of system calls by itself; ConfigError."""
+    from pyinit.config.profiles import read  # for who asks for one
+
+    loader = _Loader(environment, "", "", None)
+    root = loader.root(path, Origin(path, 0), "", 'name a profile\'s file, or "default"')
+    found = read(root) if root is not None else None
+    if found is None or loader.problems:
+        raise ConfigError(_lines(loader.problems, loader.files))
+    return found
 
 
 def _lines(found: list[tuple[Origin, str]], files: list[str]) -> list[str]:

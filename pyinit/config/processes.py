@@ -5,8 +5,19 @@ Owns these keys and their forms. Must not know what a service is for (services.p
 
 from pyinit.config.decode import Table, seconds, show
 from pyinit.config.probes import address
+from pyinit.config.seccomp import wanted
 from pyinit.errors import hint
-from pyinit.model import CgroupLimits, IoLimit, LogSpec, Pressure, ProcessSpec, SocketSpec
+from pyinit.model import (
+    UNCONFINED,
+    CgroupLimits,
+    IoLimit,
+    Landlock,
+    LogSpec,
+    Origin,
+    Pressure,
+    ProcessSpec,
+    SocketSpec,
+)
 
 RLIMITS = (
     "as", "core", "cpu", "data", "fsize", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
@@ -21,14 +32,16 @@ PRESSURES = ("memory", "cpu", "io")
 _NO_SWAP = ("0", "0K", "0M", "0G")
 _KEYS = (
     "nice", "cpu_affinity", "oom_score_adj", "rlimits", "capabilities", "ambient_capabilities", "chroot",
-    "private_tmp", "read_only_paths", "stdin", "tty",
+    "private_tmp", "read_only_paths", "stdin", "tty", "no_new_privileges", "landlock",
 )  # fmt: skip
+SCOPES = ("signals", "abstract_sockets")
 _UNIX_PATH_MAX = 107
 _SOCKET_TYPES = ("tcp", "udp", "unix", "unix-datagram")
 
 
 def process(table: Table, *, strict: bool) -> ProcessSpec:
     """`strict` is the default of the key."""
+    rules, places = landlock(table.table("landlock"))
     found = ProcessSpec(
         nice=table.integer("nice", 0, -20, 19) if table.has("nice") else None,
         cpu_affinity=_cpus(table, "cpu_affinity"),
@@ -44,7 +57,9 @@ def process(table: Table, *, strict: bool) -> ProcessSpec:
         tty=table.path_of("tty"),
         session=table.choice("session", "own", ("own", "group")),
         strict=table.boolean("strict", default=strict),
-        origins=tuple((key, table.at(key)) for key in _KEYS if key in table.data),
+        seccomp=wanted(table, UNCONFINED),
+        origins=(*((key, table.at(key)) for key in _KEYS if key in table.data), *places),
+        landlock=rules,
     )
     if found.tty and table.has("stdin"):
         table.fault("stdin", "the terminal of `tty` is standard input; take one of them out")
@@ -67,6 +82,51 @@ def capabilities(table: Table, key: str, default: tuple[str, ...] = ()) -> tuple
                 text = f'expected a capability such as "NET_BIND_SERVICE", found {show(name)}{hint(name.upper().removeprefix("CAP_"), NAMES)}'
                 table.fault(key, text, number)
     return tuple(sorted({name.removeprefix("CAP_") for name in names}))
+
+
+def landlock(table: Table | None) -> tuple[Landlock | None, list[tuple[str, Origin]]]:
+    """The rules, and where each path stands, as "landlock PATH"."""
+    if table is None:
+        return None, []
+    found = Landlock(
+        _landlocked(table, "ro"), _landlocked(table, "rw"), _ports(table, "tcp_bind", 0), _ports(table, "tcp_connect", 1),
+        tuple(dict.fromkeys(table.strings("scope"))),
+    )  # fmt: skip
+    for number, word in enumerate(found.scope):
+        if word not in SCOPES:
+            table.fault("scope", f"expected {' or '.join(map(show, SCOPES))}, found {show(word)}{hint(word, SCOPES)}", number)
+    if all(value == [] and key not in ("tcp_bind", "tcp_connect") for key, value in table.data.items()):
+        text = 'expected one of ro, rw, tcp_bind, tcp_connect, scope, such as ro = ["/usr", "/etc"], found none'
+        table.document.problems.append((table.origin, f"services.{table.path[-2]}.landlock: {text}"))
+    table.close()
+    keys = (("ro", found.ro), ("rw", found.rw))
+    return found, [(f"landlock {path}", table.document.origin((*table.path, key, n))) for key, paths in keys for n, path in enumerate(paths)]
+
+
+def _landlocked(table: Table, key: str) -> tuple[str, ...]:
+    found = table.strings(key)
+    for number, path in enumerate(found):
+        if not path.removeprefix("-").startswith("/"):
+            table.fault(key, f'expected an absolute path, with "-" before it if it may be missing, found {show(path)}', number)
+    return found
+
+
+def _ports(table: Table, key: str, lowest: int) -> tuple[int, ...] | None:
+    """None: it is not there. Port 0 to bind(2) is whichever is free."""
+    value = table.raw(key)
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        table.fault(key, f"expected a list of ports, found {show(value)}")
+        return ()
+    found = []
+    for number, one in enumerate(value):
+        word = table.expanded(key, one, number) if isinstance(one, str) else str(one)
+        if isinstance(one, bool) or not (word.isascii() and word.isdigit() and len(word) < 6 and lowest <= int(word) <= 65535):
+            table.fault(key, f"expected a port from {lowest} to 65535, found {show(one)}", number)
+        else:
+            found.append(int(word))
+    return tuple(found)
 
 
 def cgroup(table: Table | None, later: tuple[str, ...] = ()) -> CgroupLimits:

@@ -23,7 +23,6 @@ from pyinit.model import (
     signal_name,
 )  # fmt: skip
 
-LATER = ("seccomp", "landlock")
 _HOOKS = ("pre_start", "post_start", "pre_stop", "finish")
 # What the init itself answers to, and what can't be caught: HUP INT QUIT KILL TERM CHLD STOP PWR RTMIN+3 +4 +5.
 _NOT_FORWARDED = frozenset({1, 2, 3, 9, 15, 17, 19, 30, 37, 38, 39})
@@ -81,7 +80,7 @@ def service(name: str, table: Table, defaults: Defaults) -> tuple[ServiceSpec, t
     _check_kind(table, spec)
     _check_files(table, spec)
     forwarded = _forwarded(table)
-    table.close(LATER)
+    table.close()
     return spec, forwarded
 
 

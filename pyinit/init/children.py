@@ -18,7 +18,11 @@ from pyinit.init.groups import Groups
 from pyinit.init.output import Output
 from pyinit.init.privileges import Have, RefusedError, fit, read_have
 from pyinit.linux import caps
-from pyinit.model import InitSpec, Origin, ServiceSpec, SocketSpec
+from pyinit.model import InitSpec, Origin, ProcessSpec, ServiceSpec, SocketSpec
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.init import confinement
 
 _OURS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 
@@ -157,7 +161,7 @@ class Children:
         given: tuple[int, int] | None = None,
     ) -> spawn.Child:  # fmt: skip
         """`given`: standard output and error; None: its log's."""
-        process, warnings = fit(spec, self._have or self._read_have())
+        process, warnings = fit(spec, self._have_for(spec))
         for text in warnings:
             self._warn(text)
         gid, groups = self._groups_of(spec, user)
@@ -190,6 +194,8 @@ class Children:
             private_tmp=process.private_tmp,
             read_only_paths=process.read_only_paths,
             new_session=process.session == "own",
+            filter=process.seccomp.program,
+            landlock=self._rules(process),
         )
 
     def _cgroup_fds(self, spec: ServiceSpec) -> tuple[int, ...]:
@@ -231,6 +237,22 @@ class Children:
         bounding = (self._have or self._read_have()).bounding
         return tuple(number for number, name in enumerate(caps.NAMES) if name in bounding and name not in kept)
 
+    def _have_for(self, spec: ServiceSpec) -> Have:
+        have = self._have or self._read_have()
+        if spec.process.landlock is not None and have.landlock_abi < 0:
+            from pyinit.linux import landlock  # for those who have it
+
+            self._have = have = have._replace(landlock_abi=landlock.abi())
+        return have
+
+    def _rules(self, process: ProcessSpec) -> "confinement.Rules | None":
+        if process.landlock is None:
+            return None
+        from pyinit.init import confinement  # as above
+
+        assert self._have is not None
+        return confinement.rules(process.landlock, self._have.landlock_abi)
+
     def _read_have(self) -> Have:
         self._have = read_have()
         return self._have
@@ -262,15 +284,46 @@ def explain(spec: ServiceSpec, command: str, stage: str, number: int) -> str:
     """One line for people: the config's line, the stage, why."""
     if stage == "exec":
         what = f"cannot execute {command}: {os.strerror(number)}"
+        forbidden = _forbidden(spec, command) if number == errno.EACCES and spec.process.landlock is not None else ""
+        if forbidden:
+            return f"{dict(spec.process.origins)['landlock']}: {forbidden}"
         hint = "; is it in the image?" if number == errno.ENOENT else ""
         return f"{_place(spec.command_origin if command == spec.command[0] else spec.origin)}: {what}{hint}"
-    origins = dict(spec.process.origins)
-    key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities"}.get(stage, "")
+    origins = {"seccomp": spec.process.seccomp.origin, **dict(spec.process.origins)}
     if stage == "tty":
         return f"{_place(spec.origin)}: no terminal can be had at /dev/pts: {os.strerror(number)}"
+    if stage == "landlock":
+        return _not_restricted(spec, number)
+    key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities", "seccomp": "seccomp"}.get(stage, "")
     return f"{_place(origins.get(key, spec.origin))}: {stage} failed before exec: {os.strerror(number)}"
 
 
 def _place(origin: Origin) -> str:
     """A line of the config, or what was said on the command line."""
     return str(origin) if origin.line else origin.file
+
+
+def _forbidden(spec: ServiceSpec, command: str) -> str:
+    """That an execution was Landlock's to refuse: if the program could be executed but for that."""
+    wanted, root = spec.process.landlock, spec.process.chroot
+    if wanted is None or not (wanted.ro or wanted.rw) or ("/" in command and not os.access(root + command, os.X_OK)):
+        return ""
+    allowed = [os.path.realpath(root + path.removeprefix("-")) for path in (*wanted.ro, *wanted.rw)]
+    real = os.path.realpath(root + command)
+    if "/" in command and any(real == path or real.startswith(path.rstrip("/") + "/") for path in allowed):
+        return f"landlock allows no execution of what runs {command}, its loader or the program in its first line: add that to ro"
+    return f"landlock allows no execution of {command}: add it to ro"
+
+
+def _not_restricted(spec: ServiceSpec, number: int) -> str:
+    """With the path that it is about: the first that we can't open for that reason either."""
+    wanted, origins = spec.process.landlock, dict(spec.process.origins)
+    assert wanted is not None
+    for path in (*wanted.ro, *wanted.rw):
+        try:
+            os.stat(spec.process.chroot + path)
+        except OSError as error:
+            if error.errno == number and not path.startswith("-"):
+                hint = '; make it, or write "-" before it if it may be missing' if number == errno.ENOENT else ""
+                return f"{origins[f'landlock {path}']}: landlock: {path}: {os.strerror(number)}{hint}"
+    return f"{origins['landlock']}: landlock failed before exec: {os.strerror(number)}"

@@ -1,15 +1,16 @@
 """What of a service's wishes this init can grant.
 
 Owns the comparison, and what is done about a lack: warn and clamp, or with `strict` refuse. Must not know processes.
-Laws: `fit` is pure; what would make a service less confined than its config says (chroot, user) is never clamped.
+Laws: `fit` is pure; what would make a service less confined than its config says (chroot, user) is never clamped, but for a
+filter where the kernel has none.
 """
 
 import errno
 import os
 import resource
 
-from pyinit.linux import caps
-from pyinit.model import Origin, ProcessSpec, ServiceSpec
+from pyinit.linux import caps, seccomp
+from pyinit.model import Origin, ProcessSpec, Seccomp, ServiceSpec
 from pyinit.records import NamedTuple
 
 
@@ -22,7 +23,7 @@ class RefusedError(Exception):
 
 
 class Have(NamedTuple):
-    """What this process may do: capabilities, hard limits by name (-1: none), niceness, OOM score, CPUs."""
+    """What this process may do: capabilities, hard limits by name (-1: none), niceness, OOM score, CPUs, filters."""
 
     capabilities: frozenset[str]
     bounding: frozenset[str]
@@ -30,6 +31,8 @@ class Have(NamedTuple):
     nice: int
     oom_score_adj: int
     cpus: frozenset[int]
+    filters: bool = True
+    landlock_abi: int = -1  # -1: nobody has asked yet
 
 
 def read_have() -> Have:
@@ -44,13 +47,13 @@ def read_have() -> Have:
         score = 0
     return Have(
         caps.effective_set(), caps.bounding_set(), limits, os.getpriority(os.PRIO_PROCESS, 0), score,
-        frozenset(os.sched_getaffinity(0)),
+        frozenset(os.sched_getaffinity(0)), seccomp.is_there(),
     )  # fmt: skip
 
 
 class _Fitting:
     def __init__(self, spec: ServiceSpec, have: Have) -> None:
-        self.origins = dict(spec.process.origins)
+        self.origins = {"seccomp": spec.process.seccomp.origin, **dict(spec.process.origins)}  # its key may be the container's
         self.spec = spec
         self.have = have
         self.warnings: list[str] = []
@@ -85,10 +88,27 @@ def fit(spec: ServiceSpec, have: Have) -> tuple[ProcessSpec, list[str]]:
         wanted = wanted._replace(private_tmp=False)
     if wanted.read_only_paths and not it.needs("SYS_ADMIN", "read_only_paths", "they stay as they are", "mounts"):
         wanted = wanted._replace(read_only_paths=())
+    if wanted.landlock is not None:
+        wanted = _landlock(it, wanted)
     drops = wanted.capabilities is not None and bool(have.bounding - set(wanted.capabilities))
     if drops and not it.needs("SETPCAP", "capabilities", "the bounding set stays as it is", "capabilities"):
         wanted = wanted._replace(capabilities=None)
-    return wanted, it.warnings
+    return _filtered(it, wanted), it.warnings
+
+
+def _filtered(it: _Fitting, wanted: ProcessSpec) -> ProcessSpec:
+    """Without the capability, no_new_privs is what the kernel asks for, and confines more."""
+    if not wanted.seccomp.program:
+        return wanted
+    if not it.have.filters:
+        what = "this kernel was built without filters (CONFIG_SECCOMP_FILTER); run another, or write seccomp = \"unconfined\""
+        it.lack("seccomp", what, "every system call is let through", "seccomp")
+        return wanted._replace(seccomp=Seccomp())
+    if not wanted.no_new_privileges and "SYS_ADMIN" not in it.have.capabilities:
+        what = "needs CAP_SYS_ADMIN, which pyinit doesn't have here, or no_new_privileges = true"
+        it.lack("seccomp", what, "it gets no_new_privileges", "seccomp")
+        return wanted._replace(no_new_privileges=True)
+    return wanted
 
 
 def _limit(it: _Fitting, name: str, soft: int, hard: int) -> tuple[str, int, int]:
@@ -129,3 +149,24 @@ def _ambient(it: _Fitting, names: tuple[str, ...]) -> tuple[str, ...]:
         missing = ", ".join(name for name in names if name not in had)
         it.lack("ambient_capabilities", f"pyinit doesn't have {missing} here", "it goes without", "capabilities")
     return had
+
+
+def _landlock(it: _Fitting, wanted: ProcessSpec) -> ProcessSpec:
+    """The kernel takes it from who has CAP_SYS_ADMIN, or gives up new privileges."""
+    rules, abi = wanted.landlock, it.have.landlock_abi
+    assert rules is not None
+    if abi <= 0:
+        it.lack("landlock", "this kernel has no Landlock, or was started without it (lsm=)", "it runs without", "landlock")
+        return wanted._replace(landlock=None)
+    lacks = [word for since, word, is_wanted in (
+        (3, "truncation", rules.ro or rules.rw), (5, "ioctls of devices", rules.ro or rules.rw),
+        (4, "TCP ports", rules.tcp_bind is not None or rules.tcp_connect is not None), (6, "scope", rules.scope),
+    ) if is_wanted and abi < since]  # fmt: skip
+    if lacks:
+        it.lack("landlock", f"this kernel's Landlock (ABI {abi}) can't restrict {', '.join(lacks)}", "that stays as it is", "landlock")
+    if "SYS_ADMIN" in it.have.capabilities or wanted.no_new_privileges:
+        return wanted
+    if "no_new_privileges" in it.origins:
+        text = "needs CAP_SYS_ADMIN, which pyinit doesn't have here, or no_new_privileges = true"
+        it.lack("landlock", text, "it gets no new privileges", "landlock")
+    return wanted._replace(no_new_privileges=True)

@@ -7,8 +7,8 @@ all that holds the container's services by default, and gets no more than they.
 import marshal
 
 from pyinit import __version__
-from pyinit.model import Config, Origin, ProcessSpec, ServiceSpec
-from pyinit.records import NamedTuple
+from pyinit.model import Config, Origin, ProcessSpec, Seccomp, ServiceSpec
+from pyinit.records import Any, NamedTuple
 
 NAMELESS = ""  # no service's name
 _ASKED = Origin("exec", 0)
@@ -30,6 +30,7 @@ class Basis(NamedTuple):
     rlimits: tuple[tuple[str, int, int], ...] = ()
     rlimits_origin: tuple[str, int] = ("", 0)
     no_new_privileges: bool = False
+    seccomp: tuple[Any, ...] = ()  # of model.Seccomp all but the origin
 
 
 _STAMP = f"{__version__} {' '.join(Basis._fields)}"
@@ -40,8 +41,9 @@ def basis(config: Config) -> Basis:
     box = config.container
     if box is None:
         return Basis(config.init.environment, config.init.strict)
-    place = (box.rlimits_origin.file, box.rlimits_origin.line)
-    return Basis(config.init.environment, config.init.strict, box.rlimits, place, box.security.no_new_privileges)
+    place, security = (box.rlimits_origin.file, box.rlimits_origin.line), box.security
+    filter_ = tuple(security.seccomp[:-1])
+    return Basis(config.init.environment, config.init.strict, box.rlimits, place, security.no_new_privileges, filter_)
 
 
 def packed(config: Config) -> bytes:
@@ -63,7 +65,9 @@ def unpacked(data: bytes) -> Basis:
 def nameless(of: Basis, *, kill: str) -> ServiceSpec:
     """The container's root, in its default environment, under its limits."""
     origins = (("rlimits", Origin(*of.rlimits_origin)),)
-    process = ProcessSpec(strict=of.strict, rlimits=of.rlimits, no_new_privileges=of.no_new_privileges, origins=origins)
+    process = ProcessSpec(
+        strict=of.strict, rlimits=of.rlimits, no_new_privileges=of.no_new_privileges, origins=origins, seccomp=Seccomp(*of.seccomp)._replace(origin=_ASKED)
+    )  # fmt: skip
     return ServiceSpec(NAMELESS, ("",), kill=kill, process=process, origin=_ASKED)
 
 

@@ -11,14 +11,17 @@ import os
 import resource
 import sys
 
-from pyinit.linux import caps, process
+from pyinit.linux import caps, process, seccomp
 from pyinit.linux import sock as socket
-from pyinit.records import NamedTuple
+from pyinit.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pyinit.init.confinement import Rules
 
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
 STAGES = (
     "fork", "session", "cgroup", "files", "rlimits", "scheduling", "mounts", "chroot", "working_directory", "user",
-    "capabilities", "no_new_privileges", "exec", "tty",
+    "capabilities", "no_new_privileges", "seccomp", "exec", "landlock", "tty",
 )  # fmt: skip
 _TTY = STAGES.index("tty")
 DEFAULT_UMASK = 0o022
@@ -71,6 +74,8 @@ class Child(NamedTuple):
     new_session: bool = True  # else a process group of its own
     terminal: Terminal | None = None  # becomes the controlling one, and stdin, stdout and stderr
     death_signal: int = 0  # when its parent dies
+    filter: bytes = b""  # the program of its system calls; b"": all are let through
+    landlock: "Rules | None" = None
 
 
 class Spawned(NamedTuple):
@@ -96,9 +101,10 @@ def spawn(child: Child) -> Spawned:
     if _is_plain(child):
         return Spawned(_posix_spawn(child), -1)
     if child.private_tmp or child.read_only_paths:
-        import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec
+        import pyinit.init.private  # noqa: F401 - only for those who ask for it, and never between fork and exec; who has `landlock` has its module
     if child.terminal is not None:
         from pyinit.linux import pty  # noqa: F401 - as above
+    ready = seccomp.prepare(child.filter) if child.filter else None
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         pid, pidfd, joined = _clone(child)
@@ -107,7 +113,7 @@ def spawn(child: Child) -> Spawned:
         os.close(write_end)
         raise
     if pid == 0:
-        _run_child(child, write_end, joined)
+        _run_child(child, write_end, joined, ready)
     os.close(pidfd)
     os.close(write_end)
     return Spawned(pid, read_end)
@@ -143,8 +149,11 @@ def _posix_spawn(child: Child) -> int:
     )  # fmt: skip
 
 
-def _run_child(child: Child, status_fd: int, joined: int) -> None:
-    """Numbers are indices of STAGES. What needs privileges comes before the ids change."""
+def _run_child(child: Child, status_fd: int, joined: int, ready: seccomp.Filter | None) -> None:
+    """Numbers are indices of STAGES. What needs privileges comes before the ids change.
+
+    So does the filter (seccomp(2): EACCES after it), but with no_new_privs, where it comes last.
+    """
     stage = 1
     try:
         if child.new_session:
@@ -174,6 +183,14 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
             os.chroot(child.chroot)
         stage = 8
         os.chdir(child.working_directory)
+        if child.landlock is not None:  # here is CAP_SYS_ADMIN, if we have it; what is to come opens no file but the program
+            stage = 14
+            if child.no_new_privileges:
+                process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+            sys.modules["pyinit.init.confinement"].set_up(child.landlock)
+        stage = 12
+        if ready is not None and not child.no_new_privileges:
+            seccomp.install(ready)
         stage = 10
         for number in child.dropped:
             process.prctl(caps.PR_CAPBSET_DROP, number)
@@ -193,7 +210,10 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
         stage = 11
         if child.no_new_privileges:
             process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
-        stage = 12
+            stage = 12
+            if ready is not None:
+                seccomp.install(ready)
+        stage = 13
         _reset_signals()
         os.execve(child.path, child.argv, child.environment)
     except OSError as error:
@@ -206,7 +226,7 @@ def _run_child(child: Child, status_fd: int, joined: int) -> None:
 
 def run_here(child: Child, status_fd: int) -> None:
     """For who forks by itself, and stands in its groups: become `child`; failures are told as those of spawn()."""
-    _run_child(child, status_fd, len(child.cgroup_fds))
+    _run_child(child, status_fd, len(child.cgroup_fds), seccomp.prepare(child.filter) if child.filter else None)
 
 
 def _open_terminal(child: Child) -> int:

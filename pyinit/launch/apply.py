@@ -72,6 +72,8 @@ class Builder:
                 self._kernel(operation)
             case p.MakeDevices():
                 self._devices()
+            case p.MakeDevice():
+                self._device(operation)
             case p.MountDeclared():
                 self._declared.mount(operation.mount)
             case p.HidePaths():
@@ -212,6 +214,30 @@ class Builder:
                 os.mkdir(name, 0o755, dir_fd=dev)
         finally:
             os.close(dev)
+
+    def _device(self, operation: p.MakeDevice) -> None:
+        """In a tmpfs of ours, in which nobody else has made anything yet."""
+        one = operation.device
+        seen = os.stat(one.path)
+        if not stat.S_ISCHR(seen.st_mode) and not stat.S_ISBLK(seen.st_mode):
+            raise OSError(errno.ENODEV, f"{one.path} is no device any more")
+        place = self.root.open("/dev", os.O_RDONLY | os.O_DIRECTORY)
+        *folders, name = one.path.split("/")[2:]
+        try:
+            for folder in folders:
+                try:
+                    os.mkdir(folder, 0o755, dir_fd=place)
+                except FileExistsError:
+                    pass
+                inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+                os.close(place)
+                place = inner
+            os.mknod(name, stat.S_IFMT(seen.st_mode) | 0o600, seen.st_rdev, dir_fd=place)
+            uid, gid = (mine if mine >= 0 else theirs for mine, theirs in ((one.uid, seen.st_uid), (one.gid, seen.st_gid)))
+            os.chown(name, uid, gid, dir_fd=place, follow_symlinks=False)
+            os.chmod(name, one.mode if one.mode >= 0 else stat.S_IMODE(seen.st_mode), dir_fd=place)
+        finally:
+            os.close(place)
 
     def _sysctl(self, operation: p.SetSysctl) -> None:
         """Through a procfs of our own that is mounted nowhere: nothing in the image can lead us elsewhere."""

@@ -35,6 +35,7 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Cal
     unified = ""
     left = set(controllers(limits))
     handed_down = left | operation.of_services
+    of_v1 = handed_down | ({"devices"} if operation.devices else set())
     for hierarchy in found:
         directory = f"{hierarchy.directory}/pyinit-{operation.name}"
         if hierarchy.version == 2:
@@ -47,7 +48,7 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Cal
                 lacks += _hold(directory, [one for one in v2_settings(limits) if one.controller in usable], operation)
                 left -= usable
             continue
-        if not handed_down & {V2_NAMES.get(name, name) for name in hierarchy.controllers}:
+        if not of_v1 & {V2_NAMES.get(name, name) for name in hierarchy.controllers}:
             _make_accounting(hierarchy, directory, made, journal)
             continue
         here = {name for name in handed_down if V1_NAMES.get(name, name) in hierarchy.controllers}

@@ -12,7 +12,7 @@ from _collections_abc import Callable
 from pyinit.core.limits import controllers
 from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.start import NEEDED_CAPABILITIES
-from pyinit.linux import caps, cgroup, mount, namespaces, process
+from pyinit.linux import bpf, caps, cgroup, landlock, mount, namespaces, process
 from pyinit.linux.programs import find_program
 from pyinit.model import Config, Origin
 from pyinit.records import NamedTuple
@@ -75,13 +75,22 @@ def needs(config: Config) -> list[Need]:
         for entry in box.mounts:
             found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in of_mount(entry)]
         found += [Need(f"cgroup {name}", box.cgroup.origin, "[container.cgroup]") for name in sorted(controllers(box.cgroup))]
+        if box.security.devices or "MKNOD" in box.security.capabilities:
+            at = box.security.devices_origin
+            found.append(Need("cgroup devices", at if at.line else box.origin, "[container.security] devices"))
         if box.network.mode == "veth":
             found += [Need("network", box.network.origin, "a veth"), Need("capability NET_ADMIN", box.network.origin, "a veth")]
+        if box.security.seccomp.program:
+            found.append(Need("seccomp", box.security.seccomp.origin, "the filter of system calls"))
     for spec in config.services:
+        if spec.process.seccomp.program and (box is None or spec.process.seccomp.origin != box.security.seccomp.origin):
+            found.append(Need("seccomp", spec.process.seccomp.origin, f"the filter of {spec.name}"))
         found += [Need(f"cgroup {name}", spec.cgroup.origin, f"the limits of {spec.name}") for name in sorted(controllers(spec.cgroup))]
         if spec.process.oom_score_adj is not None and spec.process.oom_score_adj < 0:
             at = dict(spec.process.origins).get("oom_score_adj", spec.origin)
             found.append(Need("capability SYS_RESOURCE", at, f"oom_score_adj of {spec.name}"))
+        if spec.process.landlock is not None:
+            found.append(Need("landlock", dict(spec.process.origins).get("landlock", spec.origin), f"landlock of {spec.name}"))
     return list(dict.fromkeys(found))
 
 
@@ -236,6 +245,16 @@ def _seccomp(subject: str) -> Finding:
     return Finding(subject, "ok", _read("/proc/sys/kernel/seccomp/actions_avail").strip())
 
 
+def _landlock(subject: str) -> Finding:
+    """For services that have it."""
+    abi = landlock.abi()
+    if not abi:
+        fix = "run one with CONFIG_SECURITY_LANDLOCK, and landlock among its lsm="
+        return Finding(subject, "lack", "", "this kernel has none, was started without it, or a seccomp filter forbids it", fix)
+    lacks = [word for since, word in ((landlock.ABI_NET, "TCP ports"), (landlock.ABI_SCOPE, "scope")) if abi < since]
+    return Finding(subject, "ok", f"ABI {abi}" + (f", without {' and '.join(lacks)}" if lacks else ""))
+
+
 def _userns(subject: str) -> Finding:
     """For ordinary users; root's is "namespace user"."""
     for path, value, reason in _SYSCTLS:
@@ -248,6 +267,8 @@ def _userns(subject: str) -> Finding:
 def _cgroup(subject: str) -> Finding:
     name = subject.partition(" ")[2]
     for found in cgroup.hierarchies():
+        if name == "devices" and found.version == 2 and not _try(lambda: bpf.load_device_program(bpf.device_program(()))):
+            return Finding(subject, "ok", f"by a program, v2 in {found.directory}")
         v1 = _V1_NAMES.get(name, name) in found.controllers
         if not v1 and (found.version != 2 or name not in _read(f"{found.directory}/cgroup.controllers").split()):
             continue
@@ -317,11 +338,11 @@ def _read(path: str) -> str:
 
 _PROBES: dict[str, Callable[[str], Finding]] = {
     "kernel": _kernel, "mount": _mount_api, "capabilities": _capabilities, "capability": _capability, "namespace": _namespace,
-    "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "userns": _userns,
+    "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "landlock": _landlock, "userns": _userns,
     "cgroup": _cgroup, "network": _network, "program": _program,
 }  # fmt: skip
 SUBJECTS = (
     "kernel", "mount API", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",
     *(f"namespace {name}" for name in namespaces.CLONE_FLAGS), "userns", *(f"filesystem {name}" for name in _FILESYSTEMS),
-    "loop", "fuse", "idmap", "seccomp", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids")), "network",
+    "loop", "fuse", "idmap", "seccomp", "landlock", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids", "devices")), "network",
 )  # fmt: skip

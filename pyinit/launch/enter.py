@@ -281,6 +281,7 @@ def _become(
             rlimits=tuple(limits.values()),
             no_new_privileges=spec.process.no_new_privileges or target.no_new_privileges,
             terminal=terminal,
+            filter=spec.process.seccomp.program,
             death_signal=_HUP,
         ),
         reports,

@@ -27,6 +27,8 @@ def _subjects(operation: p.Operation) -> tuple[str, ...]:
             return ("namespace user", "idmap")
         case p.MakeRoot():
             return ("filesystem overlay", "filesystem tmpfs")
+        case p.FilterCalls():
+            return ("seccomp",)
         case _:
             return ("capabilities",)
 

@@ -21,7 +21,7 @@ from pyinit.bundle import Bundle
 from pyinit.config import cache
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
 from pyinit.init.pid1 import Endpoints, Init
-from pyinit.linux import caps, cgroup, mount, namespaces, process
+from pyinit.linux import caps, cgroup, mount, namespaces, process, seccomp
 from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
 from pyinit.model import Config, Container
@@ -96,7 +96,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
         return EXIT_SYSTEM  # it is gone before there was anything to stop
     _do_own_steps(box, facts)
     _shut_the_host_out({channel.fileno(), lock_fd, control_fd, *folder_fds, max(cgroup_fd, 0), *v1_fds.values()})
-    warnings = _limit(config) if box.init else []
+    warnings, program = _limit(config) if box.init else ([], b"")
     channel.send(b"built")
     built.append(True)
     if facts.waits and channel.recv(16) != b"go":
@@ -104,7 +104,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
     if box.init:
         for warning in warnings:
             print(f"pyinit: {warning}", file=sys.stderr)
-        return _exec_init(box, channel)
+        return _exec_init(box, channel, program)
     gc.enable()
     gc.freeze()  # what a start has made stays: no collection has to look at it
     endpoints = Endpoints(
@@ -114,7 +114,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
     return Init(config, endpoints).run()
 
 
-def _limit(config: Config) -> list[str]:
+def _limit(config: Config) -> tuple[list[str], bytes]:
     from pyinit.launch import rlimits  # for an init of the image
 
     return rlimits.limit_ourselves(config)
@@ -194,7 +194,7 @@ def _shut_the_host_out(kept: set[int]) -> None:
     os.environ["TZ"] = "UTC0"  # else the C library would read the image's /etc/localtime
 
 
-def _exec_init(box: Container, channel: socket.socket) -> int:
+def _exec_init(box: Container, channel: socket.socket, program: bytes) -> int:
     """`[container] init`: a program of the image takes over, with what the container may have and no more."""
     path = box.init
     if not box.orphan:  # it can't see the end of our channel, and may not heed anything but KILL
@@ -204,10 +204,14 @@ def _exec_init(box: Container, channel: socket.socket) -> int:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
     process.close_from(3)
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container": "pyinit"}
+    what, at = "seccomp", box.security.seccomp.origin
     try:
+        if program:
+            seccomp.install(seccomp.prepare(program))
+        what, at = f"init {path} of the image", box.origin
         os.execve(path, [path], environment)
     except OSError as error:
         channel.send(b"failed")
-        text = f"{box.origin}: init {path} of the image: {error.strerror}"
+        text = f"{at}: {what}: {error.strerror}"
         print(f"pyinit: {text}", file=sys.stderr)
         return 127 if isinstance(error, FileNotFoundError) else 126

@@ -187,6 +187,11 @@ class Launch:
                 elif isinstance(step, operations.MakeCgroup):
                     with carried_out(step, self.trace):
                         self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report)
+                elif isinstance(step, operations.LimitDevices):
+                    from pyinit.launch import devices  # for those who have some
+
+                    with carried_out(step, self.trace):
+                        devices.limit(step, self.v1_places.pop("devices", ""), self.unified, self.report)
             if self.outside is not None:
                 self.outside.finish(self.held.note)
             # 3. The root is being built, while PID 1 still starts, and we wait for the kernel to move it into its groups.

@@ -6,7 +6,19 @@ asked for it; what it leaves on the host is told by `undo()`; of what is secret 
 """
 
 from pyinit.core.limits import size_text, words
-from pyinit.model import FUSE, NETWORK_TYPES, CgroupLimits, Content, IdRange, Mount, Network, Origin
+from pyinit.model import (
+    FUSE,
+    NETWORK_TYPES,
+    UNCONFINED,
+    CgroupLimits,
+    Content,
+    Device,
+    IdRange,
+    Mount,
+    Network,
+    Origin,
+    Seccomp,
+)
 from pyinit.records import NamedTuple
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -112,6 +124,7 @@ class MakeCgroup(NamedTuple):
     origin: Origin
     of_services: frozenset[str] = frozenset()  # controllers that services' own limits need
     strict: bool = False  # a limit that can't be held is an error
+    devices: bool = False  # v1's controller of them is needed
 
     def describe(self) -> str:
         said = words(self.limits)
@@ -119,6 +132,21 @@ class MakeCgroup(NamedTuple):
 
     def undo(self) -> str:
         return "kill what is in the group, remove it"
+
+
+class LimitDevices(NamedTuple):
+    """What is in the container's group may open no other devices, nor make them."""
+
+    devices: tuple[Device, ...]
+    origin: Origin
+    strict: bool = False
+
+    def describe(self) -> str:
+        more = "".join(f", {one.path} ({one.access})" for one in self.devices)
+        return f"allow no devices but /dev/{' '.join(name for name, _, _ in DEVICES)}, terminals{more}"
+
+    def undo(self) -> str:
+        return "the rules go with the group"
 
 
 class MakeNetwork(NamedTuple):
@@ -294,6 +322,22 @@ class MakeDevices(NamedTuple):
         return ""
 
 
+class MakeDevice(NamedTuple):
+    """A node for a device of the host."""
+
+    device: Device
+    origin: Origin
+
+    def describe(self) -> str:
+        one = self.device
+        said = [f"mode {one.mode:04o}"] if one.mode >= 0 else []
+        said += [f"{key} {value}" for key, value in (("uid", one.uid), ("gid", one.gid)) if value >= 0]
+        return f"make {one.path}, {', '.join(said) or 'as on the host'}"
+
+    def undo(self) -> str:
+        return ""
+
+
 class MountDeclared(NamedTuple):
     """One `[[container.mounts]]`, its files written; or the secrets."""
 
@@ -391,13 +435,29 @@ class LimitCapabilities(NamedTuple):
         return ""
 
 
+class FilterCalls(NamedTuple):
+    """The system calls of whatever a service starts, or all of them, or an init of the image; PID 1 itself has no filter."""
+
+    whose: str
+    seccomp: Seccomp
+    origin: Origin
+
+    def describe(self) -> str:
+        named = "all are let through" if self.seccomp.name == UNCONFINED else self.seccomp.name
+        log = ", what it refuses is let through and logged" if self.seccomp.log and self.seccomp.program else ""
+        return f"filter the system calls of {self.whose}: {named}{log}"
+
+    def undo(self) -> str:
+        return ""
+
+
 Inside = (
-    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MountDeclared | HidePaths | SetHostname
+    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MakeDevice | MountDeclared | HidePaths | SetHostname
     | SetSysctl
 )  # fmt: skip
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
-OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | MakeNetwork | Isolate
-Own = JoinKeyring | MountKernel | Pivot | LimitCapabilities
+OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | LimitDevices | MakeNetwork | Isolate
+Own = JoinKeyring | MountKernel | Pivot | LimitCapabilities | FilterCalls
 WhenBuilt = NoteHook | RunHook
 Operation = OnHost | Inside | Own | WhenBuilt
 

@@ -1,7 +1,7 @@
 """The plan of a launch: a config becomes the ordered operations that make its container. Pure.
 
 Owns what is done and in which order. Must not know how: no syscall, no clock, no file is touched here.
-User namespaces go before "isolate", seccomp after "limit-capabilities" when they come.
+User namespaces go before "isolate" when they come.
 """
 
 import pyinit.launch.operations as ops
@@ -47,8 +47,12 @@ def make(config: Config) -> Plan:
     for mount in mounts:
         host += _outside(mount)
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
-    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
-        host.append(ops.MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
+    limits_devices = bool(box.security.devices) or "MKNOD" in box.security.capabilities  # else it has no others, and can make none
+    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services or limits_devices:
+        at = _first(box.cgroup.origin, box.origin)
+        host.append(ops.MakeCgroup(box.name, box.cgroup, at, of_services, config.init.strict, limits_devices))
+    if limits_devices:
+        host.append(ops.LimitDevices(box.security.devices, _first(box.security.devices_origin, box.origin), config.init.strict))
     if box.network.mode == "veth":
         host.append(ops.MakeNetwork(box.network, link_name(box.name), box.network.origin))
     inside: list[ops.Inside] = [ops.Stage(box.origin)]
@@ -57,6 +61,7 @@ def make(config: Config) -> Plan:
     inside.append(_root(box, mounts))
     inside += [ops.MakeWritable(number, place.path, place.origin) for number, place in enumerate(box.writable_paths)]
     inside += _kernel_mounts(box)
+    inside += [ops.MakeDevice(one, _first(one.origin, box.origin)) for one in box.security.devices]
     inside += [ops.MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
     inside.append(ops.HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
     if "uts" in box.namespaces:
@@ -65,7 +70,7 @@ def make(config: Config) -> Plan:
     hooks = box.hooks
     built: list[ops.WhenBuilt] = [ops.NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
     built += [ops.RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
-    return Plan(tuple(host), tuple(inside), own(box), tuple(built))
+    return Plan(tuple(host), tuple(inside), (*own(box), *_filters(config, box)), tuple(built))
 
 
 def shows_groups(box: Container) -> bool:
@@ -79,6 +84,19 @@ def own(box: Container) -> tuple[ops.Own, ...]:
     flags = (ops.RO, ops.NOSUID, ops.NODEV, ops.NOEXEC)
     groups = [ops.MountKernel("cgroup2", "/sys/fs/cgroup", (), flags, box.origin)] if shows_groups(box) else []
     return (ops.JoinKeyring(box.origin), *groups, ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin))
+
+
+def _filters(config: Config, box: Container) -> list[ops.FilterCalls]:
+    """PID 1 does these for each process that it starts: the container's, and those of services that differ from it."""
+    common = box.security.seccomp
+    found = []
+    if common.program:
+        found.append(ops.FilterCalls(box.init or "every service", common, _first(common.origin, box.origin)))
+    for spec in config.services:
+        own = spec.process.seccomp
+        if (own.name, own.log, own.program) != (common.name, common.log, common.program):
+            found.append(ops.FilterCalls(spec.name, own, _first(own.origin, spec.origin)))
+    return found
 
 
 def _outside(mount: Mount) -> list[ops.Outside]:

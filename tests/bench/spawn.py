@@ -1,4 +1,5 @@
-"""How many processes a second: plain (posix_spawn), and with user, limits, cgroup, capabilities and umask set.
+"""How many processes a second: plain (posix_spawn), and with user, limits, cgroup, capabilities and umask set; each with a filter of
+its system calls, too.
 
 Run as root: python3 tests/bench/spawn.py [COUNT]. The ratio to a bare fork and exec of the same run is what counts.
 """
@@ -11,9 +12,11 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
+from pyinit.core import seccomp
 from pyinit.init import spawn
 from pyinit.init.pid1 import Init  # noqa: F401 - PID 1's heap
 from pyinit.linux import cgroup, process
+from pyinit.model import DEFAULT_CAPABILITIES
 
 
 def group() -> str:
@@ -54,6 +57,8 @@ def main() -> None:
         dropped=tuple(range(10, 41)), no_new_privileges=True,
     )  # fmt: skip
 
+    program = seccomp.program(seccomp.default(DEFAULT_CAPABILITIES), os.uname().machine)
+
     def started(child: spawn.Child) -> None:
         fd = spawn.spawn(child).status_fd
         if fd >= 0:
@@ -62,7 +67,10 @@ def main() -> None:
     try:
         for _ in range(3):
             floor = measure("bare fork", bare, count)
-            for name, child in (("plain", plain), ("full", full)):
+            for name, child in (
+                ("plain", plain), ("unplain", plain._replace(umask=0o077)), ("filter", plain._replace(filter=program)),
+                ("full", full), ("full filter", full._replace(filter=program)),
+            ):  # fmt: skip
                 rate = measure(name, lambda child=child: started(child), count)
                 print(f"{'':<12} {rate / floor:7.2f} of bare")
     finally:

@@ -163,6 +163,16 @@ OF_LIFE = {
     "capabilities = ['CHWON']": 'capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "CHWON"; did you mean CHOWN?',
     "capabilities = []\nambient_capabilities = ['KILL']": "ambient_capabilities: KILL is not in `capabilities`, which bounds it; add it there",
     "chroot = 'x'": 'chroot: expected an absolute path, found "x"',
+    "landlock = {}": 'landlock: expected one of ro, rw, tcp_bind, tcp_connect, scope, such as ro = ["/usr", "/etc"], found none',
+    "landlock = { rw = [], scope = [] }": 'landlock: expected one of ro, rw, tcp_bind, tcp_connect, scope, such as ro = ["/usr", "/etc"], found none',
+    "landlock = { ro = ['/usr', '-lib'] }": 'landlock.ro[2]: expected an absolute path, with "-" before it if it may be missing, found "-lib"',
+    "landlock = { rw = '/usr' }": 'landlock.rw: expected a list of strings, found "/usr"',
+    "landlock = { exec = [] , ro = ['/'] }": "landlock.exec: there is no such key; known are: ro, rw, scope, tcp_bind, tcp_connect",
+    "landlock = { tcp_bind = [80, 70000] }": "landlock.tcp_bind[2]: expected a port from 0 to 65535, found 70000",
+    "landlock = { tcp_connect = [0] }": "landlock.tcp_connect[1]: expected a port from 1 to 65535, found 0",
+    "landlock = { tcp_connect = ['http'] }": 'landlock.tcp_connect[1]: expected a port from 1 to 65535, found "http"',
+    "landlock = { tcp_bind = 80 }": "landlock.tcp_bind: expected a list of ports, found 80",
+    "landlock = { scope = ['signal'] }": 'landlock.scope[1]: expected "signals" or "abstract_sockets", found "signal"; did you mean signals?',
     "read_only_paths = ['x']": 'read_only_paths[1]: expected an absolute path, found "x"',
     "stdin = 'file'": 'stdin: expected "null", "tty", "file:/path" or "socket:NAME", found "file"',
     "stdin = 'socket:web'": "stdin: there is no socket web among this service's `sockets`",
@@ -328,6 +338,20 @@ OF_CONTAINER = {
     'security.capabilities = ["CHWON"]': (
         'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "CHWON"; did you mean CHOWN?'
     ),
+    'security.devices = "/dev/fuse"': 'security.devices: expected a list such as ["/dev/fuse"], found "/dev/fuse"',
+    "security.devices = [5]": 'security.devices[1]: expected a path such as "/dev/fuse" or a table with one, found 5',
+    'security.devices = ["/dev/../etc/x"]': 'security.devices[1]: expected a path below /dev, found "/dev/../etc/x"',
+    'security.devices = ["fuse"]': 'security.devices[1]: expected a path below /dev, found "fuse"',
+    'security.devices = ["/dev/"]': 'security.devices[1]: expected a path below /dev, found "/dev/"',
+    "security.devices = [{ access = 'r' }]": 'security.devices[1]: expected a path below /dev, found ""',
+    'security.devices = ["/dev/shm/x"]': "security.devices[1]: /dev/shm is made for every container; take it out",
+    'security.devices = ["/dev/loop-control", "/dev/loop-control"]': "security.devices[2]: /dev/loop-control is there twice; take one out",
+    'security.devices = ["/dev/not-there"]': "security.devices: /dev/not-there: No such file or directory; load the module that it belongs to, or take it out",
+    'security.devices = ["/dev/loop-control/x"]': "security.devices: /dev/loop-control/x: Not a directory; load the module that it belongs to, or take it out",
+    'security.devices = [{ path = "/dev/loop-control", access = "rx" }]': 'security.devices[1].access: expected some of the letters "rwm", found "rx"',
+    'security.devices = [{ path = "/dev/loop-control", mod = "0600" }]': "security.devices[1].mod: there is no such key; did you mean mode?",
+    'security.devices = [{ path = "/dev/loop-control", mode = 600 }]': 'security.devices[1].mode: expected octal digits in a string, such as "0660", found 600',
+    'security.devices = [{ path = "/dev/loop-control", uid = -1 }]': "security.devices[1].uid: expected an integer from 0 to 4294967294, found -1",
     'security.capabilities = ["CHOWN", "CAP_NET_BIND_SERVCE"]': (
         'security.capabilities[2]: expected a capability such as "NET_BIND_SERVICE", found "CAP_NET_BIND_SERVCE"; did you mean NET_BIND_SERVICE?'
     ),
@@ -338,7 +362,11 @@ OF_CONTAINER = {
         'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "sys_admin"; did you mean SYS_ADMIN?'
     ),
     'security.capabilities = "all"': 'security.capabilities: expected a list of strings, found "all"',
-    'security.seccomp = "default"': 'security.seccomp: only "unconfined" is supported yet; take it out',
+    'security.seccomp = "defualt"': (
+        'security.seccomp: expected "default", "unconfined" or the path of a profile, with a / or .toml in it, found "defualt"; did you mean default?'
+    ),
+    "security.seccomp = true": 'security.seccomp: expected "default", "unconfined" or the path of a profile, with a / or .toml in it, found true',
+    "security.seccomp_log = 1": "security.seccomp_log: expected true or false, found 1",
     'security.no_new_privileges = "yes"': 'security.no_new_privileges: expected true or false, found "yes"',
     'security.masked_paths = ["/sys/fs/cgroup/cgroup.stat"]': (
         'security.masked_paths[1]: expected /sys/fs/cgroup, which is read-only, or what is not in it, found "/sys/fs/cgroup/cgroup.stat"'

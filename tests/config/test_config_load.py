@@ -68,9 +68,10 @@ def test_the_least_of_a_container_gets_the_defaults_of_the_design(folder):
     assert box == m.Container(
         name=name, hostname=name.replace("_", "-"), layers=(m.Layer(f"{folder}/layer", Origin("services.toml", 2)),),
         writable="none", writable_size_bytes=0, namespaces=("pid", "mount", "uts", "ipc", "cgroup", "net"), mounts=(),
-        cgroup=m.CgroupLimits(), network=m.Network(mode="none"), security=m.Security(), orphan=False, init="",
-        origin=Origin("services.toml", 1),
+        cgroup=m.CgroupLimits(), network=m.Network(mode="none"), security=m.Security(seccomp=box.security.seccomp), orphan=False,
+        init="", origin=Origin("services.toml", 1),
     )  # fmt: skip
+    assert box.security.seccomp[:2] + box.security.seccomp[3:] == ("default", False, m.DEFAULT_CAPABILITIES, Origin("services.toml", 1))
 
 
 GOOD = """\
@@ -145,7 +146,9 @@ hosts = { "db.internal" = "10.91.0.3", db6 = "fd00::3" }
 [container.security]
 capabilities = ["SETUID", "CAP_CHOWN"]
 seccomp = "unconfined"
+seccomp_log = true
 masked_paths = ["/proc/kcore"]
+devices = ["/dev/loop-control", { path = "/dev/fuse", access = "r", mode = "0640", uid = 1, gid = 2 }]
 readonly_paths = "default"
 
 [services.app]
@@ -163,6 +166,7 @@ environment = { APP_ENV = "prod" }
 umask = "0027"
 rlimits = { nofile = 65536, core = 0, as = "unlimited", nproc = { soft = 10, hard = "unlimited" } }
 no_new_privileges = true
+landlock = { ro = ["/usr", "-/lib64"], rw = ["${DATA:-/data}"], tcp_bind = [80, "${PORT:-0}"], tcp_connect = [], scope = ["signals", "abstract_sockets", "signals"] }
 stop_signal = "QUIT"
 stop_timeout = "1m"
 kill = "group"
@@ -246,7 +250,11 @@ def test_every_key_of_a_container(folder):
             "veth", "pyinit0", "10.91.0.2/24", "10.91.0.1", ("10.91.0.1", "fd00::1"),
             (("db.internal", "10.91.0.3"), ("db6", "fd00::3")), line("[container.network]"),
         ),
-        security=m.Security(("CHOWN", "SETUID"), ("/proc/kcore",), m.DEFAULT_READONLY_PATHS),
+        security=m.Security(
+            ("CHOWN", "SETUID"), ("/proc/kcore",), m.DEFAULT_READONLY_PATHS, m.Seccomp("unconfined", log=True, origin=line("seccomp =")),
+            devices_origin=line("devices ="),
+            devices=(m.Device("/dev/loop-control", origin=line("devices =")), m.Device("/dev/fuse", "r", 0o640, 1, 2, line("devices ="))),
+        ),
         orphan=True,
         init="/sbin/init",
         origin=line("[container]"),
@@ -256,7 +264,7 @@ def test_every_key_of_a_container(folder):
 def test_no_new_privileges_of_a_container_are_the_default_of_its_services(folder):
     text = '[container]\nlayers = ["layer"]\n[container.security]\nno_new_privileges = true\n[services.app]\ncommand = "x"\n'
     config = loaded(text + 'instances = 2\n[services.sudo]\ncommand = "x"\nno_new_privileges = false\n')
-    assert config.container.security == m.Security(no_new_privileges=True)
+    assert config.container.security == m.Security(no_new_privileges=True, seccomp=config.container.security.seccomp)
     assert {spec.name: spec.process.no_new_privileges for spec in config.services} == {"app@1": True, "app@2": True, "sudo": False}
 
 
@@ -268,14 +276,19 @@ def test_every_key_of_a_service(folder):
         working_directory="/app", environment=(("APP_ENV", "prod"),), umask=0o027,
         process=m.ProcessSpec(
             rlimits=(("nofile", 65536, 65536), ("core", 0, 0), ("as", -1, -1), ("nproc", 10, -1)), no_new_privileges=True,
-            origins=(("rlimits", line("rlimits =")),),
+            origins=(
+                ("rlimits", line("rlimits =")), ("no_new_privileges", line("no_new_privileges")), ("landlock", line("landlock =")),
+                ("landlock /usr", line("landlock =")), ("landlock -/lib64", line("landlock =")), ("landlock /data", line("landlock =")),
+            ),
+            landlock=m.Landlock(("/usr", "-/lib64"), ("/data",), (80, 0), (), ("signals", "abstract_sockets")),
+            seccomp=m.Seccomp("unconfined", log=True, origin=line("seccomp =")),
         ),
         stop=(m.StopStep(3, 60.0),), kill="group", restart="on-failure",
         restart_delay=m.RestartDelay(1.0, 0.25, 3600.0, 1.5, 0.0, 120.0), start_limit=m.StartLimit(3, 0.5, "exit"),
         success_exit_codes=(0, 143), critical=True, ready=m.Readiness("probe", m.Probe("tcp", host="::1", port=9000), timeout_s=5.0),
         log=m.LogSpec(
             "file", 64 << 10, 86400.0, 3, 1 << 20, True, "tai64n", stderr="separate", max_line_bytes=8 << 10, rate=100,
-            rate_burst=500, echo=True, origin=line("log =")
+            rate_burst=500, echo=True, origin=line("log = {")
         ), enabled=False,
         origin=line("[services.app]"), command_origin=line("command = \"/usr"), user_origin=line("user ="),
     )  # fmt: skip

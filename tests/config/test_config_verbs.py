@@ -76,6 +76,12 @@ def test_plan_without_a_container_is_the_order_of_the_services(folder, capsys):
     )
 
 
+def test_plan_without_a_container_says_which_service_has_a_filter(folder, capsys):
+    text = '[services.a]\ncommand = "x"\nseccomp = "default"\n[services.b]\ncommand = "x"\nseccomp = "unconfined"\n'
+    assert plan.run(written(folder, text)) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["    a: x, seccomp default  [services.toml:1]", "    b: x  [services.toml:4]"]
+
+
 def test_plan_shows_each_step_its_line_and_what_undoes_it_and_names_for_values(folder, capsys, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     monkeypatch.setenv("WEB", "SECRET")  # a value that is another one's name
@@ -114,4 +120,15 @@ def test_plan_of_a_bad_file(folder):
         plan.run(written(folder, "[services.a]\n"))
     assert caught.value.problems == [
         'services.toml:1: services.a: command is missing: expected a list such as ["/usr/sbin/nginx", "-g", "daemon off;"], or a string'
+    ]
+
+
+def test_plan_shows_what_a_service_may_reach(folder, capsys):
+    (folder / "services.toml").write_text(
+        '[services.a]\ncommand = "x"\n[services.a.landlock]\nro = ["/usr", "-/opt"]\nrw = ["/data"]\ntcp_bind = [80, 81]\ntcp_connect = []\nscope = ["signals"]\n'
+    )
+    assert plan.run(["services.toml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "    a: x  [services.toml:1]",
+        "        landlock: ro /usr -/opt, rw /data, tcp_bind 80 81, tcp_connect none, scope signals  [services.toml:3]",
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from pyinit.init.privileges import Have, RefusedError, fit
-from pyinit.model import Origin, ProcessSpec, ServiceSpec
+from pyinit.model import Origin, ProcessSpec, Seccomp, ServiceSpec
 
 ALL = frozenset({"SYS_RESOURCE", "SYS_NICE", "SYS_ADMIN", "SYS_CHROOT", "SETPCAP", "KILL"})
 NOTHING = Have(frozenset(), ALL, {"nofile": 1024, "core": -1}, 0, 0, frozenset({0, 1}))
@@ -46,6 +46,36 @@ def test_a_chroot_is_never_left_out():
 def test_cpus_that_are_not_there(cpus, there, words):
     found, warnings = fit(service("cpu_affinity", cpus), EVERYTHING)
     assert (found.cpu_affinity, warnings) == (there, [f"s.toml:7: cpu_affinity: CPU {cpus[-1]} can't be used here; {words}"])
+
+
+FILTER = Seccomp("default", program=b"12345678", origin=Origin("s.toml", 3))
+
+
+def filtered(*, strict=False, **more):
+    return ServiceSpec("app", ("x",), process=ProcessSpec(seccomp=FILTER, strict=strict, **more))
+
+
+def test_a_filter_without_the_capability_takes_no_new_privileges():
+    """More confined than asked for, never less."""
+    assert fit(filtered(), EVERYTHING) == (filtered().process, [])
+    assert fit(filtered(no_new_privileges=True), NOTHING) == (filtered(no_new_privileges=True).process, [])
+    found, warnings = fit(filtered(), NOTHING)
+    why = "s.toml:3: seccomp: needs CAP_SYS_ADMIN, which pyinit doesn't have here, or no_new_privileges = true"
+    assert (found, warnings) == (filtered(no_new_privileges=True).process, [f"{why}; it gets no_new_privileges"])
+    with pytest.raises(RefusedError) as caught:
+        fit(filtered(strict=True), NOTHING)
+    assert (str(caught.value), caught.value.stage) == (why, "seccomp")
+
+
+def test_a_filter_where_the_kernel_has_none():
+    have = EVERYTHING._replace(filters=False)
+    why = 's.toml:3: seccomp: this kernel was built without filters (CONFIG_SECCOMP_FILTER); run another, or write seccomp = "unconfined"'
+    found, warnings = fit(filtered(), have)
+    assert (found, warnings) == (ProcessSpec(), [f"{why}; every system call is let through"])
+    with pytest.raises(RefusedError) as caught:
+        fit(filtered(strict=True), have)
+    assert str(caught.value) == why
+    assert fit(ServiceSpec("app", ("x",)), have) == (ProcessSpec(), [])
 
 
 def test_what_needs_nothing_is_granted_to_all():

@@ -6,9 +6,10 @@ import pytest
 
 from pyinit.init import shell
 from pyinit.init.shell import Wishes
-from pyinit.model import Config, Container, InitSpec, Origin, Security, ServiceSpec
+from pyinit.model import Config, Container, InitSpec, Origin, Seccomp, Security, ServiceSpec
 
-BOX = Container("web", "web", (), rlimits=(("nofile", 9, 10),), rlimits_origin=Origin("a.toml", 3), security=Security(no_new_privileges=True))
+FILTER = Seccomp("default", program=b"12345678", capabilities=("CHOWN",), origin=Origin("a.toml", 5))
+BOX = Container("web", "web", (), rlimits=(("nofile", 9, 10),), rlimits_origin=Origin("a.toml", 3), security=Security(no_new_privileges=True, seccomp=FILTER))
 CONFIG = Config("/a.toml", InitSpec(environment=(("TZ", "UTC"),), strict=True), (), BOX)
 
 
@@ -16,6 +17,7 @@ def test_it_is_held_by_what_holds_the_containers_services():
     spec = shell.nameless(shell.basis(CONFIG), kill="cgroup")
     assert (spec.name, spec.user, spec.kill, spec.working_directory, spec.environment) == ("", "root", "cgroup", "/", ())
     assert (spec.process.rlimits, spec.process.no_new_privileges, spec.process.strict) == ((("nofile", 9, 10),), True, True)
+    assert spec.process.seccomp == FILTER._replace(origin=Origin("exec", 0))
     assert dict(spec.process.origins) == {"rlimits": Origin("a.toml", 3)}
 
 
@@ -32,7 +34,7 @@ def test_it_comes_over_a_file_as_it_was():
 
 @pytest.mark.parametrize("data", [b"", b"x", marshal.dumps(()), marshal.dumps(1), marshal.dumps(("0.0.1 other", 1)), shell.packed(CONFIG)[:-1]])
 def test_what_another_wrote_is_not_taken(data):
-    with pytest.raises(ValueError):  # noqa: PT011 - of whatever text
+    with pytest.raises(ValueError):
         shell.unpacked(data)
 
 

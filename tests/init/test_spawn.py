@@ -1,12 +1,18 @@
 """From a Child to a process: both ways, and every step that may fail before exec."""
 
+import errno
+import marshal
 import os
+import re
 import resource
 
 import pytest
 
+from pyinit.core import seccomp
 from pyinit.init import spawn
+from pyinit.init.children import explain
 from pyinit.linux import process
+from pyinit.model import Origin, ProcessSpec, Seccomp, ServiceSpec
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -45,6 +51,22 @@ def run(*argv: str, **keys) -> tuple[spawn.Spawned, bytes, bytes]:
     return spawned, output, report
 
 
+def run_alone(*argv: str, **keys) -> tuple[bytes, bytes]:
+    """(output, report), from a process with one thread, as PID 1 has: the C library tells new ids to each that it knows of."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write_end, marshal.dumps(run(*argv, **keys)[1:]))
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        output, report = marshal.loads(pipe.read())
+    os.waitpid(pid, 0)
+    return output, report
+
+
 PLAIN: dict = {}
 FULL: dict = {"umask": 0o077, "rlimits": ((resource.RLIMIT_CORE, 0, 0),), "working_directory": "/usr", "no_new_privileges": True}
 
@@ -78,6 +100,55 @@ def test_the_full_way_sets_what_was_asked_for():
 def test_a_failed_step_is_reported_with_its_errno(argv, keys, stage, number):
     _, output, report = run(*argv, **keys)
     assert (output, spawn.read_failure(report)) == (b"", (stage, number))
+
+
+FILTER = seccomp.program(seccomp.default(()), os.uname().machine)
+DROPPED = {"uid": 65534, "gid": 65534, "groups": (65534,), "dropped": tuple(range(20, 41)), "ambient": (10,)}
+STATUS = "grep -E '^(CapAmb|CapBnd|NoNewPrivs|Seccomp|Seccomp_filters):' /proc/self/status; id -u"
+
+
+@pytest.mark.parametrize("no_new_privileges", [False, True])
+def test_a_filter_is_there_and_the_ids_and_capabilities_are_dropped(no_new_privileges):
+    """Without no_new_privileges it must come before them: it lets them through."""
+    output, report = run_alone("sh", "-c", STATUS, filter=FILTER, no_new_privileges=no_new_privileges, **DROPPED)
+    bounding = int(re.search(rb"CapBnd:\t(\w+)", output)[1], 16)
+    assert (re.sub(rb"CapBnd:.*\n", b"", output), report) == (
+        b"CapAmb:\t0000000000000400\nNoNewPrivs:\t%d\nSeccomp:\t2\nSeccomp_filters:\t1\n65534\n" % no_new_privileges, b"",
+    )  # fmt: skip
+    assert bounding >> 20 == 0
+
+
+def refusing(*names: str) -> bytes:
+    calls = {name: seccomp.Decision(seccomp.EPERM) for name in names}
+    return seccomp.program(seccomp.Profile(calls), os.uname().machine)
+
+
+@pytest.mark.parametrize(
+    ("program", "keys", "stage", "number"),
+    [
+        (b"\0" * 8, {}, "seccomp", errno.EINVAL),
+        (b"\0" * 8, {"no_new_privileges": True}, "seccomp", errno.EINVAL),
+        (refusing("setgroups"), DROPPED, "user", errno.EPERM),
+        (refusing("prctl"), DROPPED, "capabilities", errno.EPERM),
+        (refusing("capset"), DROPPED, "capabilities", errno.EPERM),
+        (refusing("execve"), {}, "exec", errno.EPERM),
+    ],
+)
+def test_a_filter_that_fails_and_what_one_refuses(program, keys, stage, number):
+    output, report = run_alone("sh", "-c", "echo", filter=program, **keys)
+    assert (output, spawn.read_failure(report)) == (b"", (stage, number))
+
+
+def test_no_new_privileges_puts_the_filter_last():
+    program = refusing("setgroups", "capset", "prctl", "setresuid", "setresgid")
+    output, report = run_alone("sh", "-c", "id -u", filter=program, no_new_privileges=True, **DROPPED)
+    assert (output, report) == (b"65534\n", b"")
+
+
+def test_what_a_failure_of_the_filter_says():
+    origin = Origin("s.toml", 3)
+    spec = ServiceSpec("app", ("x",), process=ProcessSpec(seccomp=Seccomp("default", origin=origin)), origin=Origin("s.toml", 9))
+    assert explain(spec, "x", "seccomp", errno.EINVAL) == "s.toml:3: seccomp failed before exec: Invalid argument"
 
 
 def test_the_fast_way_says_at_once_that_there_is_no_program():

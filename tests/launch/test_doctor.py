@@ -12,13 +12,17 @@ from pyinit.model import (
     CgroupLimits,
     Config,
     Container,
+    Device,
     IdRange,
     InitSpec,
+    Landlock,
     Layer,
     Mount,
     Network,
     Origin,
     ProcessSpec,
+    Seccomp,
+    Security,
     ServiceSpec,
 )
 
@@ -32,10 +36,14 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
         "web", "web", (Layer("/no/base.squashfs", at(2)), Layer(str(tmp_path), at(3))), namespaces=("pid", "time"),
         mounts=(Mount("squashfs", "/app", "/no/app.squashfs", origin=at(4)), Mount("bind", "/x", "/x", origin=at(5))),
         cgroup=CgroupLimits(memory_max_bytes=1 << 20, origin=at(6)), network=Network("veth", origin=at(7)), origin=at(1),
+        security=Security(devices=(Device("/dev/fuse"),), devices_origin=at(12), seccomp=Seccomp("default", program=b"x", origin=at(1))),
     )  # fmt: skip
     service = ServiceSpec(
         "app", ("x",), origin=at(8), cgroup=CgroupLimits(pids_max=9, origin=at(9)),
-        process=ProcessSpec(oom_score_adj=-5, origins=(("oom_score_adj", at(10)),)),
+        process=ProcessSpec(
+            oom_score_adj=-5, origins=(("oom_score_adj", at(10)), ("landlock", at(11))), landlock=Landlock(("/usr",)),
+            seccomp=Seccomp("default", program=b"y", origin=at(11)),
+        ),
     )  # fmt: skip
     assert doctor.needs(Config("/x.toml", InitSpec(), (service,), box)) == [
         Need("kernel", at(1), "a container"), Need("capabilities", at(1), "a container"),
@@ -44,8 +52,11 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
         Need("filesystem squashfs", at(2), "/no/base.squashfs"), Need("loop", at(2), "/no/base.squashfs"),
         Need("filesystem squashfs", at(4), "the mount on /app"), Need("loop", at(4), "the mount on /app"),
         Need("cgroup memory", at(6), "[container.cgroup]"),
+        Need("cgroup devices", at(12), "[container.security] devices"),
         Need("network", at(7), "a veth"), Need("capability NET_ADMIN", at(7), "a veth"),
+        Need("seccomp", at(1), "the filter of system calls"), Need("seccomp", at(11), "the filter of app"),
         Need("cgroup pids", at(9), "the limits of app"), Need("capability SYS_RESOURCE", at(10), "oom_score_adj of app"),
+        Need("landlock", at(11), "landlock of app"),
     ]  # fmt: skip
 
 
@@ -68,6 +79,19 @@ def test_what_mounts_need():
 def test_every_need_is_a_subject_that_is_known():
     assert {subject.partition(" ")[0] for subject in doctor.SUBJECTS} | {"program"} == set(doctor._PROBES)
     assert [finding.subject for finding in doctor.examine()] == list(doctor.SUBJECTS)
+
+
+@pytest.mark.parametrize(
+    ("abi", "state", "text"),
+    [
+        (0, "lack", "this kernel has none, was started without it, or a seccomp filter forbids it; run one with CONFIG_SECURITY_LANDLOCK, and landlock among its lsm="),
+        (3, "ok", "ABI 3, without TCP ports and scope"), (5, "ok", "ABI 5, without scope"), (7, "ok", "ABI 7"),
+    ],
+)  # fmt: skip
+def test_what_landlock_here_can_do(monkeypatch, abi, state, text):
+    monkeypatch.setattr(doctor.landlock, "abi", lambda: abi)
+    [found] = doctor.examine(("landlock",))
+    assert (found.state, found.text()) == (state, text)
 
 
 def refuse(number: int):

@@ -6,6 +6,7 @@ from pyinit.model import (
     Config,
     Container,
     Content,
+    Device,
     FileSpec,
     HostHook,
     HostHooks,
@@ -18,6 +19,8 @@ from pyinit.model import (
     Network,
     Origin,
     Place,
+    ProcessSpec,
+    Seccomp,
     Security,
     ServiceSpec,
     Sysctl,
@@ -97,6 +100,30 @@ def test_pinned_images_are_checked_before_anything_is_made():
     assert "4 check that layer 1, /img/app.squashfs, is for the base below it, if it names one" in words(layers=layers)
 
 
+def test_filters_stand_with_their_lines():
+    """The container's once, and those of services that differ."""
+
+    def service(name: str, seccomp: Seccomp) -> ServiceSpec:
+        return ServiceSpec(name, ("/bin/x",), log=LogSpec(to="null"), process=ProcessSpec(seccomp=seccomp), origin=at(20))
+
+    common = Seccomp("default", program=b"a" * 8, origin=at(9))
+    services = (
+        service("same", common),
+        service("fewer", common._replace(program=b"b" * 8)),
+        service("free", Seccomp(origin=at(22))),
+        service("own", Seccomp("/etc/calls.toml", log=True, program=b"c" * 8, origin=at(23))),
+    )
+    base = config(security=Security(seccomp=common))
+    found = plan.make(base._replace(services=services))
+    assert [f"{step.origin.line} {step.describe()}" for step in found.own if isinstance(step, operations.FilterCalls)] == [
+        "9 filter the system calls of every service: default",
+        "9 filter the system calls of fewer: default",
+        "22 filter the system calls of free: all are let through",
+        "23 filter the system calls of own: /etc/calls.toml, what it refuses is let through and logged",
+    ]
+    assert words(init="/sbin/init", security=Security(seccomp=common._replace(origin=at(0))))[-2] == "1 filter the system calls of /sbin/init: default"
+
+
 def test_what_stays_on_the_host_says_how_it_is_undone():
     steps = plan.make(config(network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)))).operations()
     assert [step.undo() for step in steps if step.undo()] == [
@@ -160,6 +187,18 @@ def test_what_the_inside_can_not_get_at_is_had_before_the_clone():
     undone = {step.describe(): step.undo() for step in plan.make(config(mounts=mounts)).operations()}
     assert undone["connect nfs4 h:/x for /files"] == "the mount goes with PID 1"
     assert undone["connect fuse.sshfs h: for /home"] == "the mount goes with PID 1, sshfs with its mount"
+
+
+def test_devices_are_made_and_no_others_allowed():
+    devices = (Device("/dev/fuse", origin=at(8)), Device("/dev/net/tun", "rw", 0o660, 0, 5, at(8)))
+    found = [line for line in words(security=Security(devices=devices, devices_origin=at(8))) if line not in DEFAULT]
+    others = "8 allow no devices but /dev/null zero full random urandom tty, terminals"
+    assert found == [
+        f"{others}, /dev/fuse (rwm), /dev/net/tun (rw)", "8 make /dev/fuse, as on the host", "8 make /dev/net/tun, mode 0660, uid 0, gid 5",
+    ]  # fmt: skip
+    makes = Security(capabilities=("MKNOD",))
+    assert f"1{others[1:]}" in words(security=makes)
+    assert "1 make cgroup pyinit-web" in words(security=makes, namespaces=("pid", "mount"))
 
 
 def test_every_limit_is_told():

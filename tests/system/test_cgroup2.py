@@ -22,6 +22,9 @@ io_weight = 300
 pids_max = 40
 cpu_max = 0.5
 cpu_weight = 200
+[container.security]
+capabilities = ["MKNOD", "SYS_RAWIO"]
+devices = [{ path = "/dev/loop0", access = "r" }]
 [init]
 exit = "when-main-exits"
 main = "app"
@@ -39,6 +42,8 @@ files = { run = '''
 cd /sys/fs/cgroup
 for f in memory.max memory.high memory.low memory.swap.max cpuset.cpus io.max io.weight pids.max cpu.max cpu.weight; do echo $f $(cat $f); done
 echo own $(cat /proc/self/cgroup)
+(exec < /dev/loop0) && echo device read; (exec >> /dev/loop0) || echo device unwritten
+/bin/busybox mknod /dev/mem c 1 1 || echo device unmade
 echo groups *
 while [ $(ps | grep -c "sleep 77[7]") -gt 0 ]; do sleep 0.1; done
 echo clean
@@ -117,6 +122,7 @@ def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
         "app: memory.max 67108864", "app: memory.high 50331648", "app: pids.max 40", "app: cpu.max 50000 100000",
         "app: cpu.weight 200", "app: memory.low 8388608", "app: memory.swap.max 0", "app: cpuset.cpus 0",
         "app: io.max 7:0 rbps=9437184 wbps=max riops=max wiops=max", "app: io.weight default 300", "app: own 0::/svc-app", "app: clean",
+        "app: device read", "app: device unwritten", "app: device unmade",
     ):  # fmt: skip
         assert line + "\n" in first, text
     assert re.search(r"^app: groups .*\binit\b.*\bsvc-app\b.*\bsvc-crash\b", first, re.MULTILINE), text

@@ -77,6 +77,8 @@ of-command = {{ command = ["/bin/echo", "hidden"] }}
 of-variable = {{ env = "PATH" }}
 [container.sysctl]
 "net.ipv4.ip_unprivileged_port_start" = 79
+[container.security]
+devices = ["/dev/fuse"]
 [container.hooks]
 prestart = [["/bin/true"]]
 poststop = [["/bin/true", "after all"]]

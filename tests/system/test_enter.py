@@ -101,8 +101,8 @@ def test_nothing_of_the_hosts_is_with_it(box, tmp_path):
     assert lines[end + 1 : end + 6] == ["/", "0", "100", "100", "8192"]
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     mask = f"{1 << 0 | 1 << 5 | 1 << 6 | 1 << 7:016x}"
-    assert {name: status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "SigBlk")} == {
-        "CapInh": "0" * 16, "CapPrm": mask, "CapEff": mask, "CapBnd": mask, "CapAmb": "0" * 16, "NoNewPrivs": "1", "SigBlk": "0" * 16,
+    assert {name: status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "SigBlk", "Seccomp")} == {
+        "CapInh": "0" * 16, "CapPrm": mask, "CapEff": mask, "CapBnd": mask, "CapAmb": "0" * 16, "NoNewPrivs": "1", "SigBlk": "0" * 16, "Seccomp": "2",
     }  # fmt: skip
 
 

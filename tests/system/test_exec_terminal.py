@@ -72,6 +72,11 @@ def test_without_a_service_it_is_the_containers_root_and_with_one_as_that(box):
     assert (done.returncode, done.stdout) == (0, "5\n")
 
 
+def test_it_is_held_by_the_containers_filter(box):
+    done = verb("exec", *HERE, "--", "grep", "Seccomp:", "/proc/self/status")
+    assert (done.returncode, done.stdout) == (0, "Seccomp:\t2\n")
+
+
 def test_wrong_words_are_told(box):
     for words, code, text in (
         (("-u", "nobody", "--", "id"), 111, "exec: user nobody is not in /etc/passwd: add it to the image, or name another"),

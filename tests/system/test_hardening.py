@@ -68,10 +68,10 @@ def test_between_fork_and_exec_a_child_is_as_closed_as_pid_1(bench, busybox, sec
     box.wait_for("quiet: ready")
     [group] = pathlib.Path("/sys/fs/cgroup/unified").glob("**/pyinit-pyinit-test/svc-quiet")
     (group / "cgroup.freeze").write_text("1")
-    child = subprocess.Popen([sys.executable, "-m", "pyinit", "exec", "quiet", "--", "/bin/true"], cwd=REPO)
+    child = subprocess.Popen([sys.executable, "-m", "pyinit", "exec", "-c", "pyinit-test", "quiet", "--", "/bin/true"], cwd=REPO)
     try:
         wait_until(lambda: len((group / "cgroup.procs").read_text().split()) == 2, "the child")
-        assert verb("exec", "app", "--", "/bin/touch", "/run/go").returncode == 0
+        assert verb("exec", "-c", "pyinit-test", "app", "--", "/bin/touch", "/run/go").returncode == 0
         box.wait_for("app: end")
         assert robbed(box, security) == ["pyinit", "pyinit-logger", "pyinit", "end"]
     finally:
