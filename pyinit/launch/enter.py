@@ -33,7 +33,7 @@ from pyinit.records import NamedTuple
 LEAF = "enter"
 _SHELLS = ("/bin/bash", "/bin/sh")
 _KINDS = {"mount": "mnt"}  # as /proc/PID/ns has it
-_HUP, _CONT = 1, 18
+_HUP, _KILL, _CONT = 1, 9, 18
 _STEPS = ("CHOWN", "SETUID", "SETGID", "SETPCAP", "SYS_ADMIN")  # what the last steps before exec need
 _MOST_TEXT = 4096
 
@@ -202,6 +202,7 @@ def _help(target: Target, groups: list[int], reports: int, theirs: socket.socket
     """In the helper: from the first namespace on no path is the host's."""
     what = "its cgroup"
     try:
+        process.prctl(process.PR_SET_PDEATHSIG, _KILL)  # its group may be frozen, and we with it
         for fd in groups:
             os.write(fd, b"0")
         flags = {kind: namespaces.CLONE_FLAGS[kind] for kind in target.kinds}
@@ -221,8 +222,12 @@ def _help(target: Target, groups: list[int], reports: int, theirs: socket.socket
         what = "a process in it"
         pid, pidfd = process.clone(0, sibling=True)
         if pid == 0:
-            become()
-            os._exit(127)
+            try:
+                become()
+            except OSError as error:
+                os.write(reports, f"!before the image was looked at: {error.strerror}".encode("utf-8", "replace"))
+            finally:
+                os._exit(EXIT_NOT_FOUND)
         socket.send_fds(theirs, [b"made"], [pidfd])
     except OSError as error:
         os.write(reports, f"!{what} can't be had: {error.strerror}".encode("utf-8", "replace"))
@@ -296,8 +301,10 @@ def await_exec(inside: Inside, argv: tuple[str, ...]) -> None:
     """LaunchError, or ControlError with the code that a shell would have, for what was not executed."""
     with open(inside.status_fd, "rb") as file:
         data = file.read()
-    if not data:
+    if not data and inside.pidfd >= 0:
         return
+    if not data:
+        raise LaunchError("enter: it was killed on its way in: is there memory left in the container?")
     if data.startswith(b"!"):
         raise LaunchError(f"enter: {data[1:].decode('utf-8', 'replace')}")
     stage, number = spawn.read_failure(data)

@@ -194,6 +194,18 @@ def test_a_mebibyte_is_whole(box):
             assert (code, seat.shown.removesuffix(b"END")) == (3 if b"END" in seat.shown else 0, b"x" * (1 << 20))
 
 
+def test_pid_1_carries_no_byte(box):
+    """It stands still meanwhile."""
+    with Seat("exec", *HERE, "--", "sh", "-c", "stty -echo; echo up; read x; dd if=/dev/zero bs=65536 count=16 2>/dev/null | tr '\\0' x; echo $x; exit 3") as seat:
+        seat.wait_for("up")
+        os.kill(pid1(), signal.SIGSTOP)
+        seat.resize(5, 6)
+        seat.type("typed\r")
+        seat.wait_for("typed")
+        os.kill(pid1(), signal.SIGCONT)
+        assert (seat.wait(), seat.shown) == (3, b"up\r\n" + b"x" * (1 << 20) + b"typed\r\n")
+
+
 def test_without_a_terminal_of_the_user_there_may_be_one_all_the_same(box):
     done = subprocess.run(
         [sys.executable, "-m", "pyinit", "exec", *HERE, "-t", "--", "sh", "-c", "tty; cat | md5sum; stty size"],
