@@ -220,7 +220,7 @@ def _help(target: Target, groups: list[int], reports: int, theirs: socket.socket
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
         what = "a process in it"
-        pid, pidfd = process.clone(0, sibling=True)
+        pid, pidfd = process.clone(process.CLONE_PARENT)
         if pid == 0:
             try:
                 become()

@@ -19,7 +19,7 @@ from pyinit.records import NamedTuple, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
-CLONE_PIDFD, _CLONE_PARENT, _CLONE_INTO_CGROUP = 0x1000, 0x8000, 0x200000000
+CLONE_PIDFD, CLONE_PARENT, _CLONE_INTO_CGROUP = 0x1000, 0x8000, 0x200000000
 _CLONE3, _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 435, 436, 4
 _KEYCTL = {"x86_64": 250}  # of others 219
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}  # older than the numbers that all machines share
@@ -45,24 +45,21 @@ def prctl(option: int, value: int | bytes, third: int = 0) -> int:
     return check(_PRCTL(option, value, third, 0, 0), "prctl")
 
 
-def clone(flags: int, *, inner_pid: int = 0, cgroup_fd: int = -1, sibling: bool = False) -> tuple[int, int]:
+def clone(flags: int, *, inner_pid: int = 0, cgroup_fd: int = -1) -> tuple[int, int]:
     """(pid, pidfd) in the parent, (0, -1) in the child, which has this process's memory, as after fork.
 
     `inner_pid`: its number in its own pid namespace, which gives the next one all the same to who comes after it.
     `cgroup_fd`: a group of v2 that it is born in; to move there later waits for a grace period of RCU, 10-20 ms. Linux 6.18
     kills it at its birth if cgroup.kill was written to that group, or to ours, more often than to the other.
-    `sibling`: a child of our parent's.
     """
     pidfd = ctypes.c_int(-1)
     wanted = ctypes.c_int(inner_pid)
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, size, cgroup
-    arguments = (ctypes.c_uint64 * 11)(flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, _SIGCHLD)
+    told = 0 if flags & CLONE_PARENT else _SIGCHLD  # a sibling is told of as we are
+    arguments = (ctypes.c_uint64 * 11)(flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, told)
     if cgroup_fd >= 0:
         arguments[0] |= _CLONE_INTO_CGROUP
         arguments[10] = cgroup_fd
-    if sibling:  # which says itself how it is told
-        arguments[0] |= _CLONE_PARENT
-        arguments[4] = 0
     if inner_pid:
         arguments[8], arguments[9] = ctypes.addressof(wanted), 1
     pid = syscall("clone3", _CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
