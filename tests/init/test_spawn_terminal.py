@@ -1,5 +1,6 @@
 """A child on a terminal of its own: who gets the master, what the child has, what keeps it from being."""
 
+import faulthandler
 import os
 import socket
 
@@ -13,7 +14,9 @@ ENV = {"PATH": os.environ["PATH"]}
 
 
 @pytest.fixture(autouse=True)
-def no_open_fds():
+def one_thread_and_no_open_fds():
+    """pytest's watchdog is a thread, which a clone without fork's hooks has not: setgroups(3) would wait for it."""
+    faulthandler.cancel_dump_traceback_later()
     process.close_from(3)
 
 
