@@ -271,3 +271,14 @@ def test_a_hostile_devpts_is_not_taken(bench, image, tmp_path):
             assert seat.is_as_before()
         assert verb("exec", *HERE, "--", "sh", "-c", undo).returncode == 0
     assert box.stop() == 0
+
+
+def test_a_plain_supervisor_has_terminals_of_the_host(bench, tmp_path):
+    init = f'[init]\nstate_dir = "{tmp_path}/state"\nlog_dir = "{tmp_path}/log"\ncontrol_socket = "{tmp_path}/s"\n'
+    box = bench.start(f'{init}[services.app]\ncommand = ["sleep", "1000"]\nuser = "nobody"\n')
+    box.wait_for("app: ready")
+    for names, user in (((), b"root"), (("app",), b"nobody")):
+        with Seat("exec", "--socket", f"{tmp_path}/s", *names, "--", "sh", "-c", "id -un; stty size; test -O $(tty) && echo mine; exit 3") as seat:
+            assert (seat.wait(), seat.shown.split()) == (3, [user, b"30", b"90", b"mine"])
+            assert seat.is_as_before()
+    assert box.stop() == 0
