@@ -19,7 +19,7 @@ VERBS = {
     "check": "check", "plan": "plan", "build": "build", "status": "status", "list": "list", "logs": "logs",
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
     "enable": "services", "disable": "services", "wait": "services", "hup": "services", "reload": "reload",
-    "events": "events", "ps": "ps", "exec": "exec", "doctor": "doctor", "stats": "stats",
+    "events": "events", "ps": "ps", "exec": "exec", "enter": "enter", "doctor": "doctor", "stats": "stats",
     "pause": "pause", "resume": "pause", "update": "update", "seccomp": "seccomp",
 }  # fmt: skip
 USAGE = """\
@@ -35,7 +35,8 @@ usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the
        pyinit enable | disable | wait NAME...
        pyinit pause | resume [NAME...]
        pyinit update [NAME] KEY=VALUE...
-       pyinit signal SIGNAL NAME... | exec NAME -- COMMAND
+       pyinit signal SIGNAL NAME...
+       pyinit exec [NAME] -- COMMAND | enter [-- COMMAND]
        pyinit reload | shutdown
        pyinit --version | --help
 

@@ -20,6 +20,7 @@ class Options:
         self.names: list[str] = []
         self.values: dict[str, str] = {}
         self.flags: set[str] = set()
+        self.several: list[str] = []  # values of what may be said more than once
 
     def socket(self, environment: Mapping[str, str] = os.environ) -> str:
         """The control socket that is meant."""
@@ -43,14 +44,16 @@ class Options:
         return int(text)
 
 
-def parse(words: list[str], *, usage: str, values: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> Options | None:
+def parse(
+    words: list[str], *, usage: str, values: tuple[str, ...] = (), flags: tuple[str, ...] = (), several: tuple[str, ...] = ()
+) -> Options | None:
     """None if help was asked for and has been printed. UsageError for an option that is none of the verb's."""
-    values = (*values, "--socket", "-c")
+    values = (*values, *several, "--socket", "-c")
     found, pending = Options(), list(words)
     while pending:
         word = pending.pop(0)
         name, mark, value = word.partition("=")
-        if not mark and word[:2] in values and len(word) > 2:  # -n5
+        if name not in values and word[:2] in values:  # -n5, -eA=1
             name, mark, value = word[:2], "=", word[2:]
         if word in ("--help", "-h"):
             print(usage, end="")
@@ -62,6 +65,8 @@ def parse(words: list[str], *, usage: str, values: tuple[str, ...] = (), flags: 
             if not mark and not pending:
                 raise UsageError(f"{name} needs a value; `--help` tells more")
             found.values[name] = value if mark else pending.pop(0)
+            if name in several:
+                found.several.append(found.values[name])
         elif word in flags:
             found.flags.add(word)
         elif word.startswith("-") and word != "-":

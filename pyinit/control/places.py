@@ -91,11 +91,16 @@ def find_socket(name: str | None, explicit: str | None, environment: Mapping[str
         return explicit or environment["PYINIT_SOCKET"]
     if not name and os.path.exists(INSIDE):
         return INSIDE
+    return find(name).socket
+
+
+def find(name: str | None) -> Running:
+    """The one of that name, or a lone one; ControlError as above."""
     found = running()
     if name:
         for one in found:
             if one.name == name:
-                return one.socket
+                return one
         there = f"; running are: {', '.join(one.name for one in found)}" if found else "; nothing runs"
         raise ControlError(f"no container {name} runs here{there}", exit_code=3)
     if not found:
@@ -103,7 +108,7 @@ def find_socket(name: str | None, explicit: str | None, environment: Mapping[str
     if len(found) > 1:
         names = " or ".join(f"-c {one.name}" for one in found)
         raise ControlError(f"several run here: say {names}")
-    return found[0].socket
+    return found[0]
 
 
 def short(path: str, folder_fd: int) -> str:

@@ -31,6 +31,7 @@ _PAUSE_S = 1.0  # when no fd is free
 _BACKLOG = 128
 _MOST_EVENTS = 1000
 _MOST_FDS = 3
+_FDS_OF_A_TERMINAL = (1, 2)
 _OF_ONE = ("exec", "update")
 _MAKES = ("start", "restart", "enable")  # an instance of a template, if it is not there yet
 _ENDS = {"start": (State.READY, State.DONE, State.SCHEDULED), "stop": (State.STOPPED, State.DONE, State.FAILED)}
@@ -274,8 +275,9 @@ class Server:
             self._send(client, {"ok": True}, last=True)
 
     def _exec(self, client: _Client, request: "Request") -> None:
-        if len(client.fds) != _MOST_FDS:
-            raise ControlError("exec: expected three descriptors with the request", exit_code=EXIT_USAGE)
+        if len(client.fds) not in (_FDS_OF_A_TERMINAL if request.tty else (_MOST_FDS,)):
+            wanted = "a socket, or that and a terminal," if request.tty else "three descriptors"
+            raise ControlError(f"exec: expected {wanted} with the request", exit_code=EXIT_USAGE)
 
         def done(code: int, text: str) -> None:
             client.job = None
@@ -284,8 +286,7 @@ class Server:
             else:
                 self._send(client, {"ok": True, "code": code}, last=True)
 
-        stdio = (client.fds[0], client.fds[1], client.fds[2])
-        client.job = self._host.exec(request.names[0], request.argv, stdio, done)
+        client.job = self._host.exec(request, tuple(client.fds), done)
         self._close_fds(client)  # the command has its own by now
 
     @staticmethod

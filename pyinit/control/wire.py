@@ -12,8 +12,11 @@ A request is one line: {"verb": V, "names": [...], "version": 1, ...}, where nam
     signal, "signal": number                   -> {"ok": true}
     events, "lines": n, "follow": bool         -> {"ok": true}, then {"event": {"t", "name", "state", "reason", "pid"}}*,
                                                   of these services, or of all
-    exec, "names": [one], "argv": [...], with three fds (SCM_RIGHTS): standard input, output and error of the command
+    exec, "names": [one] or [], "argv": [...], "user": text, "directory": path, "environment": {name: text}, all but argv as the
+    service's without, with three fds (SCM_RIGHTS): standard input, output and error of the command
                                                -> {"ok": true, "code": n} at its end; meanwhile lines {"signal": n} go to it
+    exec, "tty": true, "size": [rows, columns] -> the same with a terminal, whose master comes as init.spawn.Terminal has it
+                                                  through a unix socket, the first of one or two fds; the second is its spare
     ps                                         -> {"ok": true, "services": [{"name", "state", "processes": [...]}]}
     stats                                      -> {"ok": true, "t_s": monotonic, "container": {...} or null, "services": [{...}]};
                                                   numbers that can't be known are null
@@ -28,7 +31,7 @@ What was refused answers {"error": text, "exit_code": n}.
 
 import json
 
-from pyinit.records import NamedTuple
+from pyinit.records import Any, NamedTuple
 
 MOST_REQUEST_BYTES = 64 * 1024
 VERSION = 1
@@ -48,6 +51,11 @@ class Request(NamedTuple):
     follow: bool = False
     argv: tuple[str, ...] = ()
     limits: dict[str, object] = {}  # noqa: RUF012 - read only
+    tty: bool = False
+    size: tuple[int, int] = (0, 0)
+    user: str = ""
+    directory: str = ""
+    environment: dict[str, str] = {}  # noqa: RUF012 - as above
 
 
 class BadRequestError(Exception):
@@ -78,13 +86,26 @@ def decode(line: bytes) -> Request:
     argv = data.get("argv", [])
     if not isinstance(argv, list) or not all(isinstance(word, str) and "\0" not in word for word in argv):
         raise BadRequestError('expected "argv" to be a list of strings')
-    if data["verb"] == "exec" and (not argv or not argv[0] or len(names) != 1):
-        raise BadRequestError('expected one name, and a command in "argv"')
+    if data["verb"] == "exec" and (not argv or not argv[0] or len(names) > 1):
+        raise BadRequestError('expected at most one name, and a command in "argv"')
     limits = data.get("limits", {})
     if data["verb"] == "update" and (not isinstance(limits, dict) or not limits or len(names) > 1):
         raise BadRequestError('expected at most one name, and limits in "limits"')
     wait, follow = data.get("wait") is not False, data.get("follow") is True
-    return Request(data["verb"], tuple(dict.fromkeys(names)), wait, number, code, lines, follow, tuple(argv), limits)
+    found = Request(data["verb"], tuple(dict.fromkeys(names)), wait, number, code, lines, follow, tuple(argv), limits)
+    return _with_wishes(found, data) if found.verb == "exec" else found
+
+
+def _with_wishes(found: Request, data: dict[str, Any]) -> Request:
+    user, directory, environment, size = data.get("user", ""), data.get("directory", ""), data.get("environment", {}), data.get("size", [0, 0])
+    if not isinstance(user, str) or not isinstance(directory, str) or "\0" in user + directory:
+        raise BadRequestError('expected "user" and "directory" to be strings')
+    texts = [*environment, *environment.values()] if isinstance(environment, dict) else [None]
+    if not all(isinstance(text, str) and "\0" not in text for text in texts) or any(not name or "=" in name for name in environment):
+        raise BadRequestError('expected "environment" to be strings by names')
+    if not isinstance(size, list) or len(size) != 2 or not all(type(one) is int and 0 <= one < 1 << 16 for one in size):
+        raise BadRequestError('expected "size" to be rows and columns')
+    return found._replace(tty=data.get("tty") is True, size=(size[0], size[1]), user=user, directory=directory, environment=environment)
 
 
 def decode_signal(line: bytes) -> int:

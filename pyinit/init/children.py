@@ -13,18 +13,17 @@ from _collections_abc import Callable
 from pyinit import scopes as contextlib
 from pyinit.core.limits import controllers
 from pyinit.init import spawn, users
-from pyinit.init.environment import EnvironmentFileError, read_file, read_folder
+from pyinit.init.environment import DEFAULT_PATH, EnvironmentFileError, read_file, read_folder
 from pyinit.init.groups import Groups
 from pyinit.init.output import Output
 from pyinit.init.privileges import Have, RefusedError, fit, read_have
 from pyinit.linux import caps
-from pyinit.model import InitSpec, ProcessSpec, ServiceSpec, SocketSpec
+from pyinit.model import InitSpec, Origin, ProcessSpec, ServiceSpec, SocketSpec
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.init import confinement
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OURS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
@@ -53,14 +52,14 @@ class Children:
         """None if the ids are left as they are."""
         user = users.find_user(spec.user) if spec.user else None
         if spec.user and user is None:
-            text = f"{spec.user_origin}: user {spec.user} is not in /etc/passwd: add it to the image, or name another"
+            text = f"{_place(spec.user_origin)}: user {spec.user} is not in /etc/passwd: add it to the image, or name another"
             raise RefusedError("user", errno.ENOENT, text)
         return user
 
     def gid(self, spec: ServiceSpec, name: str) -> int:
         gid = users.find_group(name)
         if gid is None:
-            text = f"{spec.origin}: group {name} is not in /etc/group: add it to the image, or name another"
+            text = f"{_place(spec.user_origin if name == spec.group else spec.origin)}: group {name} is not in /etc/group: add it to the image, or name another"
             raise RefusedError("user", errno.ENOENT, text)
         return gid
 
@@ -145,31 +144,38 @@ class Children:
         )
 
     def beside(
-        self, spec: ServiceSpec, argv: tuple[str, ...], variables: dict[str, str], stdio: tuple[int, int, int] | None = None
+        self, spec: ServiceSpec, argv: tuple[str, ...], variables: dict[str, str], stdio: tuple[int, int, int] | spawn.Terminal | None = None
     ) -> spawn.Child:
         """A command for the service: in a session of its own, so that it can be killed alone."""
         user = self.user(spec)
         environment = self.environment(spec, user)
         environment.update(variables)
-        child = self._child(spec, user, argv, environment)._replace(new_session=True)
-        if stdio is not None:
-            child = child._replace(stdin_fd=stdio[0], output_fd=stdio[1], error_fd=stdio[2])
-        return child
+        if stdio is None:
+            return self._child(spec, user, argv, environment)._replace(new_session=True)
+        if isinstance(stdio, spawn.Terminal):
+            return self._child(spec, user, argv, environment, (-1, -1))._replace(new_session=True, terminal=stdio)
+        return self._child(spec, user, argv, environment, stdio[1:])._replace(new_session=True, stdin_fd=stdio[0])
 
-    def _child(self, spec: ServiceSpec, user: users.User | None, argv: tuple[str, ...], environment: dict[str, str]) -> spawn.Child:
+    def _child(
+        self, spec: ServiceSpec, user: users.User | None, argv: tuple[str, ...], environment: dict[str, str],
+        given: tuple[int, int] | None = None,
+    ) -> spawn.Child:  # fmt: skip
+        """`given`: standard output and error; None: its log's."""
         process, warnings = fit(spec, self._have_for(spec))
         for text in warnings:
             self._warn(text)
         gid, groups = self._groups_of(spec, user)
         owner = user.uid if user and groups is not None else -1
         procs = self._cgroup_fds(spec)
+        if given is None:
+            given = (-1, -1) if process.tty else (self._output.pipe_for(spec, owner), self._output.error_pipe_for(spec, owner))
         return spawn.Child(
             argv=argv,
             path=spawn.find_program(argv[0], environment["PATH"], process.chroot),
             environment=environment,
             stdin_fd=self.null_fd,
-            output_fd=-1 if process.tty else self._output.pipe_for(spec, owner),
-            error_fd=-1 if process.tty else self._output.error_pipe_for(spec, owner),
+            output_fd=given[0],
+            error_fd=given[1],
             cgroup_fds=procs,
             born_in_fd=self._groups.birthplace(spec.name) if procs else -1,
             uid=user.uid if user else 0,
@@ -284,12 +290,19 @@ def explain(spec: ServiceSpec, command: str, stage: str, number: int) -> str:
         if forbidden:
             return f"{dict(spec.process.origins)['landlock']}: {forbidden}"
         hint = "; is it in the image?" if number == errno.ENOENT else ""
-        return f"{spec.command_origin if command == spec.command[0] else spec.origin}: {what}{hint}"
+        return f"{_place(spec.command_origin if command == spec.command[0] else spec.origin)}: {what}{hint}"
     origins = {"seccomp": spec.process.seccomp.origin, **dict(spec.process.origins)}
+    if stage == "tty":
+        return f"{_place(spec.origin)}: no terminal can be had at /dev/pts: {os.strerror(number)}"
     if stage == "landlock":
         return _not_restricted(spec, number)
     key = {"rlimits": "rlimits", "chroot": "chroot", "capabilities": "capabilities", "seccomp": "seccomp"}.get(stage, "")
-    return f"{origins.get(key, spec.origin)}: {stage} failed before exec: {os.strerror(number)}"
+    return f"{_place(origins.get(key, spec.origin))}: {stage} failed before exec: {os.strerror(number)}"
+
+
+def _place(origin: Origin) -> str:
+    """A line of the config, or what was said on the command line."""
+    return str(origin) if origin.line else origin.file
 
 
 def _forbidden(spec: ServiceSpec, command: str) -> str:

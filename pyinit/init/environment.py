@@ -7,6 +7,7 @@ bounded, without blocking; a wrong line is an error with its place, for a servic
 import os
 import stat
 
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOST_BYTES = 1 << 20
 
 

@@ -26,6 +26,7 @@ _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _AGAIN_S = 0.5
 _ACCOUNTED = frozenset({"memory", "cpu", "io", "pids"})
 MARKER = "PYINIT_SERVICE"
+EXEC_LEAF = "exec"  # of commands that belong to no service
 _MARK = b"\0PYINIT_SERVICE="
 
 
@@ -65,7 +66,7 @@ class Groups:
         if self._root_fd < 0:
             return -1
         if name not in self._directories:
-            folder = f"svc-{name}"
+            folder = f"svc-{name}" if name else EXEC_LEAF
             try:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(folder, dir_fd=self._root_fd)

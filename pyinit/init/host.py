@@ -11,11 +11,13 @@ from pyinit import __version__
 from pyinit.core import events as e
 from pyinit.core.supervisor import ServiceView
 from pyinit.errors import ControlError, no_such_service
-from pyinit.init.jobs import Ended, Job
+from pyinit.init.jobs import Ended
 from pyinit.model import MOST_NAME, is_name
 from pyinit.records import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from pyinit.control.wire import Request
+    from pyinit.init.beside import Held
     from pyinit.init.pid1 import Init
 
 _KILL = 9
@@ -79,15 +81,26 @@ class Host:
         more = self._init.schedules.next_run(name) or self._init.health.state(name)[1]
         return "; ".join(text for text in (view.reason, more) if text)
 
-    def exec(self, name: str, argv: tuple[str, ...], stdio: tuple[int, int, int], done: Callable[[int, str], None]) -> Job:
-        """Run a command as the service would: its user, environment, cgroup and limits; `done(exit code, error)`."""
-        self._refuse_while_stopping(name)
-        self._refuse_while_paused(name)
+    def exec(self, request: "Request", fds: tuple[int, ...], done: Callable[[int, str], None]) -> "Held":
+        """Run a command as the service would: its user, environment, cgroup and limits; `done(exit code, error)`.
+
+        `fds`: its standard input, output and error, or those of a terminal (spawn.Terminal). Without a service: see shell.py.
+        """
+        from pyinit.init.shell import Wishes  # nobody may ever ask
+        from pyinit.init.spawn import Terminal
+
+        name = "".join(request.names)
+        self._refuse_while_stopping(name or "exec")
+        if name:
+            self._refuse_while_paused(name)
+        wishes = Wishes(request.user, request.directory, tuple(request.environment.items()))
+        spare_fd = fds[1] if len(fds) > 1 else -1
+        stdio = Terminal(fds[0], spare_fd, *request.size) if request.tty else (fds[0], fds[1], fds[2])
 
         def ended(how: Ended) -> None:
             done(128 + how.signal if how.signal else how.code, how.message)
 
-        return self._init.beside.run(name, argv, 0, ended, None, stdio)
+        return self._init.beside.run_for_client(name, request.argv, wishes, stdio, ended)
 
     def processes(self, name: str) -> dict[str, object]:
         """Of one service, for `ps`."""

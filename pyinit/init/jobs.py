@@ -64,6 +64,13 @@ class Job:
             self.deadline.cancel()
         self.signal(_KILL)
 
+    def outlive(self, arm: Callable[[], Deadline]) -> None:
+        """Its end is told to nobody, and ends the deadline that `arm` sets."""
+        self.done = None
+        if self.deadline is not None:
+            self.deadline.cancel()
+        self.deadline = arm()
+
     def end(self, how: Ended) -> None:
         done = self.done
         self.done = None

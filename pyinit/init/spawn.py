@@ -12,6 +12,7 @@ import resource
 import sys
 
 from pyinit.linux import caps, process, seccomp
+from pyinit.linux import sock as socket
 from pyinit.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -20,11 +21,25 @@ if TYPE_CHECKING:
 _RESET = (2, 13, 25)  # INT, PIPE, XFSZ: the dispositions that Python sets
 STAGES = (
     "fork", "session", "cgroup", "files", "rlimits", "scheduling", "mounts", "chroot", "working_directory", "user",
-    "capabilities", "no_new_privileges", "seccomp", "exec", "landlock",
+    "capabilities", "no_new_privileges", "seccomp", "exec", "landlock", "tty",
 )  # fmt: skip
+_TTY = STAGES.index("tty")
 DEFAULT_UMASK = 0o022
 _TIOCSCTTY = 0x540E
 _PR_SET_KEEPCAPS = 8
+
+
+class Terminal(NamedTuple):
+    """A new one for the child, whose master goes to who sits before it, through the unix socket `socket_fd` (SCM_RIGHTS).
+
+    With it comes pty.MADE. Where the child has no devpts it takes `spare_fd`, the slave of a pair that the other side has
+    (-1: none), and says pty.SPARE.
+    """
+
+    socket_fd: int
+    spare_fd: int = -1
+    rows: int = 0
+    columns: int = 0
 
 
 class Child(NamedTuple):
@@ -57,6 +72,8 @@ class Child(NamedTuple):
     read_only_paths: tuple[str, ...] = ()
     tty: str = ""  # becomes the controlling terminal
     new_session: bool = True  # else a process group of its own
+    terminal: Terminal | None = None  # becomes the controlling one, and stdin, stdout and stderr
+    death_signal: int = 0  # when its parent dies
     filter: bytes = b""  # the program of its system calls; b"": all are let through
     landlock: "Rules | None" = None
 
@@ -83,12 +100,7 @@ def spawn(child: Child) -> Spawned:
     """Start `child`; OSError if there is no process (posix_spawn: or no exec)."""
     if _is_plain(child):
         return Spawned(_posix_spawn(child), -1)
-    if child.private_tmp or child.read_only_paths:
-        import pyinit.init.private  # only for those who ask for it, and never between fork and exec; who has `landlock` has its module
-    if child.chroot or child.working_directory != "/" or child.oom_score_adj is not None or child.tty:
-        import pyinit.linux.mount  # as above
-
-        pyinit.linux.mount.settle()
+    _load(child)
     ready = seccomp.prepare(child.filter) if child.filter else None
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -102,6 +114,18 @@ def spawn(child: Child) -> Spawned:
     os.close(pidfd)
     os.close(write_end)
     return Spawned(pid, read_end)
+
+
+def _load(child: Child) -> None:
+    """What only some ask for: now, and never between fork and exec. Who has `landlock` has its module."""
+    if child.private_tmp or child.read_only_paths:
+        import pyinit.init.private
+    if child.terminal is not None:
+        import pyinit.linux.pty
+    if child.chroot or child.working_directory != "/" or child.oom_score_adj is not None or child.tty:
+        import pyinit.linux.mount
+
+        pyinit.linux.mount.settle()
 
 
 def _clone(child: Child) -> tuple[int, int, int]:
@@ -149,6 +173,10 @@ def _run_child(child: Child, status_fd: int, joined: int, ready: seccomp.Filter 
         for fd in child.cgroup_fds[joined:]:
             os.write(fd, b"0")
         stage = 3
+        if child.terminal is not None:
+            stage = _TTY
+            child = child._replace(stdin_fd=_open_terminal(child), output_fd=-1)
+            stage = 3
         _set_files(child, status_fd)
         stage = 4
         for number, soft, hard in child.rlimits:
@@ -184,6 +212,8 @@ def _run_child(child: Child, status_fd: int, joined: int, ready: seccomp.Filter 
             os.setresgid(child.gid, child.gid, child.gid)
             os.setresuid(child.uid, child.uid, child.uid)
             process.prctl(process.PR_SET_DUMPABLE, 0)  # up to exec it is a copy of us, and fs.suid_dumpable = 1 opens it to its user
+        if child.death_signal:  # a change of ids takes it away
+            process.prctl(process.PR_SET_PDEATHSIG, child.death_signal)
         stage = 10
         if child.ambient:
             caps.raise_ambient(child.ambient)
@@ -214,6 +244,33 @@ def _enter(path: str) -> None:
     os.close(fd)
 
 
+def run_here(child: Child, status_fd: int) -> None:
+    """For who forks by itself, and stands in its groups: become `child`; failures are told as those of spawn()."""
+    _load(child)
+    _run_child(child, status_fd, len(child.cgroup_fds), seccomp.prepare(child.filter) if child.filter else None)
+
+
+def _open_terminal(child: Child) -> int:
+    """Its slave, ours to control. Whatever lies in its place, only this child waits for it."""
+    wanted, pty = child.terminal, sys.modules["pyinit.linux.pty"]
+    assert wanted is not None
+    try:
+        master, slave = pty.open_pair()
+    except OSError:
+        if wanted.spare_fd < 0:
+            raise
+        master, slave = -1, wanted.spare_fd
+    if child.groups is not None:
+        os.fchown(slave, child.uid, -1)
+    if wanted.rows:
+        pty.set_size(slave, wanted.rows, wanted.columns)
+    with socket.socket(fileno=os.dup(wanted.socket_fd)) as other:
+        other.setblocking(False)  # noqa: FBT003 - no keywords there
+        socket.send_fds(other, [pty.MADE if master >= 0 else pty.SPARE], [master] if master >= 0 else [])
+    pty.take(slave)
+    return int(slave)
+
+
 def _set_scheduling(child: Child) -> None:
     if child.nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, child.nice)
@@ -235,6 +292,9 @@ def _set_files(child: Child, status_fd: int) -> None:
     if any(number == status_fd for _, number in moved):  # the report's pipe must not be in the way
         raise OSError(errno.EBUSY, "fd")
     os.dup2(child.stdin_fd, 0)
+    if child.terminal is not None:
+        os.dup2(0, 1)
+        os.dup2(0, 2)
     if child.output_fd >= 0:
         os.dup2(child.output_fd, 1)
         os.dup2(child.error_fd if child.error_fd >= 0 else child.output_fd, 2)

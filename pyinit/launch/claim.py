@@ -21,7 +21,8 @@ from pyinit.model import Origin
 
 _ENDING_S = 1.0  # between the closing of one fd of a process that ends and of the next
 CONTROL_SOCKET = "control.sock"
-_FILES = (CONTROL_SOCKET, "config", "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
+SHELL = "shell"
+_FILES = (CONTROL_SOCKET, "config", SHELL, "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
 _HOOK = "poststop"
 
 
@@ -53,6 +54,11 @@ class Claim:
         """The config's absolute path, for `list`."""
         with open(f"{self.directory}/config", "w") as file:
             file.write(f"{path}\n")
+
+    def write_shell(self, data: bytes) -> None:
+        """What `pyinit enter` runs as (init/shell.py)."""
+        with open(f"{self.directory}/{SHELL}", "wb", opener=_private) as file:
+            file.write(data)
 
     def undo(self) -> list[str]:
         """Undo what the journal names, last first, then run the hooks that it has; what could not be undone, in words.
@@ -169,6 +175,11 @@ _UNDO: dict[str, Callable[[str], None]] = {
     "link": network.remove_link,
     "bridge": _remove_bridge,
 }
+
+
+def groups_of(directory: str) -> list[str]:
+    """The cgroups of the container whose folder that is; some may never have been made."""
+    return [value for kind, value in _entries(directory) if kind == "cgroup"]
 
 
 def _entries(directory: str) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from pyinit import scopes as contextlib
 from pyinit.control import places
 from pyinit.control.listener import bind
 from pyinit.errors import LaunchError
+from pyinit.init import shell
 from pyinit.launch import cgroups, operations, plan
 from pyinit.launch.builder import Builder, text_of
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
@@ -63,6 +64,7 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
         raise LaunchError(text_of(error, box)) from error
     try:
         held.write_config(config.path)
+        held.write_shell(shell.packed(config))
         _report(held, [], report)  # of the run before, whose monitor was killed
         while (code := Launch(config, steps, held, born, report, trace).run()) == _REBOOT:
             _report(held, held.undo(), report)

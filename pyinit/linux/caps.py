@@ -49,6 +49,25 @@ def clear_inheritable() -> None:
     prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
 
 
+def keep_only(names: tuple[str, ...]) -> None:
+    """Of the permitted set what is in `names`, all of it effective; nothing is inherited or ambient."""
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    check(LIBC.capget(ctypes.byref(header), ctypes.byref(data)), "capget")
+    for half in (0, 1):
+        mask = sum(1 << (number % 32) for number, name in enumerate(NAMES) if name in names and number // 32 == half)
+        data[3 * half + 1] &= mask
+        data[3 * half] = data[3 * half + 1]
+        data[3 * half + 2] = 0
+    prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+    check(LIBC.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
+
+
+def named(mask: int) -> tuple[str, ...]:
+    """Of a set as proc_pid_status(5) has it."""
+    return tuple(name for number, name in enumerate(NAMES) if mask >> number & 1)
+
+
 def has(name: str) -> bool:
     """Whether `name` is in this process's effective set."""
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)

@@ -19,7 +19,7 @@ from pyinit.records import NamedTuple, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
-CLONE_PIDFD, _CLONE_INTO_CGROUP = 0x1000, 0x200000000
+CLONE_PIDFD, CLONE_PARENT, _CLONE_INTO_CGROUP = 0x1000, 0x8000, 0x200000000
 _CLONE3, _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 435, 436, 4
 _KEYCTL = {"x86_64": 250}  # of others 219
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}  # older than the numbers that all machines share
@@ -55,7 +55,8 @@ def clone(flags: int, *, inner_pid: int = 0, cgroup_fd: int = -1) -> tuple[int, 
     pidfd = ctypes.c_int(-1)
     wanted = ctypes.c_int(inner_pid)
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, size, cgroup
-    arguments = (ctypes.c_uint64 * 11)(flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, _SIGCHLD)
+    told = 0 if flags & CLONE_PARENT else _SIGCHLD  # a sibling is told of as we are
+    arguments = (ctypes.c_uint64 * 11)(flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, told)
     if cgroup_fd >= 0:
         arguments[0] |= _CLONE_INTO_CGROUP
         arguments[10] = cgroup_fd

@@ -89,8 +89,8 @@ class Host:
         self.views[name] = self.views[name]._replace(target="down")
         self.on_ask(name)
 
-    def exec(self, name, argv, stdio, done):
-        self.asked.append(("exec", name, argv, len(stdio)))
+    def exec(self, request, fds, done):
+        self.asked.append(("exec", "".join(request.names), request.argv, len(fds)))
         self.done = done
         return self
 
@@ -636,6 +636,15 @@ def test_an_answer_that_comes_after_its_client_has_left_goes_to_no_other(bench):
 def test_exec_needs_three_descriptors(bench):
     answer = bench.answers(bench.ask({"verb": "exec", "names": ["app"], "argv": ["x"]}))
     assert answer == [{"error": "exec: expected three descriptors with the request", "exit_code": 2}]
+
+
+@pytest.mark.parametrize("fds", [[], [0, 1, 2]])
+def test_exec_on_a_terminal_needs_a_socket(bench, fds):
+    client = bench.connect()
+    before = own_fds()
+    socket.send_fds(client, [b'{"verb":"exec","argv":["x"],"tty":true}\n'], fds)
+    assert bench.answers(client) == [{"error": "exec: expected a socket, or that and a terminal, with the request", "exit_code": 2}]
+    assert own_fds() - before == set()
 
 
 def test_exec_hands_descriptors_and_signals_over_and_ends_with_its_client(bench):

@@ -46,6 +46,17 @@ VERBS = 'expected {"verb": one of status, start, stop, restart, wait, hup, enabl
         (b'{"verb":"update"}', 'expected at most one name, and limits in "limits"'),
         (b'{"verb":"update","names":["a","b"],"limits":{"pids_max":1}}', 'expected at most one name, and limits in "limits"'),
         (b'{"verb":"update","limits":[1]}', 'expected at most one name, and limits in "limits"'),
+        (b'{"verb":"exec"}', 'expected at most one name, and a command in "argv"'),
+        (b'{"verb":"exec","argv":["x"],"names":["a","b"]}', 'expected at most one name, and a command in "argv"'),
+        (b'{"verb":"exec","argv":["x"],"user":0}', 'expected "user" and "directory" to be strings'),
+        (b'{"verb":"exec","argv":["x"],"directory":"/\\u0000"}', 'expected "user" and "directory" to be strings'),
+        (b'{"verb":"exec","argv":["x"],"environment":["A=b"]}', 'expected "environment" to be strings by names'),
+        (b'{"verb":"exec","argv":["x"],"environment":{"A":1}}', 'expected "environment" to be strings by names'),
+        (b'{"verb":"exec","argv":["x"],"environment":{"A=":"b"}}', 'expected "environment" to be strings by names'),
+        (b'{"verb":"exec","argv":["x"],"environment":{"":"b"}}', 'expected "environment" to be strings by names'),
+        (b'{"verb":"exec","argv":["x"],"size":[1]}', 'expected "size" to be rows and columns'),
+        (b'{"verb":"exec","argv":["x"],"size":[1,65536]}', 'expected "size" to be rows and columns'),
+        (b'{"verb":"exec","argv":["x"],"size":[true,1]}', 'expected "size" to be rows and columns'),
     ],
 )
 def test_no_request(line, message):

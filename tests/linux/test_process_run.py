@@ -129,3 +129,19 @@ def test_no_descriptor_is_left():
     with pytest.raises(FileNotFoundError):
         process.run(("/none",), env=ENV, timeout_s=20)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_sibling_is_a_child_of_our_parents():
+    read_end, write_end = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        pid, _ = process.clone(process.CLONE_PARENT)
+        if pid == 0:
+            os._exit(7)
+        os.write(write_end, b"%d" % pid)
+        os._exit(0)
+    assert os.waitpid(middle, 0)[1] == 0
+    sibling = int(os.read(read_end, 20))
+    assert os.waitpid(sibling, 0) == (sibling, 7 << 8)
+    os.close(read_end)
+    os.close(write_end)
