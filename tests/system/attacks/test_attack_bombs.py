@@ -18,14 +18,15 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 PATIENCE_S = 60.0
 ANSWER_S = 3.0
 NAME = "attack"
+SAVED_GID = Defence("PID 1's saved gid is nobody else's", mutants=(Mutant("launch/inside.py", "_SAVED_GID = 65534", "_SAVED_GID = -1"),))
 INIT = 'stop_timeout = "3s"'
 BY = '[services.by]\ncommand = ["/bin/sleep", "1000"]\n'
 GOOD = "status answered, exit 0"
 
 
-def let_off(stage, name: str, more: str = "") -> str:
+def let_off(stage, name: str, more: str = "", of_service: str = "") -> str:
     """What the bomb said, whether the init answered all the while and is in order at the end."""
-    box = _start(stage, name, more)
+    box = _start(stage, name, more, of_service)
     box.wait_for("by: ready")
     said, answered = "", True
     deadline = time.monotonic() + PATIENCE_S
@@ -39,9 +40,9 @@ def let_off(stage, name: str, more: str = "") -> str:
     return f"{said}; status {'answered' if answered else 'not answered'}, exit {box.stop()}"
 
 
-def _start(stage, name: str, more: str = ""):
-    """`more`: tables of [container]."""
-    bomb = service("bomb", words(getattr(payload, name), name), 'requires = ["by"]')
+def _start(stage, name: str, more: str = "", of_service: str = ""):
+    """`more`: tables of [container]; `of_service`: keys of the bomb's."""
+    bomb = service("bomb", words(getattr(payload, name), name), f'requires = ["by"]\n{of_service}')
     return stage.start(stage.config(BY + bomb, mounts=more, init=INIT))
 
 
@@ -78,7 +79,7 @@ def descriptors(stage) -> str:
 
 def clients(stage) -> str:
     """They stay connected while the host asks."""
-    return let_off(stage, "clients")
+    return let_off(stage, "clients", of_service='kill = "process"')
 
 
 def zombies(stage) -> str:
@@ -183,7 +184,7 @@ ROWS = (
     ),
     Row(
         "init-prlimit", "no descriptors for the init", "a root service lowers PID 1's limit by prlimit(2)",
-        off("PID 1's saved gid is nobody else's", Mutant("launch/inside.py", "_SAVED_GID = 65534", "_SAVED_GID = -1")),
+        (SAVED_GID,),
         "EPERM", "lowered", payload.limit_init,
     ),
     Row(

@@ -30,6 +30,7 @@ from harness import (
     service,
     words,
 )
+from test_attack_bombs import SAVED_GID
 from test_attack_files import DUMPABLE
 from test_attack_mounts import NODEV
 
@@ -208,7 +209,7 @@ ROWS = (
     Row("image-node", "mknod", "a device node of the image is opened", (NODEV,), "EACCES", "opened", outside=by_node),
     Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", None)),
     Row("tiocsti-link", "TIOCSTI", "a link to that terminal is what another service gets as its own", (OWN_TTY, SECCOMP), "refused: Too many levels of symbolic links", "typed", outside=to_terminal_by_link),
-    Row("init-equal", "/proc/1", "a service that has the init's own capabilities looks into it", (DUMPABLE,), "nothing", "mem, fd, root, exe, ptrace", outside=as_init),
+    Row("init-equal", "/proc/1", "a service that has the init's own capabilities looks into it", (DUMPABLE, SAVED_GID), "nothing", "mem, fd, root, exe, ptrace", outside=as_init, alone=("nothing", "nothing")),
 )  # fmt: skip
 
 
