@@ -387,16 +387,58 @@ class Mount(NamedTuple):
     secret: bool = False  # the RAM disk never goes to swap
 
 
+LINKED = ("veth", "macvlan")  # modes of a network with a link of its own
+
+
+class NetRoute(NamedTuple):
+    """To `to`, an address with its prefix, by the router `via`."""
+
+    to: str
+    via: str
+
+
+class Publish(NamedTuple):
+    """`length` ports of the host from `port` on lead to those of the container from `to` on; `host`: its address, "" for any."""
+
+    host: str
+    port: int
+    to: int
+    protocol: str  # "tcp" or "udp"
+    length: int = 1
+    origin: Origin = NOWHERE
+
+
+class Outbound(NamedTuple):
+    """What the container may connect to: `to` is "10.0.0.0/8", "" for anything, `protocol` "tcp", "udp", "icmp", or "" for any."""
+
+    to: str = ""
+    ports: tuple[tuple[int, int], ...] = ()  # from, to; none: all
+    protocol: str = ""
+
+
 class Network(NamedTuple):
-    """`mode` is "none" (loopback only), "host" or "veth"; addresses are "10.91.0.2/24"."""
+    """`mode` is "none" (loopback only), "host", "veth", "macvlan" or "netns"; addresses are "10.91.0.2/24", at most one a family."""
 
     mode: str = "none"
     bridge: str = ""
-    address: str = ""
-    gateway: str = ""
+    addresses: tuple[str, ...] = ()  # none, but pools: one of each is taken at the start
+    gateways: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     hosts: tuple[tuple[str, str], ...] = ()
     origin: Origin = NOWHERE
+    pools: tuple[str, ...] = ()  # "10.91.0.0/16"
+    parent: str = ""  # macvlan
+    submode: str = "bridge"  # macvlan
+    path: str = ""  # netns
+    routes: tuple[NetRoute, ...] = ()
+    mtu: int = 0
+    mac: str = ""
+    nat: bool = False
+    publish: tuple[Publish, ...] = ()
+    outbound: tuple[Outbound, ...] | None = None  # None: anything
+    outbound_log: bool = False
+    forwarding: bool = False  # the host's may be turned on
+    dns_of_host: bool = False
 
 
 DEFAULT_CAPABILITIES = (

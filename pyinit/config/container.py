@@ -7,9 +7,9 @@ import os
 import zlib
 
 from pyinit.config import mounts, sources
+from pyinit.config import network as networks
 from pyinit.config.decode import Table, show
 from pyinit.config.hooks import hooks
-from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup, rlimits
 from pyinit.config.sysctl import sysctl
 from pyinit.model import (
@@ -18,7 +18,6 @@ from pyinit.model import (
     DEFAULT_READONLY_PATHS,
     Container,
     InitSpec,
-    Network,
     Place,
     Security,
     is_name,
@@ -26,7 +25,6 @@ from pyinit.model import (
 
 NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
 _GROUPS = "/sys/fs/cgroup"
-_LINK_BYTES = 15
 _NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
 _NOT_IN_OVERLAYS = frozenset(":,\\")  # they part the options of its mount
 _FEWEST_INODES = 16
@@ -68,10 +66,10 @@ def container(table: Table, path: str) -> Container:
         table.fault("name", f"expected up to 63 letters, digits, _ . or -, found {show(name)}")
         name = default_name(path)
     hostname = table.string("hostname", name.replace("_", "-"))
-    if table.has("hostname") and not _is_hostname(hostname):
+    if table.has("hostname") and not networks.is_hostname(hostname):
         table.fault("hostname", f"expected up to 63 letters, digits, . or -, found {show(hostname)}")
     namespaces = _namespaces(table)
-    network = _network(table.table("network"))
+    network = networks.network(table.table("network"))
     writable = sources.writable(table, ("writable_size", "writable_inodes"))
     found = Container(
         name=name,
@@ -97,15 +95,11 @@ def container(table: Table, path: str) -> Container:
         rlimits_origin=table.at("rlimits"),
         hooks=hooks(table.table("hooks")),
     )
-    if network.mode != "host" and "net" not in namespaces:
+    if network.mode not in ("host", "netns") and "net" not in namespaces:
         text = 'expected "net" among them, or [container.network] mode = "host": without it the network is the host\'s'
         table.fault("namespaces", text)
     table.close(("user_namespace", "publish"))
     return found
-
-
-def _is_hostname(text: str) -> bool:
-    return is_name(text) and not set(text) & {"_", "@"}
 
 
 def _namespaces(table: Table) -> tuple[str, ...]:
@@ -144,71 +138,6 @@ def _writable_paths(table: Table, writable: str) -> tuple[Place, ...]:
 
 def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder + "/")
-
-
-def _network(table: Table | None) -> Network:
-    if table is None:
-        return Network()
-    mode = table.choice("mode", "none", ("none", "host", "veth"))
-    found = Network(
-        mode=mode,
-        bridge=table.string("bridge"),
-        address=table.string("address"),
-        gateway=table.string("gateway"),
-        dns=table.strings("dns"),
-        hosts=_hosts(table),
-        origin=table.origin,
-    )
-    for number, server in enumerate(found.dns):
-        if not is_address(server):
-            table.fault("dns", f"expected a numeric address, found {show(server)}", number)
-    if mode == "veth":
-        _check_veth(table, found)
-    for key in ("bridge", "address", "gateway"):
-        if mode != "veth" and key in table.data:
-            table.fault(key, 'only mode = "veth" has it; write that, or take it out')
-    table.close(("publish", "mtu", "mac", "ipv6", "firewall"))
-    return found
-
-
-def _check_veth(table: Table, network: Network) -> None:
-    bridge = network.bridge
-    if not (0 < len(bridge.encode()) <= _LINK_BYTES and is_name(bridge)):
-        mounts.missing_or_wrong(table, "bridge", f"a link's name of up to {_LINK_BYTES} letters")
-    address, mark, prefix = network.address.partition("/")
-    widest = 128 if ":" in address else 32
-    if not (is_address(address) and mark and prefix.isascii() and prefix.isdigit() and int(prefix) <= widest):
-        mounts.missing_or_wrong(table, "address", 'an address with its prefix, such as "10.91.0.2/24"')
-    elif network.gateway and not _in_network(network.gateway, address, int(prefix)):
-        table.fault("gateway", f"expected an address in the network of {network.address}, found {show(network.gateway)}")
-
-
-def _in_network(text: str, address: str, prefix: int) -> bool:
-    """Whether both are of one family and share the first `prefix` bits."""
-    import socket  # as is_address()
-
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        ours, theirs = (socket.inet_pton(family, one) for one in (address, text))
-    except OSError:
-        return False
-    shift = 8 * len(ours) - prefix
-    return int.from_bytes(ours, "big") >> shift == int.from_bytes(theirs, "big") >> shift
-
-
-def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
-    inner = table.table("hosts")
-    if inner is None:
-        return ()
-    found = []
-    for name in inner.data:
-        address = inner.string(name)
-        if not is_address(address):
-            inner.fault(name, f"expected a numeric address, found {show(inner.data[name])}")
-        if not _is_hostname(name):
-            inner.fault(name, "expected a host name of letters, digits, . and -")
-        found.append((name, address))
-    return tuple(found)
 
 
 def _security(table: Table | None) -> Security:

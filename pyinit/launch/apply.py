@@ -76,6 +76,8 @@ class Builder:
                 self._declared.mount(operation.mount)
             case p.HidePaths():
                 self._hide(operation)
+            case p.BindNames():
+                self._names(operation)
             case p.SetHostname():
                 namespaces.set_hostname(operation.hostname)
             case p.SetSysctl():
@@ -212,6 +214,22 @@ class Builder:
                 os.mkdir(name, 0o755, dir_fd=dev)
         finally:
             os.close(dev)
+
+    def _names(self, operation: p.BindNames) -> None:
+        """Over those of the generated layer, which hold what is known before the start."""
+        from pyinit.launch import names  # for those who have a link
+
+        for name in (names.HOSTS, names.RESOLVER):
+            tree = mount.open_tree(f"{names.folder(operation.name)}/{name}", recursive=False)
+            try:
+                mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE | mount.MOUNT_ATTR_NOEXEC)
+                place = self.root.open(f"/etc/{name}")
+                try:
+                    mount.move_mount(tree, place)
+                finally:
+                    os.close(place)
+            finally:
+                os.close(tree)
 
     def _sysctl(self, operation: p.SetSysctl) -> None:
         """Through a procfs of our own that is mounted nowhere: nothing in the image can lead us elsewhere."""

@@ -14,7 +14,7 @@ from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.start import NEEDED_CAPABILITIES
 from pyinit.linux import caps, cgroup, mount, namespaces, process
 from pyinit.linux.programs import find_program
-from pyinit.model import Config, Origin
+from pyinit.model import LINKED, Config, Origin
 from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
@@ -75,8 +75,9 @@ def needs(config: Config) -> list[Need]:
         for entry in box.mounts:
             found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in of_mount(entry)]
         found += [Need(f"cgroup {name}", box.cgroup.origin, "[container.cgroup]") for name in sorted(controllers(box.cgroup))]
-        if box.network.mode == "veth":
-            found += [Need("network", box.network.origin, "a veth"), Need("capability NET_ADMIN", box.network.origin, "a veth")]
+        if box.network.mode in LINKED:
+            what = f"a {box.network.mode}"
+            found += [Need("network", box.network.origin, what), Need("capability NET_ADMIN", box.network.origin, what)]
     for spec in config.services:
         found += [Need(f"cgroup {name}", spec.cgroup.origin, f"the limits of {spec.name}") for name in sorted(controllers(spec.cgroup))]
         if spec.process.oom_score_adj is not None and spec.process.oom_score_adj < 0:
@@ -261,10 +262,6 @@ def _cgroup(subject: str) -> Finding:
 
 
 def _network(subject: str) -> Finding:
-    import importlib.util
-
-    if importlib.util.find_spec("pyroute2") is None:
-        return Finding(subject, "lack", "", "the Python package pyroute2 is missing", "install it (Debian: python3-pyroute2)")
     for kind in ("veth", "bridge"):
         number = _try(lambda kind=kind: _make_link(kind))  # type: ignore[misc]
         if number == errno.EOPNOTSUPP:

@@ -39,6 +39,7 @@ from pyinit.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyinit.launch.digests import Identity
     from pyinit.launch.keeper import Keeper
+    from pyinit.launch.leases import Taken
     from pyinit.launch.nethelper import NetworkHelper
     from pyinit.launch.outside import Outside
     from pyinit.launch.parting import Parting
@@ -97,6 +98,7 @@ class Launch:
         self.report = report
         self.trace = trace
         self.outside: Outside | None = None
+        self.taken: Taken | None = None
         self.groups: list[str] = []
         self.unified = ""
         self.v1_places: dict[str, str] = {}
@@ -111,14 +113,14 @@ class Launch:
 
                     with carried_out(step, self.trace):
                         self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
-            # 1. An address that is taken is told before anything is made. The network's helper is forked first: it imports pyroute2 while the rest is made.
-            networks = [step for step in self.steps.host if isinstance(step, operations.MakeNetwork)]
-            for link in networks:
-                with explained(link):
-                    self.held.take_address(link.network.address.partition("/")[0], link.origin)
-            for link in networks:
-                with explained(link):
-                    helper = self._help(link)
+            # 1. What is taken by others is told before anything is made. The network's helper is forked first: nft waits for the kernel.
+            for take in self.steps.host:
+                if isinstance(take, operations.TakeAddress):
+                    from pyinit.launch import leases  # for those who have a network
+
+                    with carried_out(take, self.trace):
+                        self.taken = leases.take(take, self.box, self.held.note, self.report)
+                        helper = self._help(self.taken)
             self._make(helper)
             # 5. From here on: the monitor.
             with explained(self.isolate):
@@ -137,14 +139,21 @@ class Launch:
             for fd in self.folder_fds:
                 os.close(fd)
             self.folder_fds.clear()
+            if self.taken is not None:
+                self.taken.close()
             self.born.close()
             if self.outside is not None:
                 self.outside.end()
 
-    def _help(self, link: operations.MakeNetwork) -> "NetworkHelper":
+    def _help(self, taken: "Taken") -> "NetworkHelper":
         from pyinit.launch.nethelper import NetworkHelper  # for those who have a network
 
-        return NetworkHelper(link, self)
+        rules = next((step for step in self.steps.host if isinstance(step, operations.MakeRules)), None)
+        links = next(step for step in self.steps.host if isinstance(step, operations.MakeNetwork))
+        if links.network.mode == "veth":
+            self.held.note("bridge", links.network.bridge)
+            self.held.note("link", links.link)
+        return NetworkHelper(rules, links, taken, self)
 
     def _keeper(self) -> "Keeper | None":
         if self.outside is None or not self.outside.programs:
@@ -246,17 +255,18 @@ class Launch:
 
     def _connect(self, helper: "NetworkHelper", builder: Builder) -> None:
         try:
-            with carried_out(helper.step, self.trace):
-                self.held.note("bridge", helper.step.network.bridge)
-                self.held.note("link", helper.step.link)
-                helper.make(self.born.pid)
+            if helper.rules is not None:
+                with carried_out(helper.rules, self.trace):
+                    helper.await_rules()
+            with carried_out(helper.links, self.trace):
+                helper.make_links(self.born.pid)
             builder.linked()
         except LaunchError:
             if select.select([self.born.channel], [], [], 0)[0]:
                 self._await_built()  # of a PID 1 that has failed, which is why there was no namespace for it any more
             raise
         finally:
-            helper.close()  # now: it holds pyroute2's memory, and our locks
+            helper.close()  # now: it holds our locks
 
     def _await_built(self) -> None:
         text = self.born.channel.recv(_MOST_TEXT).decode("utf-8", "replace")

@@ -6,7 +6,7 @@ User namespaces go before "isolate", seccomp after "limit-capabilities" when the
 
 import pyinit.launch.operations as ops
 from pyinit.core.limits import controllers
-from pyinit.model import SECRETS, CgroupLimits, Config, Container, Mount, Origin
+from pyinit.model import LINKED, SECRETS, CgroupLimits, Config, Container, Mount, Origin
 from pyinit.records import NamedTuple
 
 _SHARE_OF_MEMORY = 4  # of memory_max, for each RAM disk that nobody declared
@@ -41,6 +41,9 @@ def make(config: Config) -> Plan:
         host += [ops.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
         if mount.sha256:
             host.append(ops.VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)))
+    net, link = box.network, link_name(box.name)
+    if net.mode in LINKED:
+        host.append(ops.TakeAddress(net, box.name, link, net.origin))
     if box.writable not in ("none", "tmpfs"):
         host.append(ops.TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
     host += [ops.TakeFolder(mount.writable, mount.origin) for mount in mounts if mount.writable not in ("none", "tmpfs")]
@@ -49,8 +52,10 @@ def make(config: Config) -> Plan:
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
         host.append(ops.MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
-    if box.network.mode == "veth":
-        host.append(ops.MakeNetwork(box.network, link_name(box.name), box.network.origin))
+    if net.nat or net.publish or net.outbound is not None:
+        host.append(ops.MakeRules(net, box.name, link, net.origin))
+    if net.mode in LINKED:
+        host.append(ops.MakeNetwork(net, box.name, link, net.origin))
     inside: list[ops.Inside] = [ops.Stage(box.origin)]
     inside += [ops.AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
     inside += [ops.CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
@@ -59,6 +64,8 @@ def make(config: Config) -> Plan:
     inside += _kernel_mounts(box)
     inside += [ops.MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
     inside.append(ops.HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
+    if net.mode in LINKED:
+        inside.append(ops.BindNames(box.name, net.origin))
     if "uts" in box.namespaces:
         inside.append(ops.SetHostname(box.hostname, box.origin))
     inside += [ops.SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
@@ -137,8 +144,8 @@ def _root(box: Container, mounts: list[Mount]) -> ops.MakeRoot:
     points += [ops.point(mount) for mount in mounts]
     points += [ops.Point(place.path) for place in box.writable_paths]
     hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost"]
-    own = box.network.address.partition("/")[0] or "127.0.1.1"
-    hosts.append(f"{own}\t{box.hostname}")
+    own = [address.partition("/")[0] for address in box.network.addresses] or ["127.0.1.1"]
+    hosts += [f"{address}\t{box.hostname}" for address in own]
     hosts += [f"{address}\t{name}" for name, address in box.network.hosts]
     files = [("/etc/hosts", "\n".join(hosts) + "\n"), ("/etc/hostname", box.hostname + "\n")]
     resolv = "".join(f"nameserver {server}\n" for server in box.network.dns)

@@ -37,7 +37,7 @@ def birth(config: "Config") -> Birth:
     box = config.container
     if box is None:
         return Birth(is_container=False, flags=0, needs=())
-    needs = (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES
+    needs = (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan") else NEEDED_CAPABILITIES
     return Birth(is_container=True, flags=clone.flags_of(box), needs=needs)
 
 
@@ -98,7 +98,7 @@ def _missing(needs: tuple[str, ...]) -> list[str]:
 
 def check_privileges(box: "Container") -> None:
     """LaunchError."""
-    missing = _missing((*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES)
+    missing = _missing((*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan") else NEEDED_CAPABILITIES)
     if missing:
         raise LaunchError(
             f"{box.origin}: a container needs CAP_{' CAP_'.join(missing)}, which this process lacks: run pyinit as root"

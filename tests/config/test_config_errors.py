@@ -319,8 +319,10 @@ OF_CONTAINER = {
     'cgroup.io_max = [{ device = "8:0", read = "1M" }, { device = "8:0", write = "1M" }]': "cgroup.io_max[2]: 8:0 is there twice; put its limits into one",
     'cgroup.io_max = [{ device = "8:0", read_iop = 1 }]': "cgroup.io_max[1].read_iop: there is no such key; did you mean read_iops?",
     "cgroup.swap_max = '1M'": "cgroup.swap_max: there is no such key; did you mean memory_swap_max?",
-    "network.publish = []": "network.publish: this key is not supported yet; take it out",
-    'network.mode = "bridge"': 'network.mode: expected "none", "host" or "veth", found "bridge"',
+    "network.ipv6 = true": "network.ipv6: this key is not supported yet; take it out",
+    "network.publish = []": 'network.publish: only mode = "veth" has it; write that, or take it out',
+    "network.mtu = 1400": 'network.mtu: only mode = "veth" or "macvlan" has it; write that, or take it out',
+    'network.mode = "bridge"': 'network.mode: expected "none", "host", "veth", "macvlan" or "netns", found "bridge"',
     'network.bridge = "b"': 'network.bridge: only mode = "veth" has it; write that, or take it out',
     'network.dns = ["dns.example"]': 'network.dns[1]: expected a numeric address, found "dns.example"',
     'network.hosts = { db = "db.example" }': 'network.hosts.db: expected a numeric address, found "db.example"',
@@ -388,6 +390,7 @@ def test_no_layers(layers, line, message):
     assert problems(f"[container]\n{layers}\n{SERVICE}") == [f"services.toml:{line}: container.{message}"]
 
 
+PUBLISH = 'expected [ADDRESS:]PORT[:PORT][/tcp or /udp], such as "127.0.0.1:8080:80/tcp" or "8000-8010:80-90"'
 VETH = 'bridge = "b"\naddress = "10.0.0.2/24"\n'
 OF_VETH = {
     VETH.replace('"b"', '"a-name-too-long-x"'): (4, 'bridge: expected a link\'s name of up to 15 letters, found "a-name-too-long-x"'),
@@ -409,10 +412,57 @@ def test_a_key_of_a_veth(text, expected):
     assert found == [f"services.toml:{line}: container.network.{message}"]
 
 
-def test_a_veth_needs_a_bridge_and_an_address():
-    assert problems(f'{BOX}[container.network]\nmode = "veth"\n{SERVICE}') == [
-        "services.toml:3: container.network: bridge is missing: expected a link's name of up to 15 letters",
-        'services.toml:3: container.network: address is missing: expected an address with its prefix, such as "10.91.0.2/24"',
+POOL = 'pool = ["10.0.0.0/29", "fd00::/64"]\n'
+OF_POOL = {
+    'pool = "10.0.0.1/24"': 'pool: expected a network of four addresses or more, such as "10.91.0.0/16" or "fd91::/64", found "10.0.0.1/24"',
+    'pool = ["fd00::/127"]': 'pool[1]: expected a network of four addresses or more, such as "10.91.0.0/16" or "fd91::/64", found "fd00::/127"',
+    'pool = ["10.0.0.0/24", "10.1.0.0/24"]': 'pool[2]: expected one IPv4 and one IPv6 at most, found another: "10.1.0.0/24"',
+    'address = ["10.0.0.2/24", "10.0.1.2/24"]': 'address[2]: expected one IPv4 and one IPv6 at most, found another: "10.0.1.2/24"',
+    'address = "10.0.0.2/24"\n' + POOL: 'pool: only address = "auto" has it; write that, or take it out',
+    'address = 1': 'address: expected a list of strings, found 1',
+    'mac = "01:00:00:00:00:01"': 'mac: expected a link\'s own address, such as "02:00:0a:5b:00:02", found "01:00:00:00:00:01"',
+    'mac = "02:00:00:00:01"': 'mac: expected a link\'s own address, such as "02:00:0a:5b:00:02", found "02:00:00:00:01"',
+    "mtu = 67": "mtu: expected an integer from 68 to 65535, found 67",
+    'routes = [{ to = "10.9.0.1/16", via = "10.91.0.9" }]': 'routes[1].to: expected a network, such as "10.0.0.0/8", found "10.9.0.1/16"',
+    'routes = [{ to = "10.9.0.0/16", via = "10.9.0.9" }]': (
+        'routes[1].via: expected a router\'s address in the network of 10.91.0.0/16, found "10.9.0.9"'
+    ),
+    POOL + 'routes = [{ to = "10.9.0.0/16", via = "fd00::9" }]': (
+        'routes[1].via: expected a router\'s address in the network of 10.0.0.0/29 or fd00::/64, found "fd00::9"'
+    ),
+    'routes = [{ via = "10.91.0.9" }]': 'routes: to is missing: expected a network, such as "10.0.0.0/8"',
+    'publish = ["::1:80:80"]': f'publish[1]: {PUBLISH}, found "::1:80:80"',
+    'publish = ["80:80/sctp"]': f'publish[1]: {PUBLISH}, found "80:80/sctp"',
+    'publish = ["0:80"]': f'publish[1]: {PUBLISH}, found "0:80"',
+    'publish = ["80-81:80"]': f'publish[1]: {PUBLISH}, found "80-81:80"',
+    'publish = ["81-80"]': f'publish[1]: {PUBLISH}, found "81-80"',
+    'publish = ["localhost:80:80"]': f'publish[1]: {PUBLISH}, found "localhost:80:80"',
+    'publish = ["[10.0.0.1]:80:80"]': f'publish[1]: {PUBLISH}, found "[10.0.0.1]:80:80"',
+    'publish = ["1000-3000:1000-3000"]': "publish[1]: expected a range of at most 1024 ports, found 2001",
+    'publish = ["[::1]:80:80"]': "publish[1]: ::1 is IPv6, and the container has no such address; give it one in address or pool",
+    'publish = ["80:8080", "10.0.0.1:75-85:75-85"]': 'publish[2]: expected each port of the host once, found "10.0.0.1:75-85:75-85" beside line 4\'s',
+    'outbound = [{ to = "10.0.0.1/8" }]': 'outbound[1].to: expected a network or an address, such as "10.0.0.0/8", found "10.0.0.1/8"',
+    'outbound = [{ to = "db" }]': 'outbound[1].to: expected a network or an address, such as "10.0.0.0/8", found "db"',
+    'outbound = [{ ports = [80, "x"] }]': 'outbound[1].ports[2]: expected a port or a range, such as 5432 or "8000-8010", found "x"',
+    'outbound = [{ ports = [80], protocol = "icmp" }]': 'outbound[1].ports: only protocol = "tcp" or "udp" has ports; take them out',
+    'parent = "eth0"': 'parent: only mode = "macvlan" has it; write that, or take it out',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), OF_POOL.items())
+def test_a_key_of_a_network_with_a_link(text, message):
+    found = problems(f'{BOX}[container.network]\n{text}\nmode = "veth"\n{SERVICE}')
+    assert [one.partition(": ")[2] for one in found] == [f"container.network.{message}"]
+
+
+def test_a_macvlan_needs_a_parent_and_an_address_and_a_given_network_its_path():
+    assert problems(f'{BOX}[container.network]\nmode = "macvlan"\n{SERVICE}') == [
+        "services.toml:3: container.network: address is missing: expected an address with its prefix, such as "
+        '"10.91.0.2/24", or a pool = "..." of its parent\'s network',
+        'services.toml:3: container.network: parent is missing: expected a link of the host, such as "eth0"',
+    ]
+    assert problems(f'{BOX}[container.network]\nmode = "netns"\n{SERVICE}') == [
+        'services.toml:3: container.network: path is missing: expected a network namespace, such as "/run/netns/blue" or "/proc/PID/ns/net"',
     ]
 
 

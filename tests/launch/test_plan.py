@@ -97,9 +97,10 @@ def test_pinned_images_are_checked_before_anything_is_made():
 
 
 def test_what_stays_on_the_host_says_how_it_is_undone():
-    steps = plan.make(config(network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)))).operations()
+    steps = plan.make(config(network=Network("veth", "br0", ("10.1.0.2/24",), ("10.1.0.1",), origin=at(9)))).operations()
     assert [step.undo() for step in steps if step.undo()] == [
         "kill PID 1: all else in its pid namespace goes with it",
+        "they are free again; its name leaves the others' /etc/hosts",
         "kill what is in the group, remove it",
         "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it",
         "the mount goes with PID 1, an image's loop device with its last mount",
@@ -108,7 +109,7 @@ def test_what_stays_on_the_host_says_how_it_is_undone():
 
 def test_a_network_limits_and_mounts_stand_with_their_lines():
     found = words(
-        network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)),
+        network=Network("veth", "br0", ("10.1.0.2/24",), ("10.1.0.1",), origin=at(9)),
         cgroup=CgroupLimits(memory_max_bytes=1 << 20, cpu_max=1.5, pids_max=9, origin=at(7)),
         mounts=(
             Mount("tmpfs", "/run/config", files=(FileSpec("a.env", Content("text", "secret"), 0o600),), origin=at(20)),
@@ -116,12 +117,14 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
         ),
     )
     assert [line for line in found if line not in DEFAULT] == [
+        "9 take 10.1.0.2/24 for web, name it to the others on br0",
         "7 make cgroup pyinit-web with memory_max=1M cpu_max=1.5 pids_max=9",
         "9 make veth ve-web on bridge br0, host0 with 10.1.0.2/24 inside, default route by 10.1.0.1",
         "1 mount tmpfs of 256K on /run",
         "1 mount tmpfs of 256K on /tmp",
         "30 mount bind /srv/data on /data read-only",
         "20 mount tmpfs on /run/config, with a.env",
+        "9 bind /etc/hosts with the neighbours' names and /etc/resolv.conf, read-only",
     ]
     assert "secret" not in "".join(found)
 
@@ -205,7 +208,7 @@ def test_link_names_fit_15_bytes_and_differ():
 
 
 def test_hosts_hostname_and_resolver_are_generated():
-    network = Network("veth", "br0", "10.1.0.2/24", dns=("10.1.0.1",), hosts=(("db", "10.1.0.3"),))
+    network = Network("veth", "br0", ("10.1.0.2/24",), dns=("10.1.0.1",), hosts=(("db", "10.1.0.3"),))
     root = next(step for step in plan.make(config(network=network)).inside if isinstance(step, operations.MakeRoot))
     assert dict(root.files) == {
         "/etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n10.1.0.2\tweb-1\n10.1.0.3\tdb\n",
@@ -221,7 +224,7 @@ def test_sysctls_stand_before_the_pivot_and_wait_for_the_network_if_they_are_its
         "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0",
         "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)", "1 pivot_root, detach the host's root",
     ]  # fmt: skip
-    veth = Network("veth", "br0", "10.1.0.2/24")
+    veth = Network("veth", "br0", ("10.1.0.2/24",))
     cases = [((port,), veth, True), ((port,), Network(), False), ((shm,), veth, False), ((), veth, False)]
     assert [plan.make(config(sysctl=sysctl, network=network)).network_first() for sysctl, network, _ in cases] == [
         expected for _, _, expected in cases
