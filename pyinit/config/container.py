@@ -7,6 +7,7 @@ import os
 import zlib
 
 from pyinit.config import mounts, sources
+from pyinit.config import namespaces as spaces
 from pyinit.config.decode import Table, show
 from pyinit.config.hooks import hooks
 from pyinit.config.probes import is_address
@@ -24,7 +25,6 @@ from pyinit.model import (
     is_name,
 )
 
-NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
 _GROUPS = "/sys/fs/cgroup"
 _LINK_BYTES = 15
 _NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
@@ -70,7 +70,8 @@ def container(table: Table, path: str) -> Container:
     hostname = table.string("hostname", name.replace("_", "-"))
     if table.has("hostname") and not _is_hostname(hostname):
         table.fault("hostname", f"expected up to 63 letters, digits, . or -, found {show(hostname)}")
-    namespaces = _namespaces(table)
+    shared = spaces.share(table)
+    namespaces = spaces.namespaces(table, shared)
     network = _network(table.table("network"))
     writable = sources.writable(table, ("writable_size", "writable_inodes"))
     found = Container(
@@ -96,29 +97,23 @@ def container(table: Table, path: str) -> Container:
         rlimits=rlimits(table.table("rlimits")),
         rlimits_origin=table.at("rlimits"),
         hooks=hooks(table.table("hooks")),
+        share=shared,
+        user_namespace=spaces.user_namespace(table.table("user_namespace")),
+        time_offsets=spaces.time_offsets(table.table("time_offsets")),
+        time_origin=table.at("time_offsets"),
     )
-    if network.mode != "host" and "net" not in namespaces:
+    shares_net = any(one.kind == "net" for one in shared)
+    if shares_net and network.mode != "none":
+        table.fault("network", "the network is shared with somebody who has it; take this out, or net out of share")
+    if network.mode != "host" and "net" not in namespaces and not shares_net:
         text = 'expected "net" among them, or [container.network] mode = "host": without it the network is the host\'s'
         table.fault("namespaces", text)
-    table.close(("user_namespace", "publish"))
+    table.close(("publish",))
     return found
 
 
 def _is_hostname(text: str) -> bool:
     return is_name(text) and not set(text) & {"_", "@"}
-
-
-def _namespaces(table: Table) -> tuple[str, ...]:
-    found = table.strings("namespaces", NAMESPACES)
-    for position, name in enumerate(found):
-        if name in ("user", "time"):
-            table.fault("namespaces", f'"{name}" is not supported yet; take it out', position)
-        elif name not in NAMESPACES:
-            table.fault("namespaces", f"expected one of {', '.join(NAMESPACES)}, found {show(name)}", position)
-    for name in ("pid", "mount"):
-        if name not in found and table.has("namespaces"):
-            table.fault("namespaces", f'expected "{name}" among them: there is no container without it')
-    return tuple(dict.fromkeys(found))
 
 
 def _writable_paths(table: Table, writable: str) -> tuple[Place, ...]:
