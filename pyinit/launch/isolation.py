@@ -10,11 +10,12 @@ import errno
 import os
 import select
 
+from pyinit import scopes as contextlib
 from pyinit.bundle import Bundle
 from pyinit.config import cache
 from pyinit.control import places
 from pyinit.launch import clone, operations, plan, users
-from pyinit.launch.tracing import Trace, carried_out
+from pyinit.launch.tracing import Trace, carried_out, explained
 from pyinit.linux import namespaces, process
 from pyinit.model import Config, Shared
 
@@ -52,9 +53,10 @@ def bear(config: Config, code: Bundle, trace: Trace) -> clone.Born:
                     with carried_out(step, trace):
                         users.write_map(born.pid, step.users.ranges)
         assert born is not None and birth is not None
-        if birth.has_ids:
-            born.ids = users.of(born)
-        birth.open_gate()
+        with explained(next(step for step in steps if isinstance(step, operations.Isolate))):
+            if birth.has_ids:
+                born.ids = users.of(born)
+            birth.open_gate()
     except BaseException:
         if born is not None:
             born.end()
@@ -204,7 +206,8 @@ class _Birth:
 
     def open_gate(self) -> None:
         if self._opener >= 0:
-            os.write(self._opener, b".")
+            with contextlib.suppress(BrokenPipeError):  # it is gone: its exit code says why
+                os.write(self._opener, b".")
 
     def close(self) -> None:
         for fd in (self._gate, self._opener):
