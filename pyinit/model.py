@@ -351,6 +351,27 @@ class IdRange(NamedTuple):
     length: int = 1
 
 
+class UserNamespace(NamedTuple):
+    """Whose the container's ids are on the host: `map` is "auto" (ranges of /etc/subuid), "single" (root alone) or "ranges".
+
+    `user`: whose ranges, or whose id. `ranges` have the host's ids as their `source`; found at the launch but of "ranges".
+    """
+
+    map: str = "auto"
+    user: str = ""
+    ranges: tuple[IdRange, ...] = ()
+    origin: Origin = NOWHERE
+
+
+class Shared(NamedTuple):
+    """A namespace of somebody else: `by` is "container", "path" or "pid", and `what` its name, its path, its number."""
+
+    kind: str
+    by: str
+    what: str
+    origin: Origin = NOWHERE
+
+
 NETWORK_TYPES = ("nfs", "nfs4", "cifs", "9p")
 FUSE = "fuse."  # before the program's name
 
@@ -522,6 +543,10 @@ class Container(NamedTuple):
     rlimits: tuple[tuple[str, int, int], ...] = ()  # as a service's, whose default they are; not PID 1's own
     rlimits_origin: Origin = NOWHERE
     hooks: HostHooks = HostHooks()
+    share: tuple[Shared, ...] = ()
+    user_namespace: UserNamespace = UserNamespace()  # with "user" among namespaces
+    time_offsets: tuple[tuple[str, int], ...] = ()  # (monotonic or boottime, nanoseconds)
+    time_origin: Origin = NOWHERE
 
 
 class Config(NamedTuple):

@@ -10,8 +10,8 @@ from _collections_abc import Iterator, Mapping
 
 from pyinit.config.load import load
 from pyinit.core import graph
-from pyinit.errors import EXIT_OK, UsageError
-from pyinit.launch import plan
+from pyinit.errors import EXIT_OK, LaunchError, UsageError
+from pyinit.launch import plan, users
 from pyinit.model import Config
 
 _SHORTEST = 3  # of a value that is told from chance
@@ -61,7 +61,7 @@ def lines(config: Config) -> list[str]:
     """The plan as people read it."""
     text = []
     if config.container is not None:
-        for number, step in enumerate(plan.make(config).operations(), 1):
+        for number, step in enumerate(plan.make(_resolved(config)).operations(), 1):
             text.append(f"{number:3} {step.describe()}  [{step.origin}]")
             if step.undo():
                 text.append(f"      undo: {step.undo()}")
@@ -74,6 +74,14 @@ def lines(config: Config) -> list[str]:
         state = "" if spec.enabled else ", not enabled"
         text.append(f"    {name}: {' '.join(_quote(word) for word in spec.command)}{waits}{state}  [{spec.origin}]")
     return text
+
+
+def _resolved(config: Config) -> Config:
+    """With this host's ids, if it has them; else the plan tells whose they would be."""
+    try:
+        return users.resolved(config)
+    except LaunchError:
+        return config
 
 
 def _quote(word: str) -> str:

@@ -7,6 +7,7 @@ import os
 import zlib
 
 from pyinit.config import mounts, sources
+from pyinit.config import namespaces as spaces
 from pyinit.config import network as networks
 from pyinit.config.decode import Table, show
 from pyinit.config.hooks import hooks
@@ -18,12 +19,13 @@ from pyinit.model import (
     DEFAULT_READONLY_PATHS,
     Container,
     InitSpec,
+    Network,
     Place,
     Security,
+    Shared,
     is_name,
 )
 
-NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
 _GROUPS = "/sys/fs/cgroup"
 _NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
 _NOT_IN_OVERLAYS = frozenset(":,\\")  # they part the options of its mount
@@ -68,8 +70,9 @@ def container(table: Table, path: str) -> Container:
     hostname = table.string("hostname", name.replace("_", "-"))
     if table.has("hostname") and not networks.is_hostname(hostname):
         table.fault("hostname", f"expected up to 63 letters, digits, . or -, found {show(hostname)}")
-    namespaces = _namespaces(table)
     network = networks.network(table.table("network"))
+    shared = _with_network(spaces.share(table), network, table)
+    namespaces = spaces.namespaces(table, shared)
     writable = sources.writable(table, ("writable_size", "writable_inodes"))
     found = Container(
         name=name,
@@ -94,25 +97,29 @@ def container(table: Table, path: str) -> Container:
         rlimits=rlimits(table.table("rlimits")),
         rlimits_origin=table.at("rlimits"),
         hooks=hooks(table.table("hooks")),
+        share=shared,
+        user_namespace=spaces.user_namespace(table.table("user_namespace")),
+        time_offsets=spaces.time_offsets(table.table("time_offsets")),
+        time_origin=table.at("time_offsets"),
     )
-    if network.mode not in ("host", "netns") and "net" not in namespaces:
+    shares_net = any(one.kind == "net" for one in shared)
+    if shares_net and network.mode not in ("none", "netns"):
+        table.fault("network", "the network is shared with somebody who has it; take this out, or net out of share")
+    if network.mode != "host" and "net" not in namespaces and not shares_net:
         text = 'expected "net" among them, or [container.network] mode = "host": without it the network is the host\'s'
         table.fault("namespaces", text)
-    table.close(("user_namespace", "publish"))
+    table.close(("publish",))
     return found
 
 
-def _namespaces(table: Table) -> tuple[str, ...]:
-    found = table.strings("namespaces", NAMESPACES)
-    for position, name in enumerate(found):
-        if name in ("user", "time"):
-            table.fault("namespaces", f'"{name}" is not supported yet; take it out', position)
-        elif name not in NAMESPACES:
-            table.fault("namespaces", f"expected one of {', '.join(NAMESPACES)}, found {show(name)}", position)
-    for name in ("pid", "mount"):
-        if name not in found and table.has("namespaces"):
-            table.fault("namespaces", f'expected "{name}" among them: there is no container without it')
-    return tuple(dict.fromkeys(found))
+def _with_network(shared: tuple[Shared, ...], network: Network, table: Table) -> tuple[Shared, ...]:
+    """A given network namespace is one that is shared with who made it."""
+    if not network.path:
+        return shared
+    if any(one.kind == "net" for one in shared):
+        table.fault("share", 'the network is that of [container.network] path; take net out, or mode = "netns"')
+        return shared
+    return (*shared, Shared("net", "path", network.path, network.origin))
 
 
 def _writable_paths(table: Table, writable: str) -> tuple[Place, ...]:

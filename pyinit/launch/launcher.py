@@ -30,6 +30,7 @@ from pyinit.launch.builder import Builder, text_of
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.launch.clone import Born
 from pyinit.launch.monitor import HUP, Limits, Monitor
+from pyinit.launch.root import Ids
 from pyinit.launch.tracing import SILENT, Trace, carried_out, explained
 from pyinit.linux import cgroup
 from pyinit.linux import sock as socket
@@ -99,6 +100,7 @@ class Launch:
         self.trace = trace
         self.outside: Outside | None = None
         self.taken: Taken | None = None
+        self.ids: Ids = born.ids or Ids()
         self.groups: list[str] = []
         self.unified = ""
         self.v1_places: dict[str, str] = {}
@@ -188,12 +190,14 @@ class Launch:
                         from pyinit.launch.outside import Outside  # for those who need more of the host
 
                         taken = [one.content for one in self.steps.host if isinstance(one, operations.TakeContent)]
-                        self.outside = Outside(frozenset(one.text for one in taken if one.kind == "env"))
+                        self.outside = Outside(frozenset(one.text for one in taken if one.kind == "env"), self.ids)
                     with carried_out(step, self.trace):
                         self.outside.run(step)
                 elif isinstance(step, operations.MakeCgroup):
                     with carried_out(step, self.trace):
                         self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report)
+                        if self.born.ids is not None:
+                            self.born.ids.take_groups(self.groups)
             if self.outside is not None:
                 self.outside.finish(self.held.note)
             # 3. The root is being built, while PID 1 still starts, and we wait for the kernel to move it into its groups.
@@ -224,12 +228,31 @@ class Launch:
             with carried_out(steps[0], self.trace):
                 self._let_go(steps[1:])
             return
-        self._say_go()
+        if self.born.ids is None:
+            self._say_go()
+        else:
+            self._show_root()
         self._await_built()
 
-    def _say_go(self) -> None:
+    def _say_go(self, fds: list[int] | None = None) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is gone: it has said why, or its exit code does
-            self.born.channel.send(b"go")
+            if fds:
+                socket.send_fds(self.born.channel, [b"go"], fds)
+            else:
+                self.born.channel.send(b"go")
+
+    def _show_root(self) -> None:
+        """b"go" to a PID 1 that may not enter our folder: with the new root, as its own mount namespace has it."""
+        with explained(self.steps.own[0]):
+            try:
+                root = os.open(f"/proc/{self.born.pid}/root{self.held.directory}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # it is gone
+                self._say_go()
+                return
+            try:
+                self._say_go([root])
+            finally:
+                os.close(root)
 
     def _move_in(self, control_fd: int) -> None:
         """PID 1 into its groups, and the word to it where that is."""

@@ -6,7 +6,19 @@ asked for it; what it leaves on the host is told by `undo()`; of what is secret 
 """
 
 from pyinit.core.limits import size_text, words
-from pyinit.model import FUSE, NETWORK_TYPES, CgroupLimits, Content, IdRange, Mount, Network, Origin, Publish
+from pyinit.model import (
+    FUSE,
+    NETWORK_TYPES,
+    CgroupLimits,
+    Content,
+    IdRange,
+    Mount,
+    Network,
+    Origin,
+    Publish,
+    Shared,
+    UserNamespace,
+)
 from pyinit.records import NamedTuple
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -188,7 +200,55 @@ class Isolate(NamedTuple):
         return f"clone PID 1 into new namespaces: {' '.join(self.namespaces)}"
 
     def undo(self) -> str:
+        if "pid" not in self.namespaces:
+            return "kill PID 1; what else is in the container's group is killed with that"
         return "kill PID 1: all else in its pid namespace goes with it"
+
+
+class JoinNamespace(NamedTuple):
+    """A namespace of somebody else's, which PID 1 is born in."""
+
+    shared: Shared
+    origin: Origin
+
+    def describe(self) -> str:
+        whose = {"container": "container ", "pid": "pid "}.get(self.shared.by, "")
+        return f"join the {self.shared.kind} namespace of {whose}{self.shared.what}"
+
+    def undo(self) -> str:
+        return "PID 1 leaves it; who else is in it keeps it"
+
+
+class SetClocks(NamedTuple):
+    """A time namespace, whose clocks can be set before anybody is in it only."""
+
+    offsets: tuple[tuple[str, int], ...]
+    origin: Origin
+
+    def describe(self) -> str:
+        said = ", ".join(f"{clock} {offset / 1e9:+.10g} s" for clock, offset in self.offsets)
+        return f"make a time namespace: {said or 'the clocks as they are'}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class MapUsers(NamedTuple):
+    """The ids of the user namespace that PID 1 is born in, which waits for them."""
+
+    users: UserNamespace
+    origin: Origin
+
+    def describe(self) -> str:
+        users = self.users
+        if users.ranges:
+            return f"map the host's ids: {', '.join(_range(one) for one in users.ranges)} inside"
+        if users.map == "single":
+            return f"map the host's ids: {users.user or 'pyinit'} is root inside"
+        return f"map the host's ids: the ranges of {users.user or 'pyinit, or of root,'} in /etc/subuid and /etc/subgid are 0 and up inside"
+
+    def undo(self) -> str:
+        return ""
 
 
 class NoteHook(NamedTuple):
@@ -438,7 +498,10 @@ Inside = (
     | SetHostname | SetSysctl
 )  # fmt: skip
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
-OnHost = VerifyImage | TakeAddress | TakeFolder | Outside | MakeCgroup | MakeRules | MakeNetwork | Isolate
+OnHost = (
+    VerifyImage | TakeAddress | TakeFolder | Outside | MakeCgroup | MakeRules | MakeNetwork | JoinNamespace | SetClocks | Isolate
+    | MapUsers
+)  # fmt: skip
 Own = MountKernel | Pivot | LimitCapabilities
 WhenBuilt = NoteHook | RunHook
 Operation = OnHost | Inside | Own | WhenBuilt

@@ -1,7 +1,7 @@
 """The plan of a launch: a config becomes the ordered operations that make its container. Pure.
 
 Owns what is done and in which order. Must not know how: no syscall, no clock, no file is touched here.
-User namespaces go before "isolate", seccomp after "limit-capabilities" when they come.
+Seccomp goes after "limit-capabilities" when it comes.
 """
 
 import pyinit.launch.operations as ops
@@ -34,7 +34,7 @@ def make(config: Config) -> Plan:
     """The plan of a config that has a `[container]`."""
     box = config.container
     assert box is not None
-    host: list[ops.OnHost] = [ops.Isolate(box.namespaces, box.origin)]  # first: Python takes longer to start than all that follows
+    host = _birth(box)  # first: Python takes longer to start than all that follows
     host += [ops.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
     mounts = _with_defaults(config, box)
     for mount in mounts:
@@ -50,7 +50,8 @@ def make(config: Config) -> Plan:
     for mount in mounts:
         host += _outside(mount)
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
-    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services:
+    joins_pid = any(one.kind == "pid" for one in box.share)  # what is left is then killed by its group alone
+    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services or joins_pid:
         host.append(ops.MakeCgroup(box.name, box.cgroup, _first(box.cgroup.origin, box.origin), of_services, config.init.strict))
     if net.nat or net.publish or net.outbound is not None:
         host.append(ops.MakeRules(net, box.name, link, net.origin))
@@ -73,6 +74,17 @@ def make(config: Config) -> Plan:
     built: list[ops.WhenBuilt] = [ops.NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
     built += [ops.RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
     return Plan(tuple(host), tuple(inside), own(box), tuple(built))
+
+
+def _birth(box: Container) -> list[ops.OnHost]:
+    """PID 1 is born where it will be; what its ids are it is told then, for its namespace must be there."""
+    found: list[ops.OnHost] = [ops.JoinNamespace(one, one.origin) for one in box.share]
+    if "time" in box.namespaces:
+        found.append(ops.SetClocks(box.time_offsets, _first(box.time_origin, box.origin)))
+    found.append(ops.Isolate(box.namespaces, box.origin))
+    if "user" in box.namespaces:
+        found.append(ops.MapUsers(box.user_namespace, _first(box.user_namespace.origin, box.origin)))
+    return found
 
 
 def shows_groups(box: Container) -> bool:
@@ -167,6 +179,6 @@ def _kernel_mounts(box: Container) -> list[ops.Inside]:
         ops.MountKernel("devpts", "/dev/pts", (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")), (ops.NOSUID, ops.NOEXEC), at),
         ops.MountKernel("tmpfs", "/dev/shm", (("mode", "1777"), ("size", "64m")), strict, at),
     ]
-    if "ipc" in box.namespaces:
+    if "ipc" in (*box.namespaces, *(one.kind for one in box.share)):
         rows.append(ops.MountKernel("mqueue", "/dev/mqueue", (), strict, at))
     return rows

@@ -4,6 +4,7 @@ Owns the numbers and one wrapper a call. Must not know services or containers.
 Law: clone3 here runs none of CPython's fork hooks, so the caller has one thread and says so.
 """
 
+import errno
 import fcntl
 import os
 import select
@@ -19,7 +20,7 @@ from pyinit.records import NamedTuple, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
-CLONE_PIDFD, _CLONE_INTO_CGROUP = 0x1000, 0x200000000
+CLONE_PIDFD, CLONE_PARENT, _CLONE_INTO_CGROUP = 0x1000, 0x8000, 0x200000000
 _CLONE3, _CLOSE_RANGE, _CLOSE_RANGE_CLOEXEC = 435, 436, 4
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}  # older than the numbers that all machines share
 _SIGCHLD = 17
@@ -53,7 +54,8 @@ def clone(flags: int, *, inner_pid: int = 0, cgroup_fd: int = -1) -> tuple[int, 
     pidfd = ctypes.c_int(-1)
     wanted = ctypes.c_int(inner_pid)
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, size, cgroup
-    arguments = (ctypes.c_uint64 * 11)(flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, _SIGCHLD)
+    told = 0 if flags & CLONE_PARENT else _SIGCHLD  # a sibling is told of as we are
+    arguments = (ctypes.c_uint64 * 11)(flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, told)
     if cgroup_fd >= 0:
         arguments[0] |= _CLONE_INTO_CGROUP
         arguments[10] = cgroup_fd
@@ -61,6 +63,14 @@ def clone(flags: int, *, inner_pid: int = 0, cgroup_fd: int = -1) -> tuple[int, 
         arguments[8], arguments[9] = ctypes.addressof(wanted), 1
     pid = syscall("clone3", _CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
     return (pid, pidfd.value) if pid else (0, -1)
+
+
+def set_fs_ids(uid: int, gid: int) -> None:
+    """setfsuid(2), setfsgid(2): whose what this process makes is; OSError if it may not, which they say by a second call only."""
+    for call, number in ((LIBC.setfsgid, gid), (LIBC.setfsuid, uid)):
+        call(ctypes.c_uint32(number))
+        if call(ctypes.c_uint32(0xFFFFFFFF)) & 0xFFFFFFFF != number:
+            raise OSError(errno.EPERM, f"make files as {number}: {os.strerror(errno.EPERM)}")
 
 
 def close_from(lowest: int) -> None:

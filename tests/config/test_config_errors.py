@@ -285,10 +285,8 @@ OF_CONTAINER = {
     "writable = true": 'writable: expected "none", "tmpfs" or a folder with a / in its path, found true',
     'writable_size = "1M"': 'writable_size: only writable = "tmpfs" has it; write that, or take it out',
     'writable_paths = ["/x"]': 'writable_paths: expected writable = "tmpfs" or a folder beside it: where the changes go',
-    'namespaces = ["pid", "mount", "net", "user"]': 'namespaces[4]: "user" is not supported yet; take it out',
-    'namespaces = ["time", "pid", "mount", "net"]': 'namespaces[1]: "time" is not supported yet; take it out',
     'namespaces = ["pid", "mnt", "mount", "net"]': (
-        'namespaces[2]: expected one of pid, mount, uts, ipc, cgroup, net, found "mnt"'
+        'namespaces[2]: expected one of pid, mount, uts, ipc, cgroup, net, user, time, found "mnt"; did you mean mount?'
     ),
     'namespaces = ["mount", "net"]': 'namespaces: expected "pid" among them: there is no container without it',
     'namespaces = ["pid", "mount"]': (
@@ -296,7 +294,35 @@ OF_CONTAINER = {
     ),
     "orphan = 1": "orphan: expected true or false, found 1",
     'init = "sbin/init"': 'init: expected an absolute path, found "sbin/init"',
-    "user_namespace = {}": "user_namespace: this key is not supported yet; take it out",
+    "namespaces = ['pid', 'mount', 'net']\nuser_namespace = {}": 'user_namespace: expected "user" among `namespaces`, found none; add that, or take this out',
+    "namespaces = ['pid', 'mount', 'net']\ntime_offsets = {}": 'time_offsets: expected "time" among `namespaces`, found none; add that, or take this out',
+    'user_namespace.map = "autp"': 'user_namespace.map: expected "auto" or "single", found "autp"; did you mean auto?',
+    "user_namespace.map = []": "user_namespace.map: expected 1 to 340 ranges, found 0",
+    "user_namespace.map = [1]": "user_namespace.map: expected an array of tables, [[container.user_namespace.map]], found a list",
+    "user_namespace.map = [{ inside = 0 }]": "user_namespace.map[1]: expected outside = N: the first id of this host that the range stands for",
+    "user_namespace.map = [{ inside = 0, outside = -1 }]": "user_namespace.map[1].outside: expected an integer from 0 to 4294967294, found -1",
+    "user_namespace.map = [{ inside = 1, outside = 9 }]": "user_namespace.map: expected a range with inside = 0: PID 1 is root in its container",
+    "user_namespace.map = [{ outside = 9, count = 0 }]": "user_namespace.map[1].count: expected an integer from 1 to 4294967295, found 0",
+    "user_namespace.map = [{ outside = 9, count = 4294967295 }]": "user_namespace.map[1]: it goes beyond the highest id, 4294967294; make count smaller",
+    "user_namespace.map = [{ outside = 10, count = 9 }, { inside = 8, outside = 90 }]": (
+        "user_namespace.map[2]: it overlaps with map[1]: each id, inside and outside, stands for one; mend the ranges"
+    ),
+    "user_namespace.map = [{ outside = 10, count = 9 }, { inside = 9, outside = 2, count = 9 }]": (
+        "user_namespace.map[2]: it overlaps with map[1]: each id, inside and outside, stands for one; mend the ranges"
+    ),
+    "user_namespace.maps = 1": "user_namespace.maps: there is no such key; did you mean map?",
+    'user_namespace = { map = [{ outside = 9 }], user = "x" }': "user_namespace.user: a map of ranges says itself whose the ids are; take this out",
+    'time_offsets.monotonic = "1"': 'time_offsets.monotonic: expected a duration such as "1h", or "-5m" to set it back, found "1"',
+    'time_offsets.realtime = "1h"': "time_offsets.realtime: there is no such key; known are: boottime, monotonic",
+    'share = ["mount:db"]': "share[1]: mount can't be shared: a container has a root of its own; share folders by a bind mount with propagation",
+    'share = ["nett:db"]': 'share[1]: expected a namespace and whose, such as "net:db", "ipc:/path" or "uts:4321", found "nett:db"',
+    'share = ["net"]': 'share[1]: expected a namespace and whose, such as "net:db", "ipc:/path" or "uts:4321", found "net"',
+    'share = ["net:a/b"]': 'share[1]: expected a container\'s name, an absolute path or a pid behind net:, found "a/b"',
+    'share = ["net:99999999"]': 'share[1]: expected a container\'s name, an absolute path or a pid behind net:, found "99999999"',
+    'share = ["ipc:a", "ipc:b"]': "share[2]: ipc is there twice; a process is in one of each kind: take one out",
+    'share = ["ipc:a"]\nnamespaces = ["pid", "mount", "net", "ipc"]': 'namespaces[4]: "ipc" is in share as well: it is made, or shared; take one out',
+    'share = ["user:a"]\nuser_namespace = {}': "user_namespace: the user namespace is shared, so it is the other's to say; take this, or that, out",
+    'share = ["net:a"]\nnetwork.mode = "host"': "network: the network is shared with somebody who has it; take this out, or net out of share",
     'hostnam = "x"': "hostnam: there is no such key; did you mean hostname?",
     "mounts = {}": "mounts: expected an array of tables, [[container.mounts]], found a table",
     "cgroup.memory_max = 512": f"cgroup.memory_max: {SIZES} 512",
@@ -343,7 +369,8 @@ OF_CONTAINER = {
 
 @pytest.mark.parametrize(("text", "message"), OF_CONTAINER.items())
 def test_a_key_of_container(text, message):
-    assert problems(f"{BOX}{text}\n{SERVICE}") == [f"services.toml:3: container.{message}"]
+    line = 3 + max(part.startswith(message.partition(":")[0].partition("[")[0].split(".")[0]) * number for number, part in enumerate(text.split("\n")))
+    assert problems(f"{BOX}{text}\n{SERVICE}") == [f"services.toml:{line}: container.{message}"]
 
 
 PATHS = "expected an absolute path below the root, without .. : , and \\, found"

@@ -20,7 +20,9 @@ from pyinit.model import (
     Place,
     Security,
     ServiceSpec,
+    Shared,
     Sysctl,
+    UserNamespace,
 )
 
 
@@ -197,6 +199,38 @@ def test_namespaces_that_are_not_asked_for_leave_their_steps_out():
         "1 set the host name web-1",
         "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)",
     ]
+
+
+def test_namespaces_are_joined_and_clocks_set_before_the_clone_and_ids_mapped_after_it():
+    ranges = tuple(IdRange(kind, 100000, 0, 65536) for kind in ("uid", "gid"))
+    share = (Shared("net", "container", "db", at(4)), Shared("ipc", "path", "/run/ipc", at(5)), Shared("uts", "pid", "4321", at(6)))
+    namespaces = ("pid", "mount", "cgroup", "user", "time")
+    offsets = (("monotonic", 3_600_000_000_000), ("boottime", -1_500_000_000))
+    found = words(share=share, namespaces=namespaces, user_namespace=UserNamespace("auto", "", ranges, at(7)), time_offsets=offsets, time_origin=at(8))
+    assert found[:6] == [
+        "4 join the net namespace of container db",
+        "5 join the ipc namespace of /run/ipc",
+        "6 join the uts namespace of pid 4321",
+        "8 make a time namespace: monotonic +3600 s, boottime -1.5 s",
+        "1 clone PID 1 into new namespaces: pid mount cgroup user time",
+        "7 map the host's ids: uid 100000-165535 is 0-65535, gid 100000-165535 is 0-65535 inside",
+    ]
+    assert [line for line in DEFAULT if line not in found] == [DEFAULT[0], "1 set the host name web-1"]
+    steps = plan.make(config(share=(Shared("pid", "container", "db", at(4)),), namespaces=("mount",))).operations()
+    assert [step.undo() for step in steps][:3] == [
+        "PID 1 leaves it; who else is in it keeps it",
+        "kill PID 1; what else is in the container's group is killed with that",
+        "kill what is in the group, remove it",
+    ]
+
+
+def test_a_map_that_only_the_host_knows_is_told_in_words():
+    for users, expected in (
+        (UserNamespace(), "the ranges of pyinit, or of root, in /etc/subuid and /etc/subgid are 0 and up inside"),
+        (UserNamespace(user="joe"), "the ranges of joe in /etc/subuid and /etc/subgid are 0 and up inside"),
+        (UserNamespace("single", "joe"), "joe is root inside"),
+    ):
+        assert words(namespaces=("pid", "mount", "user"), user_namespace=users)[1] == f"1 map the host's ids: {expected}"
 
 
 def test_link_names_fit_15_bytes_and_differ():
