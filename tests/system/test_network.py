@@ -345,3 +345,14 @@ def test_50_starts_at_once_have_50_addresses_and_leave_nothing(lab):
     for box in boxes:
         box.process.terminate()
     assert [box.wait(120.0) for box in boxes] == [0] * 50
+
+
+def test_a_given_network_is_joined_and_left_as_it_is(lab):
+    before = netlab.ip("addr", at=netlab.OUTSIDE)
+    box = lab.start(f'mode = "netns"\npath = "/run/netns/{netlab.OUTSIDE}"\nhosts = {{ me = "{THERE4}" }}')
+    assert os.stat(lab.inside().path).st_ino == os.stat(lab.outside.path).st_ino
+    assert talks_tcp(lab.host, (THERE4, 80), lab.inside(), (THERE4, 80)) == HERE4
+    assert f"{THERE4}\tme" in lab.hosts()
+    assert box.stop() == 0
+    assert netlab.ip("addr", at=netlab.OUTSIDE) == before
+    assert "/run/netns/no-such" in lab.refused('mode = "netns"\npath = "/run/netns/no-such"')
