@@ -202,7 +202,7 @@ def make(mine: list[Element], rows: list[str], dead: list[list[Element]], kept: 
     """The text that puts a container's elements in. `dead`: of those that nobody has cleaned up after; `kept`: of all others."""
     text = _TABLE + (_TABLE_OF_PORTS if _has_ports(mine) else "")
     for left in dead:
-        text += _without(left, [*kept, *mine])
+        text += _without(left, kept, has_ports=_has_ports([*kept, *mine]))
     chains = [one for one in mine if one.place == _CHAIN]
     for one in chains:
         text += f"add chain inet pyinit {one.key}\nflush chain inet pyinit {one.key}\n"
@@ -215,17 +215,18 @@ def unmake(mine: list[Element], kept: list[Element]) -> str:
     if not kept:
         text = "add table inet pyinit\ndelete table inet pyinit\n"
         return text + ("add table bridge pyinit\ndelete table bridge pyinit\n" if _has_ports(mine) else "")
-    return _TABLE + _without(mine, kept)
+    return _TABLE + _without(mine, kept, has_ports=_has_ports(kept))
 
 
-def _without(mine: list[Element], kept: list[Element]) -> str:
+def _without(mine: list[Element], kept: list[Element], *, has_ports: bool) -> str:
+    """`has_ports`: others need the table of the ports."""
     keys = {one[:3] for one in kept}
     gone = [one for one in mine if one[:3] not in keys]
     chains = [one.key for one in gone if one.place == _CHAIN]
     rest = [one for one in gone if one.place != _CHAIN]
     text = ""
     if _has_ports(mine):
-        if _has_ports(kept):
+        if has_ports:
             text += _TABLE_OF_PORTS
         else:
             rest = [one for one in rest if one.family != "bridge"]

@@ -88,6 +88,8 @@ def test_what_a_dead_one_left_goes_in_the_transaction_of_the_next():
     dead = [BRIDGE, Element("inet", "nat4", "10.1.0.2"), Element("inet", "nat4", "10.1.0.3")]
     mine = [BRIDGE, Element("inet", "nat4", "10.1.0.2")]
     assert changes(rules.make(mine, [], [dead], [])) == [
+        'add element inet pyinit bridges { "br0" }', 'delete element inet pyinit bridges { "br0" }',
+        "add element inet pyinit nat4 { 10.1.0.2 }", "delete element inet pyinit nat4 { 10.1.0.2 }",
         "add element inet pyinit nat4 { 10.1.0.3 }", "delete element inet pyinit nat4 { 10.1.0.3 }",
         'add element inet pyinit bridges { "br0" }', "add element inet pyinit nat4 { 10.1.0.2 }",
     ]  # fmt: skip

@@ -236,7 +236,7 @@ def test_a_bridge_of_somebody_else_is_used_and_left_as_it_is(lab):
     netlab.ip("addr", "add", "10.97.0.9/24", "dev", "far7", at=netlab.OUTSIDE)
     netlab.ip("link", "set", "far7", "up", at=netlab.OUTSIDE)
     try:
-        before = netlab.ip("addr", "show", "br7", at=netlab.HOST)
+        before = netlab.ip("-4", "addr", "show", "br7", at=netlab.HOST)
         theirs = 'mode = "veth"\nbridge = "br7"\naddress = "10.97.0.{}/24"\ngateway = "10.97.0.1"\n'
         box = lab.start(theirs.format(2) + 'publish = ["8080:80"]')
         assert talks_tcp(lab.outside, (HERE4, 8080), lab.inside(), ("0.0.0.0", 80)) == THERE4
@@ -249,7 +249,7 @@ def test_a_bridge_of_somebody_else_is_used_and_left_as_it_is(lab):
         )
         assert lab.refused(theirs.format(3).replace("br7", "port7")).partition("10.97.0.1: ")[2] == "port7 is a link of this host, and no bridge; name another\n"
         assert box.stop() == 0
-        assert netlab.ip("addr", "show", "br7", at=netlab.HOST) == before
+        assert netlab.ip("-4", "addr", "show", "br7", at=netlab.HOST) == before
     finally:
         netlab.ip("link", "del", "port7", at=netlab.HOST)
         netlab.ip("link", "del", "br7", at=netlab.HOST)
@@ -265,14 +265,14 @@ def test_what_another_has_is_told_and_nothing_is_left_of_the_try(lab):
     other = 'mode = "veth"\nbridge = "pyinit-t1"\naddress = "10.92.0.{}/24"\n'
     assert lab.refused(other.format(2)) == "pyinit: services.toml:7: container.network.address: 10.92.0.2 is taken by container pyinit-web; choose another\n"
     assert lab.refused(other.format(1)) == "pyinit: services.toml:7: container.network.address: 10.92.0.1 is this host's own; choose another\n"
-    assert lab.refused(other.format(3) + f'publish = ["9000:90", "{HERE4}:8080:81"]') == (
+    assert lab.refused(other.format(5) + f'publish = ["9000:90", "{HERE4}:8080:81"]') == (
         "pyinit: services.toml:11: container.network.publish: port 8080/tcp of this host is container pyinit-web's; publish another\n"
     )
     with lab.host.listen(HERE4, 8085):
-        assert lab.refused(other.format(3) + 'publish = ["8080-8090:80-90/udp", "8085:80"]') == (
+        assert lab.refused(other.format(5) + 'publish = ["8080-8090:80-90/udp", "8085:80"]') == (
             "pyinit: services.toml:11: container.network.publish: 0.0.0.0:8085/tcp is in use by another program; stop that, or publish another port\n"
         )
-    assert lab.refused(other.format(3) + f'publish = ["{THERE4}:8086:80"]') == (
+    assert lab.refused(other.format(5) + f'publish = ["{THERE4}:8086:80"]') == (
         f"pyinit: services.toml:11: container.network.publish: {THERE4}:8086/tcp is no address of this host; name one that it has\n"
     )
     with pytest.raises(OSError, match="in use"):

@@ -28,10 +28,7 @@ def podman(tmp_path):
     yield (
         *AT_HOST, "unshare", "-m", "podman", *store, "--runtime", "runc", "--cgroup-manager=cgroupfs", "--events-backend=none", "run", "--rm", *limits,
     )  # fmt: skip
-    netlab.ip("link", "del", "podman0", at=HOST)
-    for table in ("nat", "filter"):
-        for program in ("iptables", "ip6tables"):
-            subprocess.run([*AT_HOST, program, "-t", table, "-F"], check=False)
+    subprocess.run([*AT_HOST, "ip", "link", "del", "podman0"], check=False, capture_output=True)  # its chains stay, too
     subprocess.run([*AT_HOST, "nft", "flush", "ruleset"], check=True)
 
 
