@@ -167,6 +167,7 @@ def _remove_names(line: str) -> None:
 
 
 _UNDO: dict[str, Callable[[str], None]] = {
+    journals.GONE: lambda _: None,
     "address": lambda _: None,  # noted for the others to see
     "folder": lambda _: None,  # as the address; it is kept
     "program": fuse.kill_again,

@@ -10,7 +10,7 @@ import os
 from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch import rules
-from pyinit.launch.journals import Entries, others
+from pyinit.launch.journals import Entries, mark_gone, others
 from pyinit.launch.operations import MakeRules
 from pyinit.linux import process
 from pyinit.linux.addresses import bits_of
@@ -66,6 +66,7 @@ def remove(line: str) -> None:
                 _write(f"/proc/sys/net/ipv4/conf/{one.key.strip(chr(34))}/route_localnet", "0")
     if find_program("nft", {"PATH": _PATH}):  # else nothing was made
         _run(rules.unmake(mine, kept))
+    mark_gone(name, RULES)
 
 
 def route_localnet(bridge: str) -> bool:

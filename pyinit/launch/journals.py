@@ -7,8 +7,12 @@ is (claim.py). Law: an entry counts while its container runs; of one that does n
 import fcntl
 import os
 
+from pyinit import scopes as contextlib
 from pyinit.control import places
 from pyinit.records import NamedTuple
+
+
+GONE = "gone"  # of a kind, whose entries hold no more
 
 
 class Entries(NamedTuple):
@@ -19,7 +23,7 @@ class Entries(NamedTuple):
     rows: tuple[tuple[str, str], ...]
 
     def values(self, kind: str) -> list[str]:
-        return [value for one, value in self.rows if one == kind]
+        return [] if (GONE, kind) in self.rows else [value for one, value in self.rows if one == kind]
 
 
 def read(directory: str) -> list[tuple[str, str]]:
@@ -38,6 +42,13 @@ def others(name: str) -> list[Entries]:
     running = {one.name for one in places.running()}
     names = [one for one in sorted(os.listdir(base)) if one != name and one[0] != "." and os.path.exists(f"{base}/{one}/journal")]
     return [Entries(one, one in running, tuple(read(f"{base}/{one}"))) for one in names]
+
+
+def mark_gone(name: str, kind: str) -> None:
+    """What `name` noted of a kind is undone, while the rest is not yet: who ends at the same time counts it no more. Under the lock."""
+    with contextlib.suppress(FileNotFoundError), open(f"{places.container_dir(name)}/journal", "r+") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(f"{GONE}\t{kind}\n")
 
 
 class locked:  # noqa: N801 - a context

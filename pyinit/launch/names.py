@@ -9,7 +9,7 @@ import os
 
 from pyinit import scopes as contextlib
 from pyinit.control import places
-from pyinit.launch.journals import Entries, others
+from pyinit.launch.journals import Entries, mark_gone, others
 from pyinit.model import Container
 
 NAMES = "names"  # in the journal: the container, its bridge or parent, its addresses, its names
@@ -49,6 +49,7 @@ def make(box: Container, addresses: tuple[str, ...], resolver: str) -> None:
 def remove(name: str, value: str) -> None:
     """What `make` did, where it has been done: its files, and its name elsewhere. Under the lock."""
     link = value.partition("\t")[0]
+    mark_gone(name, NAMES)
     place = folder(name)
     for file in (HOSTS, RESOLVER):
         with contextlib.suppress(FileNotFoundError):

@@ -54,8 +54,12 @@ class Place:
     def listen(self, address: str, port: int) -> socket.socket:
         made = self.open(address, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((address, port))
-        made.listen(16)
+        try:
+            made.bind((address, port))
+            made.listen(16)
+        except OSError:
+            made.close()
+            raise
         return made
 
     def receive(self, address: str, port: int) -> socket.socket:

@@ -70,7 +70,7 @@ def test_what_goes_through_a_published_port_beside_podman(lab, podman, tmp_path,
         if pidfile.exists():
             os.kill(int(pidfile.read_text()), 9)
         other.wait(30)
-    mine, podmans = (statistics.median(rates[port]) for port in (8080, 8081))
+    mine, podmans = (max(rates[port]) for port in (8080, 8081))  # what else the machine does only slows
     with capsys.disabled():
         print(f"\nthrough a published port: pyinit {mine / 1e9:.1f} Gbit/s, podman {podmans / 1e9:.1f} Gbit/s, {mine / podmans:.2f} of podman's")
     assert mine >= LEAST_OF_PODMAN * podmans
