@@ -182,6 +182,8 @@ def _publish(table: Table, families: set[int]) -> tuple[Publish, ...]:
         bits = addresses.bits_of(one.host) if one.host else 0
         if one.length > _MOST_PORTS:
             table.fault("publish", f"expected a range of at most {_MOST_PORTS} ports, found {one.length}", position)
+        elif one.host == "::1":
+            table.fault("publish", "::1 can't be published, for Linux routes nothing from there; name 127.0.0.1, or another IPv6 address of the host", position)
         elif bits and bits not in families:
             version = "IPv4" if bits == 32 else "IPv6"
             table.fault("publish", f"{one.host} is {version}, and the container has no such address; give it one in address or pool", position)

@@ -11,7 +11,6 @@ from pyinit import scopes as contextlib
 from pyinit.control import places
 from pyinit.records import NamedTuple
 
-
 GONE = "gone"  # of a kind, whose entries hold no more
 
 
