@@ -380,6 +380,27 @@ class IdRange(NamedTuple):
     length: int = 1
 
 
+class UserNamespace(NamedTuple):
+    """Whose the container's ids are on the host: `map` is "auto" (ranges of /etc/subuid), "single" (root alone) or "ranges".
+
+    `user`: whose ranges, or whose id. `ranges` have the host's ids as their `source`; found at the launch but of "ranges".
+    """
+
+    map: str = "auto"
+    user: str = ""
+    ranges: tuple[IdRange, ...] = ()
+    origin: Origin = NOWHERE
+
+
+class Shared(NamedTuple):
+    """A namespace of somebody else: `by` is "container", "path" or "pid", and `what` its name, its path, its number."""
+
+    kind: str
+    by: str
+    what: str
+    origin: Origin = NOWHERE
+
+
 NETWORK_TYPES = ("nfs", "nfs4", "cifs", "9p")
 FUSE = "fuse."  # before the program's name
 
@@ -416,16 +437,58 @@ class Mount(NamedTuple):
     secret: bool = False  # the RAM disk never goes to swap
 
 
+LINKED = ("veth", "macvlan")  # modes of a network with a link of its own
+
+
+class NetRoute(NamedTuple):
+    """To `to`, an address with its prefix, by the router `via`."""
+
+    to: str
+    via: str
+
+
+class Publish(NamedTuple):
+    """`length` ports of the host from `port` on lead to those of the container from `to` on; `host`: its address, "" for any."""
+
+    host: str
+    port: int
+    to: int
+    protocol: str  # "tcp" or "udp"
+    length: int = 1
+    origin: Origin = NOWHERE
+
+
+class Outbound(NamedTuple):
+    """What the container may connect to: `to` is "10.0.0.0/8", "" for anything, `protocol` "tcp", "udp", "icmp", or "" for any."""
+
+    to: str = ""
+    ports: tuple[tuple[int, int], ...] = ()  # from, to; none: all
+    protocol: str = ""
+
+
 class Network(NamedTuple):
-    """`mode` is "none" (loopback only), "host" or "veth"; addresses are "10.91.0.2/24"."""
+    """`mode` is "none" (loopback only), "host", "veth", "macvlan" or "netns"; addresses are "10.91.0.2/24", at most one a family."""
 
     mode: str = "none"
     bridge: str = ""
-    address: str = ""
-    gateway: str = ""
+    addresses: tuple[str, ...] = ()  # none, but pools: one of each is taken at the start
+    gateways: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     hosts: tuple[tuple[str, str], ...] = ()
     origin: Origin = NOWHERE
+    pools: tuple[str, ...] = ()  # "10.91.0.0/16"
+    parent: str = ""  # macvlan
+    submode: str = "bridge"  # macvlan
+    path: str = ""  # netns
+    routes: tuple[NetRoute, ...] = ()
+    mtu: int = 0
+    mac: str = ""
+    nat: bool = False
+    publish: tuple[Publish, ...] = ()
+    outbound: tuple[Outbound, ...] | None = None  # None: anything
+    outbound_log: bool = False
+    forwarding: bool = False  # the host's may be turned on
+    dns_of_host: bool = False
 
 
 DEFAULT_CAPABILITIES = (
@@ -530,6 +593,10 @@ class Container(NamedTuple):
     rlimits: tuple[tuple[str, int, int], ...] = ()  # as a service's, whose default they are; not PID 1's own
     rlimits_origin: Origin = NOWHERE
     hooks: HostHooks = HostHooks()
+    share: tuple[Shared, ...] = ()
+    user_namespace: UserNamespace = UserNamespace()  # with "user" among namespaces
+    time_offsets: tuple[tuple[str, int], ...] = ()  # (monotonic or boottime, nanoseconds)
+    time_origin: Origin = NOWHERE
 
 
 class Config(NamedTuple):

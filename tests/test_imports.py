@@ -27,7 +27,7 @@ ALLOWED = {
     "bundle": {"kept"},
 }
 LIGHT = {"records", "scopes", "kept", "bundle"}  # no room: what any may have to start lightly
-THIRD_PARTY = {"pyroute2": {"launch/network.py"}, "tomli": {"config/load.py", "image/load.py"}}
+THIRD_PARTY = {"tomli": {"config/load.py", "image/load.py"}}
 PURE = {"core"}
 NOT_PURE = {"os", "time", "signal", "socket", "select", "asyncio", "logging", "random", "subprocess", "ctypes", "threading"}
 NOT_PURE |= {"_socket", "_random", "_signal", "posix", "_ctypes"}

@@ -10,8 +10,8 @@ from _collections_abc import Iterator, Mapping
 
 from pyinit.config.load import load
 from pyinit.core import graph
-from pyinit.errors import EXIT_OK, UsageError
-from pyinit.launch import plan
+from pyinit.errors import EXIT_OK, LaunchError, UsageError
+from pyinit.launch import plan, users
 from pyinit.model import Config, Landlock
 
 _SHORTEST = 3  # of a value that is told from chance
@@ -61,7 +61,7 @@ def lines(config: Config) -> list[str]:
     """The plan as people read it."""
     text = []
     if config.container is not None:
-        for number, step in enumerate(plan.make(config).operations(), 1):
+        for number, step in enumerate(plan.make(_resolved(config)).operations(), 1):
             text.append(f"{number:3} {step.describe()}  [{step.origin}]")
             if step.undo():
                 text.append(f"      undo: {step.undo()}")
@@ -85,6 +85,14 @@ def _landlock(rules: Landlock) -> str:
     kinds = (("tcp_bind", rules.tcp_bind), ("tcp_connect", rules.tcp_connect))
     said += [f"{key} {' '.join(map(str, ports)) or 'none'}" for key, ports in kinds if ports is not None]
     return ", ".join([*said, *([f"scope {' '.join(rules.scope)}"] if rules.scope else [])])
+
+
+def _resolved(config: Config) -> Config:
+    """With this host's ids, if it has them; else the plan tells whose they would be."""
+    try:
+        return users.resolved(config)
+    except LaunchError:
+        return config
 
 
 def _quote(word: str) -> str:

@@ -7,10 +7,11 @@ import os
 import zlib
 
 from pyinit.config import mounts, sources
+from pyinit.config import namespaces as spaces
+from pyinit.config import network as networks
 from pyinit.config.decode import Table, show
 from pyinit.config.hooks import hooks
 from pyinit.config.nodes import devices
-from pyinit.config.probes import is_address
 from pyinit.config.processes import capabilities, cgroup, rlimits
 from pyinit.config.seccomp import wanted
 from pyinit.config.sysctl import sysctl
@@ -25,12 +26,11 @@ from pyinit.model import (
     Place,
     Seccomp,
     Security,
+    Shared,
     is_name,
 )
 
-NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net")
 _GROUPS = "/sys/fs/cgroup"
-_LINK_BYTES = 15
 _NOT_OF_THE_ROOT = ("/proc", "/sys", "/dev", "/run", "/tmp")
 _NOT_IN_OVERLAYS = frozenset(":,\\")  # they part the options of its mount
 _FEWEST_INODES = 16
@@ -73,10 +73,11 @@ def container(table: Table, path: str) -> Container:
         table.fault("name", f"expected up to 63 letters, digits, _ . or -, found {show(name)}")
         name = default_name(path)
     hostname = table.string("hostname", name.replace("_", "-"))
-    if table.has("hostname") and not _is_hostname(hostname):
+    if table.has("hostname") and not networks.is_hostname(hostname):
         table.fault("hostname", f"expected up to 63 letters, digits, . or -, found {show(hostname)}")
-    namespaces = _namespaces(table)
-    network = _network(table.table("network"))
+    network = networks.network(table.table("network"))
+    shared = _with_network(spaces.share(table), network, table)
+    namespaces = spaces.namespaces(table, shared)
     writable = sources.writable(table, ("writable_size", "writable_inodes"))
     found = Container(
         name=name,
@@ -101,29 +102,29 @@ def container(table: Table, path: str) -> Container:
         rlimits=rlimits(table.table("rlimits")),
         rlimits_origin=table.at("rlimits"),
         hooks=hooks(table.table("hooks")),
+        share=shared,
+        user_namespace=spaces.user_namespace(table.table("user_namespace")),
+        time_offsets=spaces.time_offsets(table.table("time_offsets")),
+        time_origin=table.at("time_offsets"),
     )
-    if network.mode != "host" and "net" not in namespaces:
+    shares_net = any(one.kind == "net" for one in shared)
+    if shares_net and network.mode not in ("none", "netns"):
+        table.fault("network", "the network is shared with somebody who has it; take this out, or net out of share")
+    if network.mode != "host" and "net" not in namespaces and not shares_net:
         text = 'expected "net" among them, or [container.network] mode = "host": without it the network is the host\'s'
         table.fault("namespaces", text)
-    table.close(("user_namespace", "publish"))
+    table.close(("publish",))
     return found
 
 
-def _is_hostname(text: str) -> bool:
-    return is_name(text) and not set(text) & {"_", "@"}
-
-
-def _namespaces(table: Table) -> tuple[str, ...]:
-    found = table.strings("namespaces", NAMESPACES)
-    for position, name in enumerate(found):
-        if name in ("user", "time"):
-            table.fault("namespaces", f'"{name}" is not supported yet; take it out', position)
-        elif name not in NAMESPACES:
-            table.fault("namespaces", f"expected one of {', '.join(NAMESPACES)}, found {show(name)}", position)
-    for name in ("pid", "mount"):
-        if name not in found and table.has("namespaces"):
-            table.fault("namespaces", f'expected "{name}" among them: there is no container without it')
-    return tuple(dict.fromkeys(found))
+def _with_network(shared: tuple[Shared, ...], network: Network, table: Table) -> tuple[Shared, ...]:
+    """A given network namespace is one that is shared with who made it."""
+    if not network.path:
+        return shared
+    if any(one.kind == "net" for one in shared):
+        table.fault("share", 'the network is that of [container.network] path; take net out, or mode = "netns"')
+        return shared
+    return (*shared, Shared("net", "path", network.path, network.origin))
 
 
 def _writable_paths(table: Table, writable: str) -> tuple[Place, ...]:
@@ -149,71 +150,6 @@ def _writable_paths(table: Table, writable: str) -> tuple[Place, ...]:
 
 def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder + "/")
-
-
-def _network(table: Table | None) -> Network:
-    if table is None:
-        return Network()
-    mode = table.choice("mode", "none", ("none", "host", "veth"))
-    found = Network(
-        mode=mode,
-        bridge=table.string("bridge"),
-        address=table.string("address"),
-        gateway=table.string("gateway"),
-        dns=table.strings("dns"),
-        hosts=_hosts(table),
-        origin=table.origin,
-    )
-    for number, server in enumerate(found.dns):
-        if not is_address(server):
-            table.fault("dns", f"expected a numeric address, found {show(server)}", number)
-    if mode == "veth":
-        _check_veth(table, found)
-    for key in ("bridge", "address", "gateway"):
-        if mode != "veth" and key in table.data:
-            table.fault(key, 'only mode = "veth" has it; write that, or take it out')
-    table.close(("publish", "mtu", "mac", "ipv6", "firewall"))
-    return found
-
-
-def _check_veth(table: Table, network: Network) -> None:
-    bridge = network.bridge
-    if not (0 < len(bridge.encode()) <= _LINK_BYTES and is_name(bridge)):
-        mounts.missing_or_wrong(table, "bridge", f"a link's name of up to {_LINK_BYTES} letters")
-    address, mark, prefix = network.address.partition("/")
-    widest = 128 if ":" in address else 32
-    if not (is_address(address) and mark and prefix.isascii() and prefix.isdigit() and len(prefix) <= _PREFIX_DIGITS and int(prefix) <= widest):
-        mounts.missing_or_wrong(table, "address", 'an address with its prefix, such as "10.91.0.2/24"')
-    elif network.gateway and not _in_network(network.gateway, address, int(prefix)):
-        table.fault("gateway", f"expected an address in the network of {network.address}, found {show(network.gateway)}")
-
-
-def _in_network(text: str, address: str, prefix: int) -> bool:
-    """Whether both are of one family and share the first `prefix` bits."""
-    import socket  # as is_address()
-
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        ours, theirs = (socket.inet_pton(family, one) for one in (address, text))
-    except OSError:
-        return False
-    shift = 8 * len(ours) - prefix
-    return int.from_bytes(ours, "big") >> shift == int.from_bytes(theirs, "big") >> shift
-
-
-def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
-    inner = table.table("hosts")
-    if inner is None:
-        return ()
-    found = []
-    for name in inner.data:
-        address = inner.string(name)
-        if not is_address(address):
-            inner.fault(name, f"expected a numeric address, found {show(inner.data[name])}")
-        if not _is_hostname(name):
-            inner.fault(name, "expected a host name of letters, digits, . and -")
-        found.append((name, address))
-    return tuple(found)
 
 
 def _security(table: Table | None) -> Security:

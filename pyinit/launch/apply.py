@@ -15,7 +15,7 @@ from pyinit.launch import operations as p
 from pyinit.launch.declared import Declared
 from pyinit.launch.digests import Identity
 from pyinit.launch.resolve import canonical_target
-from pyinit.launch.root import Root, attach, own
+from pyinit.launch.root import Ids, Root, attach, own
 from pyinit.launch.tracing import SILENT, Trace, carried_out
 from pyinit.linux import mount, namespaces
 from pyinit.model import Mount
@@ -34,12 +34,13 @@ class Builder:
     """The state of one build: the staging folder (absolute) and, once mounted, the new root."""
 
     def __init__(
-        self, staging: str, verified: dict[str, Identity], outside: "Outside | None", linked: Callable[[], None] = lambda: None, trace: Trace = SILENT
+        self, staging: str, verified: dict[str, Identity], outside: "Outside | None", ids: Ids, linked: Callable[[], None] = lambda: None,
+        trace: Trace = SILENT,
     ) -> None:  # fmt: skip
         """`verified`: what the pinned images, by their path, were when their digest was right; `linked()` waits for the network."""
         self.staging = staging
-        self.root = Root(-1)
-        self._images = imaging.Images(staging, verified)
+        self.root = Root(-1, ids)
+        self._images = imaging.Images(staging, verified, ids)
         self._declared = Declared(self.root, staging, self._images, outside)
         self._linked = linked
         self._trace = trace
@@ -78,6 +79,8 @@ class Builder:
                 self._declared.mount(operation.mount)
             case p.HidePaths():
                 self._hide(operation)
+            case p.BindNames():
+                self._names(operation)
             case p.SetHostname():
                 namespaces.set_hostname(operation.hostname)
             case p.SetSysctl():
@@ -112,7 +115,7 @@ class Builder:
             os.close(view)
         options, flags = f"lowerdir=generated:{lowers}", mount.MS_RDONLY
         if operation.writable != "none":
-            imaging.make_upper(_UPPER, operation.writable, operation.size_bytes, operation.inodes)
+            imaging.make_upper(_UPPER, operation.writable, operation.size_bytes, operation.inodes, self.root.ids)
         if operation.whole:
             options, flags = options + f",upperdir={_UPPER}/upper,workdir={_UPPER}/work{imaging.FREE}", 0
         os.mkdir("root")
@@ -166,7 +169,7 @@ class Builder:
             if point.path in self._file_targets:
                 self._copy_directories(view, os.path.dirname(path))
                 with open(f"generated{path}", "x"):
-                    own(f"generated{path}", point, directory=False)
+                    own(f"generated{path}", point, self.root.ids, directory=False)
             else:
                 self._copy_directories(view, path, point=point)
         for target, content in operation.files:
@@ -176,8 +179,7 @@ class Builder:
                 os.fchmod(file.fileno(), 0o644)
                 file.write(content)
 
-    @staticmethod
-    def _copy_directories(view: int, path: str, into: str = "generated", point: p.Point | None = None) -> None:
+    def _copy_directories(self, view: int, path: str, into: str = "generated", point: p.Point | None = None) -> None:
         """Make `path` in the layer `into`; owners and modes as the image has them, for the top layer's win, else as the point's."""
         done = ""
         for name in path.strip("/").split("/") if path != "/" else ():
@@ -192,14 +194,19 @@ class Builder:
                 seen = os.stat(done[1:], dir_fd=view, follow_symlinks=False)
             except FileNotFoundError:
                 if point is not None and done == path:
-                    own(into + done, point)
+                    own(into + done, point, self.root.ids)
                 continue
             os.chown(into + done, seen.st_uid, seen.st_gid)
             os.chmod(into + done, stat.S_IMODE(seen.st_mode))
 
     def _kernel(self, operation: p.MountKernel) -> None:
         attributes = sum(_ATTRIBUTES[flag] for flag in operation.flags)
-        tree = mount.new_filesystem(operation.fstype, dict(operation.options), attributes=attributes)
+        options: dict[str, str | None] = dict(operation.options)
+        if "gid" in options:  # the kernel reads it as the host's
+            group = int(options.pop("gid") or 0)
+            if self.root.ids.has("gid", group):
+                options["gid"] = str(self.root.ids.outside("gid", group))
+        tree = mount.new_filesystem(operation.fstype, options, attributes=attributes)
         self.root.mount(tree, p.Point(operation.target))
 
     def _devices(self) -> None:
@@ -238,6 +245,22 @@ class Builder:
             os.chmod(name, one.mode if one.mode >= 0 else stat.S_IMODE(seen.st_mode), dir_fd=place)
         finally:
             os.close(place)
+
+    def _names(self, operation: p.BindNames) -> None:
+        """Over those of the generated layer, which hold what is known before the start."""
+        from pyinit.launch import names  # for those who have a link
+
+        for name in (names.HOSTS, names.RESOLVER):
+            tree = mount.open_tree(f"{names.folder(operation.name)}/{name}", recursive=False)
+            try:
+                mount.mount_setattr(tree, attributes=mount.MOUNT_ATTR_RDONLY | _SAFE | mount.MOUNT_ATTR_NOEXEC)
+                place = self.root.open(f"/etc/{name}")
+                try:
+                    mount.move_mount(tree, place)
+                finally:
+                    os.close(place)
+            finally:
+                os.close(tree)
 
     def _sysctl(self, operation: p.SetSysctl) -> None:
         """Through a procfs of our own that is mounted nowhere: nothing in the image can lead us elsewhere."""

@@ -32,7 +32,8 @@ class Builder:
         namespaces.enter(launch.born.pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
         try:
             # Not born in the container's group: CLONE_INTO_CGROUP kills the child where the two groups' kills differ in number (Linux 6.18).
-            self._pid, self._pidfd = process.clone(0, inner_pid=2)
+            has_own = "pid" in launch.box.namespaces  # else the number may be somebody's, and PID 1's end ends nobody
+            self._pid, self._pidfd = process.clone(0, inner_pid=2 if has_own else 0)
             if self._pid == 0:
                 os.close(self._linked)
                 os._exit(_build(launch, write_fd, linked))
@@ -71,8 +72,12 @@ def _build(launch: "Launch", write_fd: int, linked: int) -> int:
     box = launch.box
     flags = flags_of(box)
     try:
+        if "pid" not in box.namespaces:
+            process.prctl(process.PR_SET_PDEATHSIG, _KILL)
         launch.leave_to_the_monitor()
-        namespaces.enter(launch.born.pidfd, flags & ~namespaces.CLONE_FLAGS["pid"])
+        # Not PID 1's user namespace: what is mounted there, and made as its root, is by this host's rights.
+        namespaces.enter(launch.born.pidfd, (flags | _shared(box)) & ~(namespaces.CLONE_FLAGS["pid"] | namespaces.CLONE_FLAGS["user"]))
+        launch.ids.become()
         if flags & namespaces.CLONE_FLAGS["net"]:
             namespaces.loopback_up()
 
@@ -81,13 +86,18 @@ def _build(launch: "Launch", write_fd: int, linked: int) -> int:
                 raise LaunchError(f"{box.network.origin}: the network was not made")
 
         await_it = await_network if launch.steps.network_first() else lambda: None
-        builder = apply.Builder(launch.held.directory, launch.verified, launch.outside, await_it, launch.trace)
+        builder = apply.Builder(launch.held.directory, launch.verified, launch.outside, launch.ids, await_it, launch.trace)
         builder.run(launch.steps.inside)
     except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
         with contextlib.suppress(OSError):  # nobody listens any more
             os.write(write_fd, text_of(error, box).encode("utf-8", "replace")[:_MOST_TEXT])
         return 1
     return 0
+
+
+def _shared(box: Container) -> int:
+    """Those whose file systems and settings the builder sees to."""
+    return sum(namespaces.CLONE_FLAGS[one.kind] for one in box.share if one.kind in ("net", "ipc", "uts"))
 
 
 def text_of(error: BaseException, box: Container) -> str:

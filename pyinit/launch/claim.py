@@ -14,9 +14,8 @@ from _collections_abc import Callable
 from pyinit import scopes as contextlib
 from pyinit.control import places
 from pyinit.errors import LaunchError
-from pyinit.launch import cgroups, fuse, hooks, network
+from pyinit.launch import cgroups, fuse, hooks, journals
 from pyinit.launch.operations import UPPER_FOLDERS
-from pyinit.linux import namespaces
 from pyinit.model import Origin
 
 _ENDING_S = 1.0  # between the closing of one fd of a process that ends and of the next
@@ -67,7 +66,7 @@ class Claim:
         """
         problems, left = [], []
         try:
-            entries = _entries(self.directory)
+            entries = journals.read(self.directory)
         except OSError as error:
             return [f"what is in {error.filename} is left behind: {error.strerror}"]
         for kind, value in reversed([one for one in entries if one[0] != _HOOK]):
@@ -114,21 +113,6 @@ class Claim:
         os.close(self.monitor_fd)
         return problems
 
-    def take_address(self, address: str, origin: Origin) -> None:
-        """Note an address as ours; LaunchError if this host or another container has it."""
-        base = os.open(places.runtime_dir(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(base, fcntl.LOCK_EX)  # two starts at once must not both find it free
-            for other in places.running():
-                if other.directory != self.directory and ("address", address) in _entries(other.directory):
-                    raise LaunchError(f"{origin}: container.network.address: {address} is taken by container {other.name}; choose another")
-            if namespaces.has_address(address):
-                raise LaunchError(f"{origin}: container.network.address: {address} is this host's own; choose another")
-            self.note("address", address)
-        finally:
-            os.close(base)
-
-
     def take_folder(self, path: str, origin: Origin) -> int:
         """An fd that holds `path`, made with what an upper layer needs, as ours; LaunchError if another container has it.
 
@@ -147,7 +131,7 @@ class Claim:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holders = [one.name for one in places.running() if ("folder", place) in _entries(one.directory)]
+                holders = [one.name for one in places.running() if ("folder", place) in journals.read(one.directory)]
                 if holders or time.monotonic() > deadline:
                     break
                 select.select([], [], [], 0.005)  # nobody runs that has it: a PID 1 is ending, its name's lock is closed already
@@ -164,16 +148,40 @@ def _private(path: str, flags: int) -> int:
 
 
 def _remove_bridge(name: str) -> None:
-    network.remove_unused_bridge(name, places.runtime_dir())
+    from pyinit.launch import network  # this and the next ones: for those who have one
+
+    network.remove_unused_bridge(name)
+
+
+def _remove_link(name: str) -> None:
+    from pyinit.launch import network
+
+    network.remove_link(name)
+
+
+def _remove_rules(line: str) -> None:
+    from pyinit.launch import firewall
+
+    with journals.locked():
+        firewall.remove(line)
+
+
+def _remove_names(line: str) -> None:
+    from pyinit.launch import leases
+
+    leases.forget(line)
 
 
 _UNDO: dict[str, Callable[[str], None]] = {
+    journals.GONE: lambda _: None,
     "address": lambda _: None,  # noted for the others to see
     "folder": lambda _: None,  # as the address; it is kept
     "program": fuse.kill_again,
     "cgroup": cgroups.remove,
-    "link": network.remove_link,
+    "link": _remove_link,
     "bridge": _remove_bridge,
+    "rules": _remove_rules,
+    "names": _remove_names,
 }
 
 
@@ -275,7 +283,7 @@ def _outwait(directory: str, deadline: float) -> None:
     pid = _read_pid(directory)
     left_s = deadline - time.monotonic()
     if left_s <= 0:
-        for kind, value in _entries(directory):
+        for kind, value in journals.read(directory):
             if kind == "cgroup":
                 cgroups.kill(value)
         raise LaunchError(f"PID 1 of an earlier run ({pid}) holds {directory}/lock and does not go away; kill it")
@@ -288,7 +296,7 @@ def _outwait(directory: str, deadline: float) -> None:
         return
     try:
         if not select.select([pidfd], [], [], left_s)[0]:
-            for kind, value in _entries(directory):
+            for kind, value in journals.read(directory):
                 if kind == "cgroup":
                     cgroups.kill(value)
             select.select([pidfd], [], [], 2.0)

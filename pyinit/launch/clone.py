@@ -10,6 +10,7 @@ root built (launcher.py). All that it needs for that comes by fds: its code, the
 
 import os
 import sys
+from _collections_abc import Callable
 
 from pyinit.bundle import Bundle
 from pyinit.errors import LaunchError
@@ -18,6 +19,7 @@ from pyinit.linux import sock as socket
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyinit.launch.users import Mapped
     from pyinit.model import Container
 
 _ATTRIBUTES = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
@@ -32,6 +34,7 @@ class Born:
         self.pid = pid
         self.pidfd = pidfd
         self.channel = channel
+        self.ids: Mapped | None = None  # of one in a user namespace
 
     def end(self) -> None:
         """Kill and reap it, and give back what we have of it; once is enough."""
@@ -47,24 +50,28 @@ class Born:
             return
         self.channel.close()
         os.close(self.pidfd)
+        if self.ids is not None:
+            os.close(self.ids.fd)
         self.pidfd = -1
 
 
 def flags_of(box: "Container") -> int:
-    """Of clone(2): the namespaces that it is born into. Its cgroup one comes when it stands in its group, which that takes as root."""
-    wanted = {name for name in box.namespaces if name != "cgroup"} - ({"net"} if box.network.mode == "host" else set())
+    """Of clone(2): the namespaces that it is born into. Its cgroup one comes when it stands in its group, which that takes as root;
+    its clocks are set before it is born.
+    """
+    wanted = {name for name in box.namespaces if name not in ("cgroup", "time")} - ({"net"} if box.network.mode == "host" else set())
     return sum(namespaces.CLONE_FLAGS[name] for name in wanted)
 
 
-def start(flags: int, config: bytes, code: Bundle) -> Born:
-    """One thread, signals blocked. OSError for copies that can't be made, and of clone(2)."""
+def start(flags: int, config: bytes, code: Bundle, birth: Callable[[int], tuple[int, int]] = process.clone) -> Born:
+    """One thread, signals blocked. OSError for copies that can't be made, and of clone(2), or what is `birth` instead."""
     prefix = os.path.realpath(sys.base_prefix)
     program = os.path.realpath(sys.executable)
     if not program.startswith(prefix + "/"):
         raise LaunchError(f"the interpreter {program} lies outside its prefix {prefix}: use one that is whole")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        tree, package, bundle = mount.detached_copy(prefix, _ATTRIBUTES), mount.detached_copy(code.folder, _ATTRIBUTES), _copy_file(code.fd)
+        tree, package, bundle = mount.detached_copy(prefix, _ATTRIBUTES), mount.detached_copy(code.folder, _ATTRIBUTES), _copy_file(code.fd, is_of_all=birth is not process.clone)
     except OSError as error:
         raise OSError(error.errno, f"a read-only copy of the interpreter: {error.strerror}") from error
     carried = os.memfd_create("pyinit-config", os.MFD_CLOEXEC)
@@ -76,7 +83,7 @@ def start(flags: int, config: bytes, code: Bundle) -> Born:
     program = home + program.removeprefix(prefix)
     fds = (tree, package, bundle, carried, theirs.fileno())
     try:
-        pid, pidfd = process.clone(flags)
+        pid, pidfd = birth(flags)
         if pid == 0:
             _exec(program, words, environment, fds)
     finally:
@@ -100,9 +107,12 @@ def _exec(program: str, words: list[str], environment: dict[str, str], fds: tupl
         os._exit(111)
 
 
-def _copy_file(fd: int) -> int:
-    """A sealed memfd, which lies on no mount, as it is; the old mount API can't bind what is known by its fd alone."""
-    if mount.refused_mounts() and os.fstat(fd).st_nlink:
+def _copy_file(fd: int, *, is_of_all: bool) -> int:
+    """A sealed memfd, which lies on no mount, as it is; the old mount API can't bind what is known by its fd alone.
+
+    `is_of_all`: who reads it may be another than root, whose the file is.
+    """
+    if (is_of_all or mount.refused_mounts()) and os.fstat(fd).st_nlink:
         import fcntl  # for those few
 
         memory = os.memfd_create("pyinit-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

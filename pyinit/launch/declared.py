@@ -10,7 +10,7 @@ import os
 
 from pyinit.launch import imaging
 from pyinit.launch.operations import FILE, Point, is_elsewhere, point
-from pyinit.launch.root import Root, attach, write_all
+from pyinit.launch.root import Ids, Root, attach, write_all
 from pyinit.linux import mount
 from pyinit.model import IMAGES, FileSpec, Mount
 from pyinit.records import TYPE_CHECKING
@@ -68,10 +68,10 @@ class Declared:
             tree = self._images.mount(entry.source, self._root.fd)
             imaging.check_release(tree, [self._root.fd], entry.source, entry.origin)
             return tree, True
-        return _ram(entry), True
+        return _ram(entry, self._root.ids), True
 
     def _bind(self, entry: Mount) -> tuple[int, bool]:
-        make_source(entry)
+        make_source(entry, self._root.ids)
         shared = self._outside if entry.propagation != "private" else None
         tree = shared.take_tree(entry.target) if shared is not None else mount.open_tree(entry.source)
         return tree, os.path.isdir(entry.source)
@@ -108,7 +108,7 @@ class Declared:
             attach(self._images.layer(layer.path), f"{place}/{number}")
         os.chdir(place)
         try:
-            return _stack(entry)
+            return _stack(entry, self._root.ids)
         finally:
             os.chdir("/")
 
@@ -119,7 +119,8 @@ class Declared:
             fd = os.open(os.path.basename(file.name), flags, 0o600, dir_fd=folder)
             try:
                 self._fill(fd, entry, file)
-                os.fchown(fd, entry.uid if file.uid < 0 else file.uid, entry.gid if file.gid < 0 else file.gid)
+                uid, gid = entry.uid if file.uid < 0 else file.uid, entry.gid if file.gid < 0 else file.gid
+                os.fchown(fd, self._root.ids.outside("uid", uid), self._root.ids.outside("gid", gid))
                 os.fchmod(fd, file.mode)  # after the owner, for a change of that takes set-uid away
             finally:
                 os.close(fd)
@@ -147,7 +148,7 @@ class Declared:
             os.close(place)
 
 
-def _stack(entry: Mount) -> int:
+def _stack(entry: Mount, ids: Ids) -> int:
     """Of layers that are mounted at 0, 1, ... in the current folder."""
     lowers = ":".join(str(number) for number in reversed(range(len(entry.layers))))
     if entry.writable == "none" and len(entry.layers) == 1:  # an overlay needs two
@@ -155,22 +156,22 @@ def _stack(entry: Mount) -> int:
     os.mkdir("all")
     options, flags = f"lowerdir={lowers}", mount.MS_RDONLY
     if entry.writable != "none":
-        imaging.make_upper("changes", entry.writable, entry.size_bytes, 0)
+        imaging.make_upper("changes", entry.writable, entry.size_bytes, 0, ids)
         options, flags = f"{options},upperdir=changes/upper,workdir=changes/work{imaging.FREE}", 0
     mount.mount("overlay", "all", "overlay", flags, options)
     return mount.open_tree("all", recursive=False)
 
 
-def make_source(entry: Mount) -> None:
+def make_source(entry: Mount, ids: Ids) -> None:
     """A bind's folder on the host, if it is missing and may be made."""
     if entry.create and not os.path.lexists(entry.source):
         os.makedirs(entry.source)
-        os.chown(entry.source, entry.uid, entry.gid)
+        os.chown(entry.source, ids.outside("uid", entry.uid), ids.outside("gid", entry.gid))
         os.chmod(entry.source, entry.mode)
 
 
-def _ram(entry: Mount) -> int:
-    options: dict[str, str | None] = {"mode": f"{entry.mode:o}", "uid": str(entry.uid), "gid": str(entry.gid)}
+def _ram(entry: Mount, ids: Ids) -> int:
+    options: dict[str, str | None] = {"mode": f"{entry.mode:o}", "uid": str(ids.outside("uid", entry.uid)), "gid": str(ids.outside("gid", entry.gid))}
     if entry.size_bytes:
         options["size"] = str(entry.size_bytes)
     options.update(entry.options)

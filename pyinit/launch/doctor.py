@@ -14,7 +14,7 @@ from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.start import NEEDED_CAPABILITIES
 from pyinit.linux import bpf, caps, cgroup, landlock, mount, namespaces, process
 from pyinit.linux.programs import find_program
-from pyinit.model import Config, Origin
+from pyinit.model import LINKED, Config, Origin
 from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
@@ -78,10 +78,11 @@ def needs(config: Config) -> list[Need]:
         if box.security.devices or "MKNOD" in box.security.capabilities:
             at = box.security.devices_origin
             found.append(Need("cgroup devices", at if at.line else box.origin, "[container.security] devices"))
-        if box.network.mode == "veth":
-            found += [Need("network", box.network.origin, "a veth"), Need("capability NET_ADMIN", box.network.origin, "a veth")]
         if box.security.seccomp.program:
             found.append(Need("seccomp", box.security.seccomp.origin, "the filter of system calls"))
+        if box.network.mode in LINKED:
+            what = f"a {box.network.mode}"
+            found += [Need("network", box.network.origin, what), Need("capability NET_ADMIN", box.network.origin, what)]
     for spec in config.services:
         if spec.process.seccomp.program and (box is None or spec.process.seccomp.origin != box.security.seccomp.origin):
             found.append(Need("seccomp", spec.process.seccomp.origin, f"the filter of {spec.name}"))
@@ -282,10 +283,6 @@ def _cgroup(subject: str) -> Finding:
 
 
 def _network(subject: str) -> Finding:
-    import importlib.util
-
-    if importlib.util.find_spec("pyroute2") is None:
-        return Finding(subject, "lack", "", "the Python package pyroute2 is missing", "install it (Debian: python3-pyroute2)")
     for kind in ("veth", "bridge"):
         number = _try(lambda kind=kind: _make_link(kind))  # type: ignore[misc]
         if number == errno.EOPNOTSUPP:

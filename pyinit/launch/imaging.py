@@ -14,7 +14,7 @@ from pyinit.launch import release
 from pyinit.launch.digests import Identity, identity
 from pyinit.launch.operations import UPPER_FOLDERS
 from pyinit.launch.resolve import canonical_target
-from pyinit.launch.root import attach
+from pyinit.launch.root import Ids, attach
 from pyinit.linux import loop, mount
 from pyinit.model import Origin
 
@@ -29,10 +29,11 @@ FREE = ",index=off,metacopy=off,redirect_dir=nofollow,xino=off"
 class Images:
     """Those of one build, whose root's layers are mounted at 0, 1, ... in the folder `staging`."""
 
-    def __init__(self, staging: str, verified: dict[str, Identity]) -> None:
+    def __init__(self, staging: str, verified: dict[str, Identity], ids: Ids) -> None:
         """`verified`: what the pinned images, by their path, were when their digest was right."""
         self._staging = staging
         self._verified = verified
+        self.ids = ids
         self.layers = 0  # how many are mounted
 
     def layer(self, path: str) -> int:
@@ -40,7 +41,12 @@ class Images:
         if not os.path.isdir(path):
             return self.mount(path, -1)
         tree = mount.open_tree(path)
-        mount.mount_setattr(tree, attributes=_ATTRIBUTES)
+        try:
+            mount.mount_setattr(tree, attributes=_ATTRIBUTES)
+            self.ids.show(tree, path)
+        except OSError:
+            os.close(tree)
+            raise
         return tree
 
     def mount(self, source: str, root_fd: int) -> int:
@@ -52,9 +58,15 @@ class Images:
         try:
             if source in self._verified and identity(fd) != self._verified[source]:
                 raise OSError(errno.ESTALE, f"{source} has changed since its digest was checked; start again")
-            return image(fd, source)
+            tree = image(fd, source)
         finally:
             os.close(fd)
+        try:
+            self.ids.show(tree, source)
+        except OSError:
+            os.close(tree)
+            raise
+        return tree
 
     def _nested(self, path: str, root_fd: int) -> int:
         """fd of a file of the root, by the layer that has it: that inode is the same for all containers of the image."""
@@ -76,11 +88,17 @@ class Images:
         return fd
 
 
-def make_upper(place: str, writable: str, size_bytes: int, inodes: int) -> None:
+def make_upper(place: str, writable: str, size_bytes: int, inodes: int, ids: Ids) -> None:
     """What an overlay writes to, at `place`, a name without `:` and `,`: a RAM disk, or a folder that the launcher has made."""
     os.mkdir(place)
     if writable != "tmpfs":
-        attach(mount.open_tree(writable, recursive=False), place)
+        tree = mount.open_tree(writable, recursive=False)
+        try:
+            ids.show(tree, writable)  # kept as the container sees it, whatever its ids are next time
+        except OSError:
+            os.close(tree)
+            raise
+        attach(tree, place)
         return
     size = f",size={size_bytes}" if size_bytes else ""
     size += f",nr_inodes={inodes}" if inodes else ""

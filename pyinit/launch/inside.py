@@ -5,7 +5,7 @@ Laws: all that the init may need is loaded before the pivot; from there on no wo
 is left, and every import comes from the copies (clone.py).
 
 The channel: the launcher says where the container is made (`Facts`, with the lock, the control socket and the folders),
-and, once it is, b"go"; we say b"built" or an error's text, which begins with "!" if it has no line of the config yet.
+and, once it is, b"go" (in a user namespace with the root itself); we say b"built" or an error's text, which begins with "!" if it has no line of the config yet.
 What comes after is launcher.py's.
 """
 
@@ -87,6 +87,8 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
         code.load("logs")
     box = config.container
     assert box is not None
+    if os.getpid() != 1:  # in a pid namespace of somebody else's: orphans come to us all the same
+        process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     data, fds = receive(channel, MOST_TEXT * 8, _MOST_FDS)
     if not data:
         return EXIT_SYSTEM  # the launcher has failed, or is gone
@@ -94,9 +96,10 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
     facts = Facts(*marshal.loads(data))
     v1_fds = {name: os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for name, place in facts.v1_places.items()}
     cgroup_fd = _enter_groups(box, facts)
-    if channel.recv(16) != b"go":
+    word, root_fds = receive(channel, 16, 1)
+    if word != b"go":
         return EXIT_SYSTEM  # it is gone before there was anything to stop
-    _do_own_steps(box, facts)
+    _do_own_steps(box, facts, root_fds)
     _shut_the_host_out({channel.fileno(), lock_fd, control_fd, *folder_fds, max(cgroup_fd, 0), *v1_fds.values()})
     warnings, program = _limit(config) if box.init else ([], b"")
     channel.send(b"built")
@@ -139,9 +142,9 @@ def _enter_groups(box: Container, facts: Facts) -> int:
     return fd
 
 
-def _do_own_steps(box: Container, facts: Facts) -> None:
+def _do_own_steps(box: Container, facts: Facts, root_fds: list[int]) -> None:
     """The plan's `own`, in its order."""
-    root = os.open(f"{facts.staging}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = root_fds[0] if root_fds else os.open(f"{facts.staging}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     steps: list[Callable[[], None]] = [_join_keyring]
     steps += [lambda: _mount_groups(root, facts)] if facts.shows_groups else []
     steps += [lambda: _pivot(root), lambda: _limit_capabilities(box)]

@@ -31,6 +31,7 @@ from pyinit.launch.builder import Builder, text_of
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.launch.clone import Born
 from pyinit.launch.monitor import HUP, Limits, Monitor
+from pyinit.launch.root import Ids
 from pyinit.launch.tracing import SILENT, Trace, carried_out, explained
 from pyinit.linux import cgroup
 from pyinit.linux import sock as socket
@@ -40,6 +41,7 @@ from pyinit.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyinit.launch.digests import Identity
     from pyinit.launch.keeper import Keeper
+    from pyinit.launch.leases import Taken
     from pyinit.launch.nethelper import NetworkHelper
     from pyinit.launch.outside import Outside
     from pyinit.launch.parting import Parting
@@ -99,6 +101,8 @@ class Launch:
         self.report = report
         self.trace = trace
         self.outside: Outside | None = None
+        self.taken: Taken | None = None
+        self.ids: Ids = born.ids or Ids()
         self.groups: list[str] = []
         self.unified = ""
         self.v1_places: dict[str, str] = {}
@@ -113,14 +117,14 @@ class Launch:
 
                     with carried_out(step, self.trace):
                         self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
-            # 1. An address that is taken is told before anything is made. The network's helper is forked first: it imports pyroute2 while the rest is made.
-            networks = [step for step in self.steps.host if isinstance(step, operations.MakeNetwork)]
-            for link in networks:
-                with explained(link):
-                    self.held.take_address(link.network.address.partition("/")[0], link.origin)
-            for link in networks:
-                with explained(link):
-                    helper = self._help(link)
+            # 1. What is taken by others is told before anything is made. The network's helper is forked first: nft waits for the kernel.
+            for take in self.steps.host:
+                if isinstance(take, operations.TakeAddress):
+                    from pyinit.launch import leases  # for those who have a network
+
+                    with carried_out(take, self.trace):
+                        self.taken = leases.take(take, self.box, self.held.note, self.report)
+                        helper = self._help(self.taken)
             self._make(helper)
             # 5. From here on: the monitor.
             with explained(self.isolate):
@@ -139,14 +143,21 @@ class Launch:
             for fd in self.folder_fds:
                 os.close(fd)
             self.folder_fds.clear()
+            if self.taken is not None:
+                self.taken.close()
             self.born.close()
             if self.outside is not None:
                 self.outside.end()
 
-    def _help(self, link: operations.MakeNetwork) -> "NetworkHelper":
+    def _help(self, taken: "Taken") -> "NetworkHelper":
         from pyinit.launch.nethelper import NetworkHelper  # for those who have a network
 
-        return NetworkHelper(link, self)
+        rules = next((step for step in self.steps.host if isinstance(step, operations.MakeRules)), None)
+        links = next(step for step in self.steps.host if isinstance(step, operations.MakeNetwork))
+        if links.network.mode == "veth":
+            self.held.note("bridge", links.network.bridge)
+            self.held.note("link", links.link)
+        return NetworkHelper(rules, links, taken, self)
 
     def _keeper(self) -> "Keeper | None":
         if self.outside is None or not self.outside.programs:
@@ -181,12 +192,14 @@ class Launch:
                         from pyinit.launch.outside import Outside  # for those who need more of the host
 
                         taken = [one.content for one in self.steps.host if isinstance(one, operations.TakeContent)]
-                        self.outside = Outside(frozenset(one.text for one in taken if one.kind == "env"))
+                        self.outside = Outside(frozenset(one.text for one in taken if one.kind == "env"), self.ids)
                     with carried_out(step, self.trace):
                         self.outside.run(step)
                 elif isinstance(step, operations.MakeCgroup):
                     with carried_out(step, self.trace):
                         self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report)
+                        if self.born.ids is not None:
+                            self.born.ids.take_groups(self.groups)
                 elif isinstance(step, operations.LimitDevices):
                     from pyinit.launch import devices  # for those who have some
 
@@ -222,12 +235,31 @@ class Launch:
             with carried_out(steps[0], self.trace):
                 self._let_go(steps[1:])
             return
-        self._say_go()
+        if self.born.ids is None:
+            self._say_go()
+        else:
+            self._show_root()
         self._await_built()
 
-    def _say_go(self) -> None:
+    def _say_go(self, fds: list[int] | None = None) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is gone: it has said why, or its exit code does
-            self.born.channel.send(b"go")
+            if fds:
+                socket.send_fds(self.born.channel, [b"go"], fds)
+            else:
+                self.born.channel.send(b"go")
+
+    def _show_root(self) -> None:
+        """b"go" to a PID 1 that may not enter our folder: with the new root, as its own mount namespace has it."""
+        with explained(self.steps.own[0]):
+            try:
+                root = os.open(f"/proc/{self.born.pid}/root{self.held.directory}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # it is gone
+                self._say_go()
+                return
+            try:
+                self._say_go([root])
+            finally:
+                os.close(root)
 
     def _move_in(self, control_fd: int) -> None:
         """PID 1 into its groups, and the word to it where that is."""
@@ -253,17 +285,18 @@ class Launch:
 
     def _connect(self, helper: "NetworkHelper", builder: Builder) -> None:
         try:
-            with carried_out(helper.step, self.trace):
-                self.held.note("bridge", helper.step.network.bridge)
-                self.held.note("link", helper.step.link)
-                helper.make(self.born.pid)
+            if helper.rules is not None:
+                with carried_out(helper.rules, self.trace):
+                    helper.await_rules()
+            with carried_out(helper.links, self.trace):
+                helper.make_links(self.born.pid)
             builder.linked()
         except LaunchError:
             if select.select([self.born.channel], [], [], 0)[0]:
                 self._await_built()  # of a PID 1 that has failed, which is why there was no namespace for it any more
             raise
         finally:
-            helper.close()  # now: it holds pyroute2's memory, and our locks
+            helper.close()  # now: it holds our locks
 
     def _await_built(self) -> None:
         text = self.born.channel.recv(_MOST_TEXT).decode("utf-8", "replace")

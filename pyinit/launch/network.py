@@ -1,117 +1,200 @@
-"""The container's network: bridge, veth, address, route. The only user of pyroute2.
+"""The container's links: bridge, veth or macvlan, addresses, routes.
 
-Owns the order of netlink requests. Must not know mounts or services. Laws: runs in a short-lived child, so that
-neither monitor nor PID 1 ever loads pyroute2; a bridge or veth that pyinit made carries the alias `pyinit`, and only
-such a one is removed, a bridge when nothing is left on it; one lock for all changes of bridges.
+Owns the order of netlink requests. Must not know mounts, services or the packet filter. Laws: a bridge or veth that pyinit
+made carries the alias `pyinit`, and only such a one is changed or removed, a bridge when nothing is left on it; one lock for
+all changes of bridges (journals.py), which who calls `make` holds.
 """
 
 import errno
-import fcntl
 import os
 
 from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
+from pyinit.launch import firewall, rules
+from pyinit.launch.journals import locked
 from pyinit.launch.operations import MakeNetwork
-from pyinit.linux import namespaces
+from pyinit.linux import addresses, arp, namespaces
+from pyinit.linux.netlink import Link, Macvlan, Netlink, Veth, index_of
+from pyinit.model import Network
 
 ALIAS = "pyinit"
-_INSIDE = "host0"
+INSIDE = "host0"
 
 
-def preload() -> None:
-    """Import pyroute2 (0.1-0.5 s), while the launcher does the rest."""
-    import pyroute2  # noqa: F401 - only this child may pay for it
+def make(operation: MakeNetwork, net: Network, netns_fd: int) -> None:
+    """Make it all; LaunchError with the config's line. `net` has the addresses that were taken. The link goes away with its namespace."""
+    words = _Words(operation, net)
+    with Netlink() as here:
+        if net.mode == "veth":
+            _veth(here, operation, net, netns_fd, words)
+        else:
+            _macvlan(here, net, netns_fd, words)
+    namespaces.enter(netns_fd, namespaces.CLONE_FLAGS["net"])
+    with Netlink() as there:
+        inside = index_of(INSIDE)
+        with words(f"host0 {' and '.join(net.addresses)}"):
+            there.raise_link(inside)
+            if net.mode == "macvlan":
+                _probe(net, INSIDE, words)
+            for one in net.addresses:
+                address, prefix = one.split("/")
+                there.add_address(inside, address, int(prefix))
+        for gateway in net.gateways:
+            with words(f"the gateway {gateway}"):
+                there.add_route(inside, "", gateway)
+        for route in net.routes:
+            with words(f"the route to {route.to}"):
+                there.add_route(inside, route.to, route.via)
 
 
-def make(operation: MakeNetwork, netns_fd: int, lock_path: str) -> None:
-    """Make it all; LaunchError with the config's line. The veth goes away with its namespace."""
-    from pyroute2 import IPRoute, NetlinkError
+class _Words:
+    """Makes an OSError of the kernel's a LaunchError that names what was being made."""
 
-    net = operation.network
+    def __init__(self, operation: MakeNetwork, net: Network) -> None:
+        self._operation = operation
+        self._net = net
+        self._hints: dict[int | None, str] = {}
+
+    def __call__(self, what: str, hints: dict[int | None, str] | None = None) -> "_Words":
+        self._hints = {errno.EPERM: "it needs CAP_NET_ADMIN: run it as root", **(hints or {})}
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        hint = self._hints.get(error.errno, "")
+        raise self.error(f"{error.strerror}{'; ' if hint else ''}{hint}") from error
+
+    def error(self, text: str) -> LaunchError:
+        return LaunchError(f"{self._operation.origin}: {self._operation.describe()}: {text}")
+
+
+def _veth(here: Netlink, operation: MakeNetwork, net: Network, netns_fd: int, words: _Words) -> None:
+    links = here.links()
+    bridge = _bridge(here, net, words, links)
+    link = operation.link
+    taken = f"a link {link} is there already: another program's, remove it or name the container otherwise"
+    if any(one.master == bridge and one.alias != ALIAS for one in links):  # what is behind ours the journals tell
+        _probe(net, net.bridge, words)
+    with words(f"veth {link}", {errno.EEXIST: taken}):
+        here.add_veth(Veth(link, INSIDE, netns_fd, net.mac or _mac_of(net.addresses), net.mtu))
+        here.raise_link(index_of(link), master=bridge, alias=ALIAS)
+        if net.publish:  # to reach its own ports by the host's address: br_netfilter has them go from port to port
+            here.reflect(index_of(link))
+
+
+def _bridge(here: Netlink, net: Network, words: _Words, links: list[Link]) -> int:
+    """Index of the bridge; a missing one is made, with the gateways as its addresses. One that is not ours stays as it is."""
+    there = next((one for one in links if one.name == net.bridge), None)
+    if there is not None and there.kind != "bridge":
+        raise words.error(f"{net.bridge} is a link of this host, and no bridge; name another")
+    if there is not None and there.alias != ALIAS:
+        _check_stranger(net, words)
+        return there.number
+    if there is not None:
+        _furnish(here, net, there.number, words)
+        return there.number
+    with words(f"bridge {net.bridge}"):
+        here.add_bridge(net.bridge, f"02:{os.urandom(5).hex(':')}")
     try:
-        with _locked(lock_path), IPRoute() as ip:
-            bridge = _bridge(ip, operation)
-            ip.link("add", ifname=operation.link, kind="veth", peer={"ifname": _INSIDE, "net_ns_fd": netns_fd})
-            outside = ip.link_lookup(ifname=operation.link)[0]
-            ip.link("set", index=outside, master=bridge, state="up", ifalias=ALIAS)
-        namespaces.enter(netns_fd, namespaces.CLONE_FLAGS["net"])
-        with IPRoute() as ip:
-            inside = ip.link_lookup(ifname=_INSIDE)[0]
-            address, _, prefix = net.address.partition("/")
-            ip.addr("add", index=inside, address=address, prefixlen=int(prefix))
-            ip.link("set", index=inside, state="up")
-            if net.gateway:
-                ip.route("add", dst="default", gateway=net.gateway)
-    except NetlinkError as error:
-        text = os.strerror(error.code)
-        hint = ""
-        if error.code == errno.EPERM:
-            hint = "; it needs CAP_NET_ADMIN: run it as root"
-        elif error.code == errno.EEXIST:
-            hint = f"; a link {operation.link} is there already: another program's, remove it or name the container otherwise"
-        elif error.code == errno.ENETUNREACH:
-            hint = f"; the gateway {net.gateway} is not in the net of {net.address}"
-        raise LaunchError(f"{operation.origin}: {operation.describe()}: {text}{hint}") from error
-
-
-def _bridge(ip: object, operation: MakeNetwork) -> int:
-    """Index of the bridge; a missing one is made, with the gateway as its address."""
-    from pyroute2 import IPRoute, NetlinkError
-
-    assert isinstance(ip, IPRoute)
-    net = operation.network
-    found = ip.link_lookup(ifname=net.bridge)
-    if found:
-        return int(found[0])
-    ip.link("add", ifname=net.bridge, kind="bridge")
-    try:
-        index = int(ip.link_lookup(ifname=net.bridge)[0])
-        if net.gateway:
-            ip.addr("add", index=index, address=net.gateway, prefixlen=int(net.address.partition("/")[2]))
-        ip.link("set", index=index, state="up", ifalias=ALIAS)
-    except (NetlinkError, OSError, IndexError):
+        index = index_of(net.bridge)
+        with words(f"bridge {net.bridge}"):
+            here.raise_link(index, alias=ALIAS)
+        _furnish(here, net, index, words)
+    except (OSError, LaunchError):
         with contextlib.suppress(OSError):
             namespaces.remove_bridge(net.bridge)  # now, while we know that it is ours: without its alias nobody else does
         raise
     return index
 
 
-def remove_unused_bridge(name: str, lock_path: str) -> None:
-    """Remove the bridge if pyinit made it and no port is left on it; sysfs answers without pyroute2."""
-    folder = f"/sys/class/net/{name}"
-    with _locked(lock_path):
-        try:
-            with open(f"{folder}/ifalias") as file:
-                ours = file.read().strip() == ALIAS
-            if not ours or os.listdir(f"{folder}/brif"):
-                return
-        except FileNotFoundError:
-            return
-        namespaces.remove_bridge(name)  # an ioctl: pyroute2's import would be most of the whole stop
+def _furnish(here: Netlink, net: Network, index: int, words: _Words) -> None:
+    """A bridge of ours has what any of its containers needs."""
+    for gateway in net.gateways:
+        prefix = next(one.partition("/")[2] for one in net.addresses if addresses.is_in(gateway, one))
+        with words(f"{gateway} of bridge {net.bridge}"):
+            try:
+                here.add_address(index, gateway, int(prefix))
+            except FileExistsError:
+                continue
+    if net.outbound is not None:
+        absent = "this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`"
+        with words("bridge", {errno.EINVAL: absent, errno.EOPNOTSUPP: absent}):
+            here.filter_bridge(index)
+    if rules.wants_localnet(net):
+        with words(f"route_localnet of {net.bridge}"):
+            firewall.route_localnet(net.bridge)
+
+
+def _check_stranger(net: Network, words: _Words) -> None:
+    """What we need of it, and do not set, for it is not ours."""
+    loops = [one for one in net.publish if one.host.startswith("127.")]
+    if loops and not firewall.routes_localnet(net.bridge):
+        raise words.error(
+            f"{net.bridge} is not of pyinit's making, so its settings are left alone, and {loops[0].host} needs one; "
+            f"`sysctl -w net.ipv4.conf.{net.bridge}.route_localnet=1`, or leave the address out"
+        )
+    if net.outbound is not None and not _filters(net.bridge):
+        raise words.error(
+            f"{net.bridge} is not of pyinit's making, so its settings are left alone, and outbound needs one; "
+            f"`ip link set {net.bridge} type bridge nf_call_iptables 1 nf_call_ip6tables 1`"
+        )
+
+
+def _filters(bridge: str) -> bool:
+    """br_netfilter's setting, of all bridges or of this one."""
+    for name in ("iptables", "ip6tables"):
+        if _read(f"/proc/sys/net/bridge/bridge-nf-call-{name}") != "1" and _read(f"/sys/class/net/{bridge}/bridge/nf_call_{name}") != "1":
+            return False
+    return True
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _macvlan(here: Netlink, net: Network, netns_fd: int, words: _Words) -> None:
+    parent = index_of(net.parent)
+    if not parent:
+        raise words.error(f"there is no link {net.parent} on this host; name one that `ip link` shows")
+    hints: dict[int | None, str] = {
+        errno.EOPNOTSUPP: "this kernel has no macvlan; `modprobe macvlan`", errno.EBUSY: f"{net.parent} is in use by a bridge, or by another kind of macvlan",
+    }  # fmt: skip
+    with words(f"macvlan on {net.parent}", hints):
+        here.add_macvlan(Macvlan(INSIDE, netns_fd, parent, net.submode, net.mac, net.mtu))
+
+
+def _mac_of(own: tuple[str, ...]) -> str:
+    """Of the address, so that who gets an address that a neighbour still remembers is who that reaches."""
+    return f"02:5b:{addresses.packed(own[0].partition('/')[0])[-4:].hex(':')}" if own else ""
+
+
+def _probe(net: Network, link: str, words: _Words) -> None:
+    for one in net.addresses:
+        address = one.partition("/")[0]
+        mac = arp.who_has(address, link) if ":" not in address else ""
+        if mac:
+            raise words.error(f"{address} is in use: {mac} answers for it on {link}; choose another")
+
+
+def remove_unused_bridge(name: str) -> None:
+    """Remove the bridge if pyinit made it and no port is left on it."""
+    with locked(), Netlink() as here:
+        links = here.links()
+        bridge = next((one for one in links if one.name == name and one.alias == ALIAS), None)
+        if bridge is not None and not any(one.master == bridge.number for one in links):
+            namespaces.remove_bridge(name)
 
 
 def remove_link(name: str) -> None:
     """Remove our veth that outlived its container: its namespace is held by someone, or is just going."""
-    try:
-        with open(f"/sys/class/net/{name}/ifalias") as file:
-            ours = file.read().strip() == ALIAS
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODEV):
-            raise
-        return
-    if ours:  # else it was there before ours, which could not be made
-        namespaces.remove_link(name)
-
-
-class _locked:  # noqa: N801 - a context
-    """`path` is a folder: a lock that leaves no file behind."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+    with Netlink() as here:
+        if any(one.name == name and one.alias == ALIAS for one in here.links()):  # else it was there before ours, which could not be made
+            namespaces.remove_link(name)

@@ -17,7 +17,10 @@ from pyinit.model import (
     Mount,
     Network,
     Origin,
+    Publish,
     Seccomp,
+    Shared,
+    UserNamespace,
 )
 from pyinit.records import NamedTuple
 
@@ -149,19 +152,60 @@ class LimitDevices(NamedTuple):
         return "the rules go with the group"
 
 
-class MakeNetwork(NamedTuple):
-    """A veth pair from the container (`host0`) to a bridge of the host, with address and default route."""
+class TakeAddress(NamedTuple):
+    """Addresses, ports of the host and a name that no other container has; the neighbours are told."""
 
     network: Network
+    name: str
+    link: str  # the name outside of its end of the veth
+    origin: Origin
+
+    def describe(self) -> str:
+        net = self.network
+        ports = f", {_ports(net.publish)} of this host" if net.publish else ""
+        return f"take {_addresses(net)}{ports} for {self.name}, name it to the others on {net.bridge or net.parent}"
+
+    def undo(self) -> str:
+        return "they are free again; its name leaves the others' /etc/hosts"
+
+
+class MakeRules(NamedTuple):
+    """What of the host's packet filter is the container's: NAT, published ports, the policy of what it may connect to."""
+
+    network: Network
+    name: str
+    link: str
+    origin: Origin
+
+    def describe(self) -> str:
+        net = self.network
+        said = ["NAT"] if net.nat else []
+        said += [f"publish {', '.join(_published(one) for one in net.publish)}"] if net.publish else []
+        said += [f"refuse what is not in the {len(net.outbound)} entries of outbound"] if net.outbound is not None else []
+        return f"add to nft's table pyinit: {'; '.join(said)}"
+
+    def undo(self) -> str:
+        return "take them out; the table goes with its last container"
+
+
+class MakeNetwork(NamedTuple):
+    """A veth pair to a bridge of the host, or a macvlan on one of its links: `host0` inside, with addresses and routes."""
+
+    network: Network
+    name: str
     link: str  # the name outside
     origin: Origin
 
     def describe(self) -> str:
         net = self.network
-        text = f"make veth {self.link} on bridge {net.bridge}, host0 with {net.address} inside"
-        return text + (f", default route by {net.gateway}" if net.gateway else "")
+        what = f"veth {self.link} on bridge {net.bridge}" if net.mode == "veth" else f"macvlan ({net.submode}) on {net.parent}"
+        text = f"make {what}, host0 with {_addresses(net)} inside"
+        text += f", default route by {' and '.join(net.gateways)}" if net.gateways else ""
+        return text + "".join(f", to {one.to} by {one.via}" for one in net.routes)
 
     def undo(self) -> str:
+        if self.network.mode == "macvlan":
+            return "it goes with its namespace"
         return "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it"
 
 
@@ -175,7 +219,55 @@ class Isolate(NamedTuple):
         return f"clone PID 1 into new namespaces: {' '.join(self.namespaces)}"
 
     def undo(self) -> str:
+        if "pid" not in self.namespaces:
+            return "kill PID 1; what else is in the container's group is killed with that"
         return "kill PID 1: all else in its pid namespace goes with it"
+
+
+class JoinNamespace(NamedTuple):
+    """A namespace of somebody else's, which PID 1 is born in."""
+
+    shared: Shared
+    origin: Origin
+
+    def describe(self) -> str:
+        whose = {"container": "container ", "pid": "pid "}.get(self.shared.by, "")
+        return f"join the {self.shared.kind} namespace of {whose}{self.shared.what}"
+
+    def undo(self) -> str:
+        return "PID 1 leaves it; who else is in it keeps it"
+
+
+class SetClocks(NamedTuple):
+    """A time namespace, whose clocks can be set before anybody is in it only."""
+
+    offsets: tuple[tuple[str, int], ...]
+    origin: Origin
+
+    def describe(self) -> str:
+        said = ", ".join(f"{clock} {offset / 1e9:+.10g} s" for clock, offset in self.offsets)
+        return f"make a time namespace: {said or 'the clocks as they are'}"
+
+    def undo(self) -> str:
+        return ""
+
+
+class MapUsers(NamedTuple):
+    """The ids of the user namespace that PID 1 is born in, which waits for them."""
+
+    users: UserNamespace
+    origin: Origin
+
+    def describe(self) -> str:
+        users = self.users
+        if users.ranges:
+            return f"map the host's ids: {', '.join(_range(one) for one in users.ranges)} inside"
+        if users.map == "single":
+            return f"map the host's ids: {users.user or 'pyinit'} is root inside"
+        return f"map the host's ids: the ranges of {users.user or 'pyinit, or of root,'} in /etc/subuid and /etc/subgid are 0 and up inside"
+
+    def undo(self) -> str:
+        return ""
 
 
 class NoteHook(NamedTuple):
@@ -372,6 +464,19 @@ class HidePaths(NamedTuple):
         return ""
 
 
+class BindNames(NamedTuple):
+    """The container's hosts file, which the launchers of its neighbours write on in, and its resolver's."""
+
+    name: str
+    origin: Origin
+
+    def describe(self) -> str:
+        return "bind /etc/hosts with the neighbours' names and /etc/resolv.conf, read-only"
+
+    def undo(self) -> str:
+        return ""
+
+
 class SetHostname(NamedTuple):
     hostname: str
     origin: Origin
@@ -452,11 +557,14 @@ class FilterCalls(NamedTuple):
 
 
 Inside = (
-    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MakeDevice | MountDeclared | HidePaths | SetHostname
-    | SetSysctl
+    Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MakeDevice | MountDeclared | HidePaths | BindNames
+    | SetHostname | SetSysctl
 )  # fmt: skip
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
-OnHost = VerifyImage | TakeFolder | Outside | MakeCgroup | LimitDevices | MakeNetwork | Isolate
+OnHost = (
+    VerifyImage | TakeAddress | TakeFolder | Outside | MakeCgroup | LimitDevices | MakeRules | MakeNetwork | JoinNamespace | SetClocks | Isolate
+    | MapUsers
+)  # fmt: skip
 Own = JoinKeyring | MountKernel | Pivot | LimitCapabilities | FilterCalls
 WhenBuilt = NoteHook | RunHook
 Operation = OnHost | Inside | Own | WhenBuilt
@@ -482,6 +590,23 @@ def _said(mount: Mount) -> list[str]:
     said += [mount.propagation] if mount.propagation != "private" else []
     said += [f"writable={mount.writable}"] if mount.writable != "none" else []
     return [*said, "never swapped"] if mount.secret else said
+
+
+def _addresses(net: Network) -> str:
+    return " and ".join(net.addresses) or "an address of " + " and one of ".join(net.pools)
+
+
+def _ports(publish: tuple[Publish, ...]) -> str:
+    return "port " + ", ".join(f"{_span(one.port, one.length)}/{one.protocol}" for one in publish)
+
+
+def _published(one: Publish) -> str:
+    host = f"[{one.host}]:" if ":" in one.host else f"{one.host}:" if one.host else ""
+    return f"{host}{_span(one.port, one.length)} as {_span(one.to, one.length)}/{one.protocol}"
+
+
+def _span(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
 
 
 def _range(one: IdRange) -> str:

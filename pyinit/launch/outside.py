@@ -19,7 +19,7 @@ from pyinit.launch.explain import explain
 from pyinit.launch.fuse import Program, await_root, identity
 from pyinit.launch.operations import OPTION, ConnectMount, MapIds, OpenTree, TakeContent
 from pyinit.launch.operations import Outside as Step
-from pyinit.launch.root import write_all
+from pyinit.launch.root import Ids, write_all
 from pyinit.linux import mount, namespaces, process
 from pyinit.linux import sock as socket
 from pyinit.model import FUSE, Content, Mount
@@ -35,9 +35,10 @@ _PROPAGATION = {"slave": mount.MS_SLAVE, "shared": mount.MS_SHARED}
 class Outside:
     """The fds of one launch, by what they are for; each is taken once."""
 
-    def __init__(self, hidden: frozenset[str]) -> None:
-        """`hidden`: variables that what is started here does not get, for they are somebody's content."""
+    def __init__(self, hidden: frozenset[str], ids: Ids) -> None:
+        """`hidden`: variables that what is started here does not get, for they are somebody's content. `ids`: the container's."""
         self._hidden = hidden
+        self._ids = ids
         self._contents: dict[tuple[str, str, str], int] = {}
         self._maps: dict[str, int] = {}
         self._trees: dict[str, int] = {}
@@ -50,11 +51,11 @@ class Outside:
             case TakeContent():
                 self._contents[step.target, step.use, step.name] = content(step.content)
             case MapIds():
-                rows = {kind: [(r.source, r.inside, r.length) for r in step.ranges if r.kind == kind] for kind in ("uid", "gid")}
+                rows = {kind: [(r.source, self._ids.outside(kind, r.inside, r.length), r.length) for r in step.ranges if r.kind == kind] for kind in ("uid", "gid")}
                 # Without ranges all ids of a kind stay as they are: a map without any is refused (mount_setattr(2)).
                 self._maps[step.target] = namespaces.user_namespace(rows["uid"] or _ALL, rows["gid"] or _ALL)
             case OpenTree():
-                self._trees[step.mount.target] = _tree(step.mount)
+                self._trees[step.mount.target] = _tree(step.mount, self._ids)
             case ConnectMount():
                 self._connect(step)
 
@@ -166,9 +167,9 @@ def _run(command: tuple[str, ...], memory: int) -> None:
     raise OSError(errno.EIO, f"{command[0]}: {why}{said}")
 
 
-def _tree(entry: Mount) -> int:
+def _tree(entry: Mount, ids: Ids) -> int:
     """The folder with what is mounted in it, and what will be, as the host's mounts are told to each other."""
-    make_source(entry)
+    make_source(entry, ids)
     _check_shared(entry)
     tree = mount.open_tree(entry.source)
     try:

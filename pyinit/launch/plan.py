@@ -1,12 +1,11 @@
 """The plan of a launch: a config becomes the ordered operations that make its container. Pure.
 
 Owns what is done and in which order. Must not know how: no syscall, no clock, no file is touched here.
-User namespaces go before "isolate" when they come.
 """
 
 import pyinit.launch.operations as ops
 from pyinit.core.limits import controllers, size_text
-from pyinit.model import SECRETS, CgroupLimits, Config, Container, Mount, Origin
+from pyinit.model import LINKED, SECRETS, CgroupLimits, Config, Container, Mount, Origin
 from pyinit.records import NamedTuple
 
 # RAM disks count against memory_max and can't be taken back: full ones, also of empty files, would have PID 1 killed in the end.
@@ -37,27 +36,33 @@ def make(config: Config) -> Plan:
     """The plan of a config that has a `[container]`."""
     box = config.container
     assert box is not None
-    host: list[ops.OnHost] = [ops.Isolate(box.namespaces, box.origin)]  # first: Python takes longer to start than all that follows
+    host = _birth(box)  # first: Python takes longer to start than all that follows
     host += [ops.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
     mounts = _with_defaults(config, box)
     for mount in mounts:
         host += [ops.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
         if mount.sha256:
             host.append(ops.VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)))
+    net, link = box.network, link_name(box.name)
+    if net.mode in LINKED:
+        host.append(ops.TakeAddress(net, box.name, link, net.origin))
     if box.writable not in ("none", "tmpfs"):
         host.append(ops.TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
     host += [ops.TakeFolder(mount.writable, mount.origin) for mount in mounts if mount.writable not in ("none", "tmpfs")]
     for mount in mounts:
         host += _outside(mount)
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
+    joins_pid = any(one.kind == "pid" for one in box.share)  # what is left is then killed by its group alone
     limits_devices = bool(box.security.devices) or "MKNOD" in box.security.capabilities  # else it has no others, and can make none
-    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services or limits_devices:
+    if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services or joins_pid or limits_devices:
         at = _first(box.cgroup.origin, box.origin)
         host.append(ops.MakeCgroup(box.name, box.cgroup, at, of_services, config.init.strict, limits_devices))
     if limits_devices:
         host.append(ops.LimitDevices(box.security.devices, _first(box.security.devices_origin, box.origin), config.init.strict))
-    if box.network.mode == "veth":
-        host.append(ops.MakeNetwork(box.network, link_name(box.name), box.network.origin))
+    if net.nat or net.publish or net.outbound is not None:
+        host.append(ops.MakeRules(net, box.name, link, net.origin))
+    if net.mode in LINKED:
+        host.append(ops.MakeNetwork(net, box.name, link, net.origin))
     inside: list[ops.Inside] = [ops.Stage(box.origin)]
     inside += [ops.AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
     inside += [ops.CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
@@ -67,6 +72,8 @@ def make(config: Config) -> Plan:
     inside += [ops.MakeDevice(one, _first(one.origin, box.origin)) for one in box.security.devices]
     inside += [ops.MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
     inside.append(ops.HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
+    if net.mode in LINKED:
+        inside.append(ops.BindNames(box.name, net.origin))
     if "uts" in box.namespaces:
         inside.append(ops.SetHostname(box.hostname, box.origin))
     inside += [ops.SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
@@ -74,6 +81,17 @@ def make(config: Config) -> Plan:
     built: list[ops.WhenBuilt] = [ops.NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
     built += [ops.RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
     return Plan(tuple(host), tuple(inside), (*own(box), *_filters(config, box)), tuple(built))
+
+
+def _birth(box: Container) -> list[ops.OnHost]:
+    """PID 1 is born where it will be; what its ids are it is told then, for its namespace must be there."""
+    found: list[ops.OnHost] = [ops.JoinNamespace(one, one.origin) for one in box.share]
+    if "time" in box.namespaces:
+        found.append(ops.SetClocks(box.time_offsets, _first(box.time_origin, box.origin)))
+    found.append(ops.Isolate(box.namespaces, box.origin))
+    if "user" in box.namespaces:
+        found.append(ops.MapUsers(box.user_namespace, _first(box.user_namespace.origin, box.origin)))
+    return found
 
 
 def shows_groups(box: Container) -> bool:
@@ -175,8 +193,8 @@ def _root(box: Container, mounts: list[Mount]) -> ops.MakeRoot:
     points += [ops.point(mount) for mount in mounts]
     points += [ops.Point(place.path) for place in box.writable_paths]
     hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost"]
-    own = box.network.address.partition("/")[0] or "127.0.1.1"
-    hosts.append(f"{own}\t{box.hostname}")
+    own = [address.partition("/")[0] for address in box.network.addresses] or ["127.0.1.1"]
+    hosts += [f"{address}\t{box.hostname}" for address in own]
     hosts += [f"{address}\t{name}" for name, address in box.network.hosts]
     files = [("/etc/hosts", "\n".join(hosts) + "\n"), ("/etc/hostname", box.hostname + "\n")]
     resolv = "".join(f"nameserver {server}\n" for server in box.network.dns)
@@ -201,6 +219,6 @@ def _kernel_mounts(box: Container) -> list[ops.Inside]:
         ops.MountKernel("devpts", "/dev/pts", (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")), (ops.NOSUID, ops.NOEXEC), at),
         ops.MountKernel("tmpfs", "/dev/shm", (("mode", "1777"), ("size", size_text(shared).lower()), ("nr_inodes", str(_files(shared)))), strict, at),
     ]
-    if "ipc" in box.namespaces:
+    if "ipc" in (*box.namespaces, *(one.kind for one in box.share)):
         rows.append(ops.MountKernel("mqueue", "/dev/mqueue", (), strict, at))
     return rows

@@ -1,8 +1,8 @@
 """The new root while it is built: places below it are found, made and mounted on.
 
-Owns how a path of the container becomes an fd. Must not know what is mounted. Law: every place is opened below the root
-by openat2(RESOLVE_IN_ROOT) and mounted on by that fd, so no symlink of an image reaches the host, and none of what a
-config declares comes to lie on /proc, /sys and /dev by one.
+Owns how a path of the container becomes an fd, and whose what is made there is. Must not know what is mounted. Law: every
+place is opened below the root by openat2(RESOLVE_IN_ROOT) and mounted on by that fd, so no symlink of an image reaches the
+host, and none of what a config declares comes to lie on /proc, /sys and /dev by one.
 """
 
 import errno
@@ -15,11 +15,32 @@ from pyinit.model import RESERVED
 _KERNELS = ("/proc/", "/sys/", "/dev/")
 
 
+class Ids:
+    """Whose what is made is on the host: without a user namespace, of whom it is inside."""
+
+    fd = -1
+
+    def outside(self, kind: str, inside: int, length: int = 1) -> int:
+        """The host's id of "uid" or "gid" `inside`; of a range that stays together its first. OSError if there is none."""
+        return inside
+
+    def has(self, kind: str, inside: int) -> bool:
+        """Whether there is one."""
+        return True
+
+    def show(self, tree: int, label: str) -> None:
+        """A detached mount of `label` shows its files as the container's from now on; OSError if it can't."""
+
+    def become(self) -> None:
+        """Make files as the container's root from now on."""
+
+
 class Root:
     """Behind `fd` (O_PATH)."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, ids: Ids) -> None:
         self.fd = fd
+        self.ids = ids
 
     def open(self, path: str, flags: int = os.O_PATH) -> int:
         """fd of what is at `path`."""
@@ -37,7 +58,7 @@ class Root:
                 os.mkdir(name, 0o700, dir_fd=parent)
             else:
                 os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent))
-            own(name, point, parent, directory=directory)
+            own(name, point, self.ids, parent, directory=directory)
         finally:
             os.close(parent)
         return self.open(point.path)
@@ -63,9 +84,9 @@ class Root:
             raise OSError(errno.EXDEV, f"{path} leads to {found} by a symlink, of the image or of a mount; name another folder, or mend the link")
 
 
-def own(name: str, point: Point, folder: int | None = None, *, directory: bool = True) -> None:
+def own(name: str, point: Point, ids: Ids, folder: int | None = None, *, directory: bool = True) -> None:
     """Give what was just made its owner and mode; of a file only what a file can have of it."""
-    os.chown(name, point.uid, point.gid, dir_fd=folder, follow_symlinks=False)
+    os.chown(name, ids.outside("uid", point.uid), ids.outside("gid", point.gid), dir_fd=folder, follow_symlinks=False)
     os.chmod(name, point.mode if directory else point.mode & 0o666, dir_fd=folder)
 
 

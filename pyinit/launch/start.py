@@ -30,15 +30,20 @@ class Birth(NamedTuple):
     is_container: bool
     flags: int
     needs: tuple[str, ...]  # capabilities of the launcher
+    is_plain: bool  # nothing but a clone is needed for it
 
 
 def birth(config: "Config") -> Birth:
     """Of a config."""
     box = config.container
     if box is None:
-        return Birth(is_container=False, flags=0, needs=())
-    needs = (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES
-    return Birth(is_container=True, flags=clone.flags_of(box), needs=needs)
+        return Birth(is_container=False, flags=0, needs=(), is_plain=True)
+    needs = (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan") else NEEDED_CAPABILITIES
+    return Birth(is_container=True, flags=clone.flags_of(box), needs=needs, is_plain=_is_plain(box))
+
+
+def _is_plain(box: "Container") -> bool:
+    return not (box.share or {"user", "time"} & set(box.namespaces))
 
 
 def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> "int | Config":
@@ -48,8 +53,8 @@ def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None], tr
     """
     found = cache.find(path, os.environ, kill=kill, code=code.sources) if trace is None else None
     if found is not None:
-        is_container, flags, needs = found.born
-        if is_container and not _missing(needs):
+        is_container, flags, needs, is_plain = found.born
+        if is_container and is_plain and not _missing(needs):
             process.block_signals(list(FORWARDED))
             try:
                 born = clone.start(flags, found.packed, code)
@@ -77,6 +82,10 @@ def launch(config: "Config", code: Bundle, report: Callable[[str], None], trace:
     """Run the container; its exit code. LaunchError; what could not be undone is reported."""
     assert config.container is not None
     check_privileges(config.container)
+    if not _is_plain(config.container):
+        from pyinit.launch import users  # for those who have a user namespace
+
+        config = users.resolved(config)
     process.block_signals(list(FORWARDED))
     born = _born(config, code, trace)
     try:
@@ -98,7 +107,7 @@ def _missing(needs: tuple[str, ...]) -> list[str]:
 
 def check_privileges(box: "Container") -> None:
     """LaunchError."""
-    missing = _missing((*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode == "veth" else NEEDED_CAPABILITIES)
+    missing = _missing((*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan") else NEEDED_CAPABILITIES)
     if missing:
         raise LaunchError(
             f"{box.origin}: a container needs CAP_{' CAP_'.join(missing)}, which this process lacks: run pyinit as root"
@@ -108,6 +117,11 @@ def check_privileges(box: "Container") -> None:
 def _born(config: "Config", code: Bundle, trace: "Trace | None") -> clone.Born:
     from pyinit.launch import operations, plan, tracing  # of the launcher's section, which is loaded next
 
+    assert config.container is not None
+    if not _is_plain(config.container):
+        from pyinit.launch import isolation  # for those who join one, or have ids or clocks of their own
+
+        return isolation.bear(config, code, trace or tracing.SILENT)
     isolate = next(step for step in plan.make(config).host if isinstance(step, operations.Isolate))
     born: clone.Born | None = None
     try:

@@ -17,6 +17,7 @@ CLONE_FLAGS = {
     "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
     "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000, "time": 0x00000080,
 }  # fmt: skip
+_NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 _PID_NS_INIT_INO = 0xEFFFFFFC  # linux/nsfs.h, enum init_ns_ino
 _SIOCSIFFLAGS, _SIOCBRDELBR, _IFF_UP = 0x8914, 0x89A1, 1
 _RTM_DELLINK, _IFLA_IFNAME, _NLM_F_REQUEST_ACK = 17, 3, 1 | 4
@@ -35,6 +36,42 @@ def enter(fd: int, flags: int = 0) -> None:
 def is_first_pid_namespace() -> bool:
     """Whether ours is the one that the kernel booted with: its PID 1 is the machine's."""
     return os.stat("/proc/self/ns/pid").st_ino == _PID_NS_INIT_INO
+
+
+def kind_of(fd: int) -> str:
+    """Which of CLONE_FLAGS the namespace behind `fd` is (ioctl_ns(2), NS_GET_NSTYPE); OSError ENOTTY for none."""
+    number = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    return next(name for name, flag in CLONE_FLAGS.items() if flag == number)
+
+
+def time_namespace(offsets: tuple[tuple[str, int], ...]) -> int:
+    """fd of a new time namespace without a process; (clock, nanoseconds), time_namespaces(7)."""
+    waits, release = os.pipe2(os.O_CLOEXEC)
+    errors, report = os.pipe2(os.O_CLOEXEC)
+    pid, pidfd = process.clone(0)
+    if pid == 0:
+        try:
+            os.close(release)
+            unshare(CLONE_FLAGS["time"])
+            fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+            os.write(fd, "".join(f"{clock} {offset // 10**9} {offset % 10**9}\n" for clock, offset in offsets).encode())
+            os.write(report, b"0")
+            os.read(waits, 1)
+        except OSError as error:
+            os.write(report, str(error.errno).encode())
+        finally:
+            os._exit(0)
+    os.close(report)
+    try:
+        number = int(os.read(errors, 16) or errno.EIO)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return os.open(f"/proc/{pid}/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for fd in (waits, release, errors):
+            os.close(fd)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
 
 
 def user_namespace(uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]]) -> int:

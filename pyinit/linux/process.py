@@ -4,6 +4,7 @@ Owns the numbers and one wrapper a call. Must not know services or containers.
 Law: clone3 here runs none of CPython's fork hooks, so the caller has one thread and says so.
 """
 
+import errno
 import fcntl
 import os
 import select
@@ -64,6 +65,14 @@ def clone(flags: int, *, inner_pid: int = 0, cgroup_fd: int = -1) -> tuple[int, 
         arguments[8], arguments[9] = ctypes.addressof(wanted), 1
     pid = syscall("clone3", _CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
     return (pid, pidfd.value) if pid else (0, -1)
+
+
+def set_fs_ids(uid: int, gid: int) -> None:
+    """setfsuid(2), setfsgid(2): whose what this process makes is; OSError if it may not, which they say by a second call only."""
+    for call, number in ((LIBC.setfsgid, gid), (LIBC.setfsuid, uid)):
+        call(ctypes.c_uint32(number))
+        if call(ctypes.c_uint32(0xFFFFFFFF)) & 0xFFFFFFFF != number:
+            raise OSError(errno.EPERM, f"make files as {number}: {os.strerror(errno.EPERM)}")
 
 
 def close_from(lowest: int) -> None:

@@ -295,10 +295,8 @@ OF_CONTAINER = {
     "writable = true": 'writable: expected "none", "tmpfs" or a folder with a / in its path, found true',
     'writable_size = "1M"': 'writable_size: only writable = "tmpfs" has it; write that, or take it out',
     'writable_paths = ["/x"]': 'writable_paths: expected writable = "tmpfs" or a folder beside it: where the changes go',
-    'namespaces = ["pid", "mount", "net", "user"]': 'namespaces[4]: "user" is not supported yet; take it out',
-    'namespaces = ["time", "pid", "mount", "net"]': 'namespaces[1]: "time" is not supported yet; take it out',
     'namespaces = ["pid", "mnt", "mount", "net"]': (
-        'namespaces[2]: expected one of pid, mount, uts, ipc, cgroup, net, found "mnt"'
+        'namespaces[2]: expected one of pid, mount, uts, ipc, cgroup, net, user, time, found "mnt"; did you mean mount?'
     ),
     'namespaces = ["mount", "net"]': 'namespaces: expected "pid" among them: there is no container without it',
     'namespaces = ["pid", "mount"]': (
@@ -306,7 +304,35 @@ OF_CONTAINER = {
     ),
     "orphan = 1": "orphan: expected true or false, found 1",
     'init = "sbin/init"': 'init: expected an absolute path, found "sbin/init"',
-    "user_namespace = {}": "user_namespace: this key is not supported yet; take it out",
+    "namespaces = ['pid', 'mount', 'net']\nuser_namespace = {}": 'user_namespace: expected "user" among `namespaces`, found none; add that, or take this out',
+    "namespaces = ['pid', 'mount', 'net']\ntime_offsets = {}": 'time_offsets: expected "time" among `namespaces`, found none; add that, or take this out',
+    'user_namespace.map = "autp"': 'user_namespace.map: expected "auto" or "single", found "autp"; did you mean auto?',
+    "user_namespace.map = []": "user_namespace.map: expected 1 to 340 ranges, found 0",
+    "user_namespace.map = [1]": "user_namespace.map: expected an array of tables, [[container.user_namespace.map]], found a list",
+    "user_namespace.map = [{ inside = 0 }]": "user_namespace.map[1]: expected outside = N: the first id of this host that the range stands for",
+    "user_namespace.map = [{ inside = 0, outside = -1 }]": "user_namespace.map[1].outside: expected an integer from 0 to 4294967294, found -1",
+    "user_namespace.map = [{ inside = 1, outside = 9 }]": "user_namespace.map: expected a range with inside = 0: PID 1 is root in its container",
+    "user_namespace.map = [{ outside = 9, count = 0 }]": "user_namespace.map[1].count: expected an integer from 1 to 4294967295, found 0",
+    "user_namespace.map = [{ outside = 9, count = 4294967295 }]": "user_namespace.map[1]: it goes beyond the highest id, 4294967294; make count smaller",
+    "user_namespace.map = [{ outside = 10, count = 9 }, { inside = 8, outside = 90 }]": (
+        "user_namespace.map[2]: it overlaps with map[1]: each id, inside and outside, stands for one; mend the ranges"
+    ),
+    "user_namespace.map = [{ outside = 10, count = 9 }, { inside = 9, outside = 2, count = 9 }]": (
+        "user_namespace.map[2]: it overlaps with map[1]: each id, inside and outside, stands for one; mend the ranges"
+    ),
+    "user_namespace.maps = 1": "user_namespace.maps: there is no such key; did you mean map?",
+    'user_namespace = { map = [{ outside = 9 }], user = "x" }': "user_namespace.user: a map of ranges says itself whose the ids are; take this out",
+    'time_offsets.monotonic = "1"': 'time_offsets.monotonic: expected a duration such as "1h", or "-5m" to set it back, found "1"',
+    'time_offsets.realtime = "1h"': "time_offsets.realtime: there is no such key; known are: boottime, monotonic",
+    'share = ["mount:db"]': "share[1]: mount can't be shared: a container has a root of its own; share folders by a bind mount with propagation",
+    'share = ["nett:db"]': 'share[1]: expected a namespace and whose, such as "net:db", "ipc:/path" or "uts:4321", found "nett:db"',
+    'share = ["net"]': 'share[1]: expected a namespace and whose, such as "net:db", "ipc:/path" or "uts:4321", found "net"',
+    'share = ["net:a/b"]': 'share[1]: expected a container\'s name, an absolute path or a pid behind net:, found "a/b"',
+    'share = ["net:99999999"]': 'share[1]: expected a container\'s name, an absolute path or a pid behind net:, found "99999999"',
+    'share = ["ipc:a", "ipc:b"]': "share[2]: ipc is there twice; a process is in one of each kind: take one out",
+    'share = ["ipc:a"]\nnamespaces = ["pid", "mount", "net", "ipc"]': 'namespaces[4]: "ipc" is in share as well: it is made, or shared; take one out',
+    'share = ["user:a"]\nuser_namespace = {}': "user_namespace: the user namespace is shared, so it is the other's to say; take this, or that, out",
+    'share = ["net:a"]\nnetwork.mode = "host"': "network: the network is shared with somebody who has it; take this out, or net out of share",
     'hostnam = "x"': "hostnam: there is no such key; did you mean hostname?",
     "mounts = {}": "mounts: expected an array of tables, [[container.mounts]], found a table",
     "cgroup.memory_max = 512": f"cgroup.memory_max: {SIZES} 512",
@@ -329,8 +355,10 @@ OF_CONTAINER = {
     'cgroup.io_max = [{ device = "8:0", read = "1M" }, { device = "8:0", write = "1M" }]': "cgroup.io_max[2]: 8:0 is there twice; put its limits into one",
     'cgroup.io_max = [{ device = "8:0", read_iop = 1 }]': "cgroup.io_max[1].read_iop: there is no such key; did you mean read_iops?",
     "cgroup.swap_max = '1M'": "cgroup.swap_max: there is no such key; did you mean memory_swap_max?",
-    "network.publish = []": "network.publish: this key is not supported yet; take it out",
-    'network.mode = "bridge"': 'network.mode: expected "none", "host" or "veth", found "bridge"',
+    "network.ipv6 = true": "network.ipv6: this key is not supported yet; take it out",
+    "network.publish = []": 'network.publish: only mode = "veth" has it; write that, or take it out',
+    "network.mtu = 1400": 'network.mtu: only mode = "veth" or "macvlan" has it; write that, or take it out',
+    'network.mode = "bridge"': 'network.mode: expected "none", "host", "veth", "macvlan" or "netns", found "bridge"',
     'network.bridge = "b"': 'network.bridge: only mode = "veth" has it; write that, or take it out',
     'network.dns = ["dns.example"]': 'network.dns[1]: expected a numeric address, found "dns.example"',
     'network.hosts = { db = "db.example" }': 'network.hosts.db: expected a numeric address, found "db.example"',
@@ -378,7 +406,8 @@ OF_CONTAINER = {
 
 @pytest.mark.parametrize(("text", "message"), OF_CONTAINER.items())
 def test_a_key_of_container(text, message):
-    assert problems(f"{BOX}{text}\n{SERVICE}") == [f"services.toml:3: container.{message}"]
+    line = 3 + max(part.startswith(message.partition(":")[0].partition("[")[0].split(".")[0]) * number for number, part in enumerate(text.split("\n")))
+    assert problems(f"{BOX}{text}\n{SERVICE}") == [f"services.toml:{line}: container.{message}"]
 
 
 PATHS = "expected an absolute path below the root, without .. : , and \\, found"
@@ -425,6 +454,7 @@ def test_no_layers(layers, line, message):
     assert problems(f"[container]\n{layers}\n{SERVICE}") == [f"services.toml:{line}: container.{message}"]
 
 
+PUBLISH = 'expected [ADDRESS:]PORT[:PORT][/tcp or /udp], such as "127.0.0.1:8080:80/tcp" or "8000-8010:80-90"'
 VETH = 'bridge = "b"\naddress = "10.0.0.2/24"\n'
 OF_VETH = {
     VETH.replace('"b"', '"a-name-too-long-x"'): (4, 'bridge: expected a link\'s name of up to 15 letters, found "a-name-too-long-x"'),
@@ -446,10 +476,60 @@ def test_a_key_of_a_veth(text, expected):
     assert found == [f"services.toml:{line}: container.network.{message}"]
 
 
-def test_a_veth_needs_a_bridge_and_an_address():
-    assert problems(f'{BOX}[container.network]\nmode = "veth"\n{SERVICE}') == [
-        "services.toml:3: container.network: bridge is missing: expected a link's name of up to 15 letters",
-        'services.toml:3: container.network: address is missing: expected an address with its prefix, such as "10.91.0.2/24"',
+POOL = 'pool = ["10.0.0.0/29", "fd00::/64"]\n'
+OF_POOL = {
+    'pool = "10.0.0.1/24"': 'pool: expected a network of four addresses or more, such as "10.91.0.0/16" or "fd91::/64", found "10.0.0.1/24"',
+    'pool = ["fd00::/127"]': 'pool[1]: expected a network of four addresses or more, such as "10.91.0.0/16" or "fd91::/64", found "fd00::/127"',
+    'pool = ["10.0.0.0/24", "10.1.0.0/24"]': 'pool[2]: expected one IPv4 and one IPv6 at most, found another: "10.1.0.0/24"',
+    'address = ["10.0.0.2/24", "10.0.1.2/24"]': 'address[2]: expected one IPv4 and one IPv6 at most, found another: "10.0.1.2/24"',
+    'address = "10.0.0.2/24"\n' + POOL: 'pool: only address = "auto" has it; write that, or take it out',
+    'address = 1': 'address: expected a list of strings, found 1',
+    'mac = "01:00:00:00:00:01"': 'mac: expected a link\'s own address, such as "02:00:0a:5b:00:02", found "01:00:00:00:00:01"',
+    'mac = "02:00:00:00:01"': 'mac: expected a link\'s own address, such as "02:00:0a:5b:00:02", found "02:00:00:00:01"',
+    "mtu = 67": "mtu: expected an integer from 68 to 65535, found 67",
+    'routes = [{ to = "10.9.0.1/16", via = "10.91.0.9" }]': 'routes[1].to: expected a network, such as "10.0.0.0/8", found "10.9.0.1/16"',
+    'routes = [{ to = "10.9.0.0/16", via = "10.9.0.9" }]': (
+        'routes[1].via: expected a router\'s address in the network of 10.91.0.0/16, found "10.9.0.9"'
+    ),
+    POOL + 'routes = [{ to = "10.9.0.0/16", via = "fd00::9" }]': (
+        'routes[1].via: expected a router\'s address in the network of 10.0.0.0/29 or fd00::/64, found "fd00::9"'
+    ),
+    'routes = [{ via = "10.91.0.9" }]': 'routes: to is missing: expected a network, such as "10.0.0.0/8"',
+    'publish = ["::1:80:80"]': f'publish[1]: {PUBLISH}, found "::1:80:80"',
+    'publish = ["80:80/sctp"]': f'publish[1]: {PUBLISH}, found "80:80/sctp"',
+    'publish = ["0:80"]': f'publish[1]: {PUBLISH}, found "0:80"',
+    'publish = ["80-81:80"]': f'publish[1]: {PUBLISH}, found "80-81:80"',
+    'publish = ["81-80"]': f'publish[1]: {PUBLISH}, found "81-80"',
+    'publish = ["localhost:80:80"]': f'publish[1]: {PUBLISH}, found "localhost:80:80"',
+    'publish = ["[10.0.0.1]:80:80"]': f'publish[1]: {PUBLISH}, found "[10.0.0.1]:80:80"',
+    'publish = ["1000-3000:1000-3000"]': "publish[1]: expected a range of at most 1024 ports, found 2001",
+    'publish = ["[::1]:80:80"]': (
+        "publish[1]: ::1 can't be published, for Linux routes nothing from there; name 127.0.0.1, or another IPv6 address of the host"
+    ),
+    'publish = ["[fd00::9]:80:80"]': "publish[1]: fd00::9 is IPv6, and the container has no such address; give it one in address or pool",
+    'publish = ["80:8080", "10.0.0.1:75-85:75-85"]': 'publish[2]: expected each port of the host once, found "10.0.0.1:75-85:75-85" beside line 4\'s',
+    'outbound = [{ to = "10.0.0.1/8" }]': 'outbound[1].to: expected a network or an address, such as "10.0.0.0/8", found "10.0.0.1/8"',
+    'outbound = [{ to = "db" }]': 'outbound[1].to: expected a network or an address, such as "10.0.0.0/8", found "db"',
+    'outbound = [{ ports = [80, "x"] }]': 'outbound[1].ports[2]: expected a port or a range, such as 5432 or "8000-8010", found "x"',
+    'outbound = [{ ports = [80], protocol = "icmp" }]': 'outbound[1].ports: only protocol = "tcp" or "udp" has ports; take them out',
+    'parent = "eth0"': 'parent: only mode = "macvlan" has it; write that, or take it out',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), OF_POOL.items())
+def test_a_key_of_a_network_with_a_link(text, message):
+    found = problems(f'{BOX}[container.network]\n{text}\nmode = "veth"\n{SERVICE}')
+    assert [one.partition(": ")[2] for one in found] == [f"container.network.{message}"]
+
+
+def test_a_macvlan_needs_a_parent_and_an_address_and_a_given_network_its_path():
+    assert problems(f'{BOX}[container.network]\nmode = "macvlan"\n{SERVICE}') == [
+        "services.toml:3: container.network: address is missing: expected an address with its prefix, such as "
+        '"10.91.0.2/24", or a pool = "..." of its parent\'s network',
+        'services.toml:3: container.network: parent is missing: expected a link of the host, such as "eth0"',
+    ]
+    assert problems(f'{BOX}[container.network]\nmode = "netns"\n{SERVICE}') == [
+        'services.toml:3: container.network: path is missing: expected a network namespace, such as "/run/netns/blue" or "/proc/PID/ns/net"',
     ]
 
 

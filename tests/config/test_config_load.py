@@ -247,7 +247,7 @@ def test_every_key_of_a_container(folder):
         ),
         cgroup=m.CgroupLimits(512 << 20, 448 << 20, 1.5, 100, 512, line("[container.cgroup]")),
         network=m.Network(
-            "veth", "pyinit0", "10.91.0.2/24", "10.91.0.1", ("10.91.0.1", "fd00::1"),
+            "veth", "pyinit0", ("10.91.0.2/24",), ("10.91.0.1",), ("10.91.0.1", "fd00::1"),
             (("db.internal", "10.91.0.3"), ("db6", "fd00::3")), line("[container.network]"),
         ),
         security=m.Security(
@@ -340,7 +340,7 @@ def test_the_hosts_network(folder, kept):
 def test_a_gateway_within_reach(folder, address, gateway):
     network = f'mode = "veth"\nbridge = "b"\naddress = "{address}"\ngateway = "{gateway}"\n'
     text = f'[container]\nlayers = ["layer"]\n[container.network]\n{network}[services.a]\ncommand = "x"\n'
-    assert loaded(text).container.network.gateway == gateway
+    assert loaded(text).container.network.gateways == (gateway,)
 
 
 def test_expansion_in_every_form_of_value(folder):

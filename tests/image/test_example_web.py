@@ -36,7 +36,7 @@ def test_values_of_the_environment_reach_the_ram_disk_and_the_network() -> None:
         on_host=False,
     )
     assert config.container is not None
-    assert config.container.network.address == "10.91.0.9/24"
+    assert config.container.network.addresses == ("10.91.0.9/24",)
     files = [file for mount in config.container.mounts for file in mount.files]
     assert [(file.name, file.content.text, file.mode) for file in files] == [
         ("app.env", "GREETING=hi\nAPP_ENV=prod\n", 0o644), ("authorized_keys", "ssh-ed25519 AAAA\n", 0o644),

@@ -12,6 +12,7 @@ from pyinit.launch import digests
 from pyinit.launch.apply import Builder
 from pyinit.launch.operations import AttachLayer, VerifyImage
 from pyinit.launch.outside import Outside
+from pyinit.launch.root import Ids
 from pyinit.model import Origin
 
 WHERE = Origin("services.toml", 7)
@@ -83,7 +84,7 @@ def test_what_changes_between_check_and_mount_is_not_mounted(tmp_path):
     image.write_bytes(b"other")
     (tmp_path / "staging").mkdir()
     with pytest.raises(LaunchError) as caught:
-        Builder(f"{tmp_path}/staging", {str(image): seen}, Outside(frozenset())).run((AttachLayer(0, str(image), WHERE),))
+        Builder(f"{tmp_path}/staging", {str(image): seen}, Outside(frozenset(), Ids()), Ids()).run((AttachLayer(0, str(image), WHERE),))
     assert str(caught.value) == (
         f"services.toml:7: mount layer 0, {image}, read-only: {image} has changed since its digest was checked; start again"
     )

@@ -23,7 +23,9 @@ from pyinit.model import (
     Seccomp,
     Security,
     ServiceSpec,
+    Shared,
     Sysctl,
+    UserNamespace,
 )
 
 
@@ -142,9 +144,10 @@ def test_filters_stand_with_their_lines():
 
 
 def test_what_stays_on_the_host_says_how_it_is_undone():
-    steps = plan.make(config(network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)))).operations()
+    steps = plan.make(config(network=Network("veth", "br0", ("10.1.0.2/24",), ("10.1.0.1",), origin=at(9)))).operations()
     assert [step.undo() for step in steps if step.undo()] == [
         "kill PID 1: all else in its pid namespace goes with it",
+        "they are free again; its name leaves the others' /etc/hosts",
         "kill what is in the group, remove it",
         "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it",
         "the mount goes with PID 1, an image's loop device with its last mount",
@@ -153,7 +156,7 @@ def test_what_stays_on_the_host_says_how_it_is_undone():
 
 def test_a_network_limits_and_mounts_stand_with_their_lines():
     found = words(
-        network=Network("veth", "br0", "10.1.0.2/24", "10.1.0.1", origin=at(9)),
+        network=Network("veth", "br0", ("10.1.0.2/24",), ("10.1.0.1",), origin=at(9)),
         cgroup=CgroupLimits(memory_max_bytes=1 << 20, cpu_max=1.5, pids_max=9, origin=at(7)),
         mounts=(
             Mount("tmpfs", "/run/config", files=(FileSpec("a.env", Content("text", "secret"), 0o600),), origin=at(20)),
@@ -161,6 +164,7 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
         ),
     )
     assert [line for line in found if line not in DEFAULT] == [
+        "9 take 10.1.0.2/24 for web, name it to the others on br0",
         "7 make cgroup pyinit-web with memory_max=1M cpu_max=1.5 pids_max=9",
         "9 make veth ve-web on bridge br0, host0 with 10.1.0.2/24 inside, default route by 10.1.0.1",
         "1 mount tmpfs on /dev/shm (nosuid,nodev,noexec,mode=1777,size=128k,nr_inodes=1024)",
@@ -168,6 +172,7 @@ def test_a_network_limits_and_mounts_stand_with_their_lines():
         "1 mount tmpfs of 128K on /tmp (nr_inodes=1024)",
         "30 mount bind /srv/data on /data read-only",
         "20 mount tmpfs of 128K on /run/config (nr_inodes=1024), with a.env",
+        "9 bind /etc/hosts with the neighbours' names and /etc/resolv.conf, read-only",
     ]
     assert "secret" not in "".join(found)
 
@@ -254,6 +259,38 @@ def test_namespaces_that_are_not_asked_for_leave_their_steps_out():
     ]
 
 
+def test_namespaces_are_joined_and_clocks_set_before_the_clone_and_ids_mapped_after_it():
+    ranges = tuple(IdRange(kind, 100000, 0, 65536) for kind in ("uid", "gid"))
+    share = (Shared("net", "container", "db", at(4)), Shared("ipc", "path", "/run/ipc", at(5)), Shared("uts", "pid", "4321", at(6)))
+    namespaces = ("pid", "mount", "cgroup", "user", "time")
+    offsets = (("monotonic", 3_600_000_000_000), ("boottime", -1_500_000_000))
+    found = words(share=share, namespaces=namespaces, user_namespace=UserNamespace("auto", "", ranges, at(7)), time_offsets=offsets, time_origin=at(8))
+    assert found[:6] == [
+        "4 join the net namespace of container db",
+        "5 join the ipc namespace of /run/ipc",
+        "6 join the uts namespace of pid 4321",
+        "8 make a time namespace: monotonic +3600 s, boottime -1.5 s",
+        "1 clone PID 1 into new namespaces: pid mount cgroup user time",
+        "7 map the host's ids: uid 100000-165535 is 0-65535, gid 100000-165535 is 0-65535 inside",
+    ]
+    assert [line for line in DEFAULT if line not in found] == [DEFAULT[0], "1 set the host name web-1"]
+    steps = plan.make(config(share=(Shared("pid", "container", "db", at(4)),), namespaces=("mount",))).operations()
+    assert [step.undo() for step in steps][:3] == [
+        "PID 1 leaves it; who else is in it keeps it",
+        "kill PID 1; what else is in the container's group is killed with that",
+        "kill what is in the group, remove it",
+    ]
+
+
+def test_a_map_that_only_the_host_knows_is_told_in_words():
+    for users, expected in (
+        (UserNamespace(), "the ranges of pyinit, or of root, in /etc/subuid and /etc/subgid are 0 and up inside"),
+        (UserNamespace(user="joe"), "the ranges of joe in /etc/subuid and /etc/subgid are 0 and up inside"),
+        (UserNamespace("single", "joe"), "joe is root inside"),
+    ):
+        assert words(namespaces=("pid", "mount", "user"), user_namespace=users)[1] == f"1 map the host's ids: {expected}"
+
+
 def test_link_names_fit_15_bytes_and_differ():
     names = ["web", "pyinit-test-1", "pyinit-test-2", "a-name-that-is-much-too-long-for-a-link"]
     links = [plan.link_name(name) for name in names]
@@ -263,7 +300,7 @@ def test_link_names_fit_15_bytes_and_differ():
 
 
 def test_hosts_hostname_and_resolver_are_generated():
-    network = Network("veth", "br0", "10.1.0.2/24", dns=("10.1.0.1",), hosts=(("db", "10.1.0.3"),))
+    network = Network("veth", "br0", ("10.1.0.2/24",), dns=("10.1.0.1",), hosts=(("db", "10.1.0.3"),))
     root = next(step for step in plan.make(config(network=network)).inside if isinstance(step, operations.MakeRoot))
     assert dict(root.files) == {
         "/etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n10.1.0.2\tweb-1\n10.1.0.3\tdb\n",
@@ -279,7 +316,7 @@ def test_sysctls_stand_before_the_pivot_and_wait_for_the_network_if_they_are_its
         "7 set the sysctl kernel.shmmax to 9", "8 set the sysctl net/ipv4/x to 0", "1 join a new session keyring, leave the host's keys",
         "1 mount cgroup2 on /sys/fs/cgroup (ro,nosuid,nodev,noexec)", "1 pivot_root, detach the host's root",
     ]  # fmt: skip
-    veth = Network("veth", "br0", "10.1.0.2/24")
+    veth = Network("veth", "br0", ("10.1.0.2/24",))
     cases = [((port,), veth, True), ((port,), Network(), False), ((shm,), veth, False), ((), veth, False)]
     assert [plan.make(config(sysctl=sysctl, network=network)).network_first() for sysctl, network, _ in cases] == [
         expected for _, _, expected in cases

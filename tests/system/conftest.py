@@ -218,7 +218,8 @@ def leftovers() -> dict[str, list[str]]:
     groups = [str(path) for path in pathlib.Path("/sys/fs/cgroup").glob("**/pyinit-*") if path.is_dir()]
     links = [name for name in os.listdir("/sys/class/net") if name.startswith(("ve-", "pyinit"))]
     places = sorted(str(path) for path in pathlib.Path("/run/pyinit").glob("*") if path.name != ".kept")  # between starts, by intent
-    return {"mounts": mounts, "loops": sorted(loops), "cgroups": sorted(groups), "links": sorted(links), "run": places}
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {"tables": tables, "mounts": mounts, "loops": sorted(loops), "cgroups": sorted(groups), "links": sorted(links), "run": places}
 
 
 @pytest.fixture

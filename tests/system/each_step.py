@@ -12,8 +12,6 @@ import signal
 import sys
 import time
 
-import pyroute2  # noqa: F401, TID253 - the network's helper has it from here
-
 from pyinit import bundle
 from pyinit.config.load import load
 from pyinit.errors import PyinitError

@@ -1,0 +1,119 @@
+"""The host's packet filter for a container: rules put in, taken out, and what else of the host that needs.
+
+Owns the runs of nft and the settings below /proc/sys/net. Must not know the rules (rules.py). Laws: all under the lock of
+the runtime folder, where the journals say who has what; a setting of the host's is only changed where the config asks
+for it, one of a bridge only where the bridge is pyinit's own.
+"""
+
+import os
+
+from pyinit import scopes as contextlib
+from pyinit.errors import LaunchError
+from pyinit.launch import rules
+from pyinit.launch.journals import Entries, mark_gone, others
+from pyinit.launch.operations import MakeRules
+from pyinit.linux import process
+from pyinit.linux.addresses import bits_of
+from pyinit.linux.programs import find_program
+
+RULES = "rules"  # in the journal
+_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_NFT_S = 30.0
+_FORWARDING = {32: "net/ipv4/ip_forward", 128: "net/ipv6/conf/all/forwarding"}
+
+
+def check_host(operation: MakeRules, addresses: tuple[str, ...]) -> None:
+    """nft is there, and the host passes on what has to be passed on; LaunchError."""
+    if not find_program("nft", {"PATH": _PATH}):
+        raise LaunchError(f"{operation.origin}: {operation.describe()}: there is no program nft on this host; install it (Debian: nftables)")
+    if not rules.wants_forwarding(operation.network):
+        return
+    for bits in sorted({bits_of(address) for address in addresses}):
+        path = _FORWARDING[bits]
+        if _read(f"/proc/sys/{path}") != "0":
+            continue
+        name = path.replace("/", ".")
+        if not operation.network.forwarding:
+            raise LaunchError(
+                f"{operation.origin}: {operation.describe()}: {name} is 0, so this host passes nothing on between the container and others; "
+                f"`sysctl -w {name}=1`, or write forwarding = true in [container.network] to have that done"
+                + ("; or nat = false, if it needs nobody outside" if not operation.network.publish else "")
+            )
+        _write(f"/proc/sys/{path}", "1")
+
+
+def make(operation: MakeRules, addresses: tuple[str, ...], dns: tuple[str, ...]) -> None:
+    """Under the lock. OSError, LaunchError."""
+    mine = rules.elements(operation.network, operation.name, operation.link, addresses)
+    found = others(operation.name)
+    kept = [element for one in found if one.runs for element in _elements(one)]
+    dead = [_elements(one) for one in found if not one.runs]
+    rows = rules.policy(operation.network, operation.name, dns) if operation.network.outbound is not None else []
+    _run(rules.make(mine, rows, dead, kept))
+
+
+def remove(line: str) -> None:
+    """Of the journal's line, under the lock; OSError."""
+    try:
+        name, mine = rules.read(line)
+    except ValueError:
+        return  # it was cut off: nothing of it was made
+    kept = [element for one in others(name) if one.runs for element in _elements(one)]
+    keys = {one[:3] for one in kept}
+    for one in mine:
+        if one.place == "localnet" and one[:3] not in keys:  # before what guards it
+            with contextlib.suppress(FileNotFoundError):
+                _write(f"/proc/sys/net/ipv4/conf/{one.key.strip(chr(34))}/route_localnet", "0")
+    if find_program("nft", {"PATH": _PATH}):  # else nothing was made
+        _run(rules.unmake(mine, kept))
+    mark_gone(name, RULES)
+
+
+def route_localnet(bridge: str) -> bool:
+    """Let loopback addresses through to this bridge, which is ours and guarded."""
+    _write(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet", "1")
+    return True
+
+
+def routes_localnet(bridge: str) -> bool:
+    return any(_read(f"/proc/sys/net/ipv4/conf/{name}/route_localnet") == "1" for name in ("all", bridge))
+
+
+def elements_of_others(name: str) -> list[tuple[str, rules.Element]]:
+    """(container, element) of all that run but `name`."""
+    return [(one.name, element) for one in others(name) if one.runs for element in _elements(one)]
+
+
+def _elements(one: Entries) -> list[rules.Element]:
+    found = []
+    for line in one.values(RULES):
+        with contextlib.suppress(ValueError):
+            found += rules.read(line)[1]
+    return found
+
+
+def _run(text: str) -> None:
+    fd = os.memfd_create("pyinit-rules", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+        os.lseek(fd, 0, os.SEEK_SET)
+        done = process.run(("nft", "-f", "-"), env={"PATH": _PATH, "LC_ALL": "C"}, timeout_s=_NFT_S, stdin_fd=fd)
+    finally:
+        os.close(fd)
+    if done.code:
+        said = done.stderr.decode("utf-8", "replace").splitlines()
+        why = next((line.partition("Error: ")[2] for line in said if "Error: " in line), "") or " ".join(said[:1]) or done.why_killed
+        raise OSError(0, f"nft: {why or f'it ended with {done.code}'}")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _write(path: str, value: str) -> None:
+    with open(path, "w") as file:
+        file.write(value)

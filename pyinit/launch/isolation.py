@@ -1,0 +1,215 @@
+"""PID 1's birth where more than new namespaces is asked for: some are joined, or it has ids of its own.
+
+Owns the midwife, a child of ours that joins what is to be joined and bears PID 1 there as our child, and the gate that PID 1
+waits at until its ids are mapped. Must not know what a launch makes next. Laws: this process itself stays where it is; a
+namespace is held by an fd from when it is known whose it is, so no number can become another's meanwhile; what fails
+here fails before PID 1 has run a line of its own.
+"""
+
+import errno
+import os
+import select
+
+from pyinit import scopes as contextlib
+from pyinit.bundle import Bundle
+from pyinit.config import cache
+from pyinit.control import places
+from pyinit.launch import clone, operations, plan, users
+from pyinit.launch.tracing import Trace, carried_out, explained
+from pyinit.linux import namespaces, process
+from pyinit.model import Config, Shared
+
+_ORDER = ("net", "ipc", "uts", "cgroup", "time", "pid", "user")  # who is in another's user namespace may not join what we may
+_REFUSED = {
+    errno.EPERM: "it takes CAP_SYS_ADMIN in the user namespace that it belongs to: run pyinit where that is, or as root",
+    errno.EINVAL: "it is ours already, or, of pid, not below our own: take it out of share",
+    errno.EUSERS: "this process has more than one thread",
+}
+
+
+def bear(config: Config, code: Bundle, trace: Trace) -> clone.Born:
+    """PID 1, with its ids; LaunchError."""
+    box = config.container
+    assert box is not None
+    steps = plan.make(config).host
+    joined: dict[str, int] = {}
+    birth: _Birth | None = None
+    born: clone.Born | None = None
+    try:
+        for step in steps:
+            match step:
+                case operations.JoinNamespace():
+                    with carried_out(step, trace):
+                        joined[step.shared.kind] = _open(step)
+                case operations.SetClocks():
+                    with carried_out(step, trace):
+                        joined["time"] = _clocks(step)
+                case operations.Isolate():
+                    with carried_out(step, trace):
+                        birth = _Birth(joined, has_ids="user" in joined or "user" in box.namespaces)
+                        born = clone.start(clone.flags_of(box), cache.pack(config), code, birth)
+                case operations.MapUsers():
+                    assert born is not None
+                    with carried_out(step, trace):
+                        users.write_map(born.pid, step.users.ranges)
+        assert born is not None and birth is not None
+        with explained(next(step for step in steps if isinstance(step, operations.Isolate))):
+            if birth.has_ids:
+                born.ids = users.of(born)
+            birth.open_gate()
+    except BaseException:
+        if born is not None:
+            born.end()
+        raise
+    finally:
+        if birth is not None:
+            birth.close()
+        for fd in joined.values():
+            os.close(fd)
+    return born
+
+
+def _clocks(step: operations.SetClocks) -> int:
+    try:
+        return namespaces.time_namespace(step.offsets)
+    except OSError as error:
+        if error.errno == errno.ERANGE:
+            raise OSError(errno.ERANGE, "a clock would stand before 0, or beyond 146 years; choose a smaller offset") from error
+        if error.errno == errno.EINVAL:
+            raise OSError(errno.EINVAL, 'this kernel has no time namespaces; take "time" out of namespaces') from error
+        raise
+
+
+def _open(step: operations.JoinNamespace) -> int:
+    """fd of the namespace; OSError, LaunchError."""
+    shared = step.shared
+    if shared.by == "path":
+        fd = os.open(shared.what, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    else:
+        fd = _of_process(step, _pid_of(step) if shared.by == "container" else int(shared.what))
+    try:
+        kind = namespaces.kind_of(fd)
+    except OSError as error:
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"{shared.what} is no namespace; give one, such as /proc/PID/ns/{shared.kind} or a bind of it") from error
+    if kind != shared.kind:
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"{shared.what} is a {kind} namespace; give a {shared.kind} one, or write {kind}:{shared.what}")
+    return fd
+
+
+def _of_process(step: operations.JoinNamespace, pid: int) -> int:
+    """The number can't become another's between two looks at who has it."""
+    shared = step.shared
+    gone = OSError(errno.ESRCH, f"{_named(shared)} does not run; start it first")
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (ProcessLookupError, OSError):
+        raise gone from None
+    try:
+        if shared.by == "container" and _pid_of(step) != pid:
+            raise gone
+        try:
+            fd = os.open(f"/proc/{pid}/ns/{shared.kind}", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):
+            raise gone from None
+        if select.select([pidfd], [], [], 0)[0]:
+            os.close(fd)
+            raise gone
+        return fd
+    finally:
+        os.close(pidfd)
+
+
+def _pid_of(step: operations.JoinNamespace) -> int:
+    """PID 1's of a container whose lock is held."""
+    what = step.shared.what
+    found = next((one.pid for one in places.running() if one.name == what), 0)
+    if not found:
+        raise OSError(errno.ESRCH, f"{_named(step.shared)} does not run; start it first")
+    return found
+
+
+def _named(shared: Shared) -> str:
+    return f"container {shared.what}" if shared.by == "container" else f"the process {shared.what}"
+
+
+class _Birth:
+    """Called as clone(2) would be: (pid, pidfd) in the launcher, (0, -1) in PID 1."""
+
+    def __init__(self, joined: dict[str, int], *, has_ids: bool) -> None:
+        self._joined = joined
+        self.has_ids = has_ids
+        self._gate, self._opener = os.pipe2(os.O_CLOEXEC) if has_ids else (-1, -1)
+
+    def __call__(self, flags: int) -> tuple[int, int]:
+        if not self._joined:
+            pid, pidfd = process.clone(flags)
+            if pid == 0:
+                self._wait()
+            return pid, pidfd
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        midwife, midwife_fd = process.clone(0)
+        if midwife == 0:
+            os.close(read_fd)
+            return self._bear(flags, write_fd)
+        os.close(write_fd)
+        try:
+            told = os.read(read_fd, 4096).decode()
+        finally:
+            os.close(read_fd)
+            os.waitid(os.P_PIDFD, midwife_fd, os.WEXITED)
+            os.close(midwife_fd)
+        word, _, text = told.partition(" ")
+        if word != "born":
+            raise OSError(int(word or errno.EIO), text or "who was to bear PID 1 was killed")
+        return int(text), os.pidfd_open(int(text))
+
+    def _bear(self, flags: int, write_fd: int) -> tuple[int, int]:
+        """In the midwife; goes on in PID 1 alone."""
+        try:
+            for kind in _ORDER:
+                if kind in self._joined:
+                    self._join(kind)
+            pid, _ = process.clone(flags | process.CLONE_PARENT)
+            if pid == 0:
+                os.close(write_fd)
+                self._wait()
+                return 0, -1
+            os.write(write_fd, b"born %d" % pid)
+        except OSError as error:
+            os.write(write_fd, f"{error.errno or errno.EIO} {error.strerror}".encode("utf-8", "replace")[:4096])
+        except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
+            os.write(write_fd, f"{errno.EIO} internal error: {type(error).__name__}: {error}".encode("utf-8", "replace")[:4096])
+        os._exit(0)
+
+    def _join(self, kind: str) -> None:
+        try:
+            namespaces.enter(self._joined[kind], namespaces.CLONE_FLAGS[kind])
+        except OSError as error:
+            why = _REFUSED.get(error.errno or 0, os.strerror(error.errno or 0))
+            raise OSError(error.errno, f"the {kind} namespace can't be joined: {why}") from error
+
+    def _wait(self) -> None:
+        """In PID 1: until its ids are mapped, of which it takes root's."""
+        if self._gate < 0:
+            return
+        os.close(self._opener)
+        if os.read(self._gate, 1) != b".":
+            os._exit(111)
+        try:
+            os.setgroups(())
+        except PermissionError:  # of a map that an ordinary user has written (user_namespaces(7), setgroups)
+            pass
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+
+    def open_gate(self) -> None:
+        if self._opener >= 0:
+            with contextlib.suppress(BrokenPipeError):  # it is gone: its exit code says why
+                os.write(self._opener, b".")
+
+    def close(self) -> None:
+        for fd in (self._gate, self._opener):
+            if fd >= 0:
+                os.close(fd)
