@@ -202,7 +202,13 @@ class Builder:
             group = int(options.pop("gid") or 0)
             if self.root.ids.has("gid", group):
                 options["gid"] = str(self.root.ids.outside("gid", group))
-        tree = mount.new_filesystem(operation.fstype, options, attributes=attributes)
+        try:
+            tree = mount.new_filesystem(operation.fstype, options, attributes=attributes)
+        except PermissionError:
+            if operation.fstype != "sysfs" or self.root.ids.makes_devices:
+                raise
+            tree = mount.open_tree("/sys")  # an ordinary user has that of his own network namespaces only
+            mount.mount_setattr(tree, attributes=attributes)
         self.root.mount(tree, p.Point(operation.target))
 
     def _devices(self) -> None:

@@ -81,15 +81,10 @@ def launch(config: "Config", code: Bundle, report: Callable[[str], None], trace:
     """Run the container; its exit code. LaunchError; what could not be undone is reported."""
     box = config.container
     assert box is not None
-    if is_rootless(box):
-        from pyinit.launch import rootless, tracing  # for ordinary users
-
-        config = rootless.enter(config, trace or tracing.SILENT, report)
-    check_privileges(box)
-    if not _is_plain(box):
-        from pyinit.launch import users  # for those who have a user namespace
-
-        config = users.resolved(config)
+    try:
+        config = _apart(config, report, trace)
+    except OSError as error:  # a module that can't be read
+        raise LaunchError(f"{box.origin}: container {box.name}: {error.filename}: {error.strerror}") from error
     process.block_signals(list(FORWARDED))
     born = _born(config, code, trace)
     try:
@@ -97,6 +92,22 @@ def launch(config: "Config", code: Bundle, report: Callable[[str], None], trace:
         return _go_on(config, code, born, report, trace)
     finally:
         born.end()
+
+
+def _apart(config: "Config", report: Callable[[str], None], trace: "Trace | None") -> "Config":
+    """As this host and this user can have it; LaunchError. What a birth apart needs is loaded, once it is known to be one."""
+    box = config.container
+    assert box is not None
+    if is_rootless(box):
+        from pyinit.launch import rootless, tracing  # for ordinary users
+
+        config = rootless.enter(config, trace or tracing.SILENT, report)
+    check_privileges(box)
+    if not _is_plain(box):
+        from pyinit.launch import isolation, users  # noqa: F401 - for those who have a user namespace, or join one
+
+        config = users.resolved(config)
+    return config
 
 
 def _go_on(config: "Config", code: Bundle, born: clone.Born, report: Callable[[str], None], trace: "Trace | None") -> int:

@@ -178,6 +178,16 @@ def test_a_killed_launcher_leaves_nothing(user):
     assert again.stop() == 0
 
 
+def test_the_network_of_the_host_and_clocks_of_its_own(user):
+    """sysfs is the host's then, read-only."""
+    box = user.start('network = { mode = "host" }\ntime_offsets = { boottime = "1h" }\n')
+    box.wait_for("app: ready")
+    assert os.readlink(f"/proc/{user.pid()}/ns/net") == os.readlink("/proc/self/ns/net")
+    assert user.sh("ls -d /sys/class/net/lo; echo > /sys/x") == "/sys/class/net/lo\n/bin/sh: can't create /sys/x: Read-only file system\n"
+    assert user.sh("cat /proc/self/timens_offsets").split() == ["monotonic", "0", "0", "boottime", "3600", "0"]
+    assert box.stop() == 0
+
+
 def test_the_exit_code_and_the_plan(user):
     more = '[init]\nexit = "when-main-exits"\nmain = "app"\n[services.app]\ncommand = ["/bin/sh", "-c", "exit 7"]\n'
     assert user.start("", more).wait() == 7
