@@ -597,6 +597,7 @@ class Container(NamedTuple):
     user_namespace: UserNamespace = UserNamespace()  # with "user" among namespaces
     time_offsets: tuple[tuple[str, int], ...] = ()  # (monotonic or boottime, nanoseconds)
     time_origin: Origin = NOWHERE
+    rootless: bool = False  # of an ordinary user's: not of a file, but of who starts it
 
 
 class Config(NamedTuple):

@@ -11,7 +11,7 @@ from _collections_abc import Iterator, Mapping
 from pyinit.config.load import load
 from pyinit.core import graph
 from pyinit.errors import EXIT_OK, LaunchError, UsageError
-from pyinit.launch import plan, users
+from pyinit.launch import plan, rootless, start, users
 from pyinit.model import Config, Landlock
 
 _SHORTEST = 3  # of a value that is told from chance
@@ -90,6 +90,8 @@ def _landlock(rules: Landlock) -> str:
 def _resolved(config: Config) -> Config:
     """With this host's ids, if it has them; else the plan tells whose they would be."""
     try:
+        if config.container is not None and start.is_rootless(config.container):
+            return rootless.adapted(config)
         return users.resolved(config)
     except LaunchError:
         return config

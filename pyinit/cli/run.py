@@ -66,7 +66,8 @@ def run(words: list[str]) -> int:
         def work(report: "Callable[[str], None]") -> int:
             return start.launch(config, bundle.get(_PACKAGE), report, trace)
 
-        start.check_privileges(box)
+        if not start.is_rootless(box):
+            start.check_privileges(box)
         return work(_report) if output is None else _detached(config, box.name, output, work)
     if role == "launch":
         raise UsageError(f"{path}: --launch needs a [container] table in the config, and there is none")

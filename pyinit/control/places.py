@@ -27,8 +27,18 @@ class Running(NamedTuple):
     directory: str
 
 
+_ours: list[str] = []
+
+
+def keep_runtime_dir() -> None:
+    """The folder stays what it is for whom we are now, whoever we become."""
+    _ours[:] = [runtime_dir()]
+
+
 def runtime_dir() -> str:
     """The folder of all of them; made, private, at the first use."""
+    if _ours:
+        return _ours[0]
     if os.geteuid() == 0:
         path = "/run/pyinit"
     elif os.environ.get("XDG_RUNTIME_DIR"):

@@ -40,7 +40,7 @@ class Builder:
         """`verified`: what the pinned images, by their path, were when their digest was right; `linked()` waits for the network."""
         self.staging = staging
         self.root = Root(-1, ids)
-        self._images = imaging.Images(staging, verified, ids)
+        self._images = imaging.Images(staging, verified, ids, outside)
         self._declared = Declared(self.root, staging, self._images, outside)
         self._linked = linked
         self._trace = trace
@@ -107,13 +107,13 @@ class Builder:
         lowers = ":".join(str(index) for index in reversed(range(operation.layers)))
         os.mkdir("view")
         if operation.layers > 1:
-            mount.mount("overlay", "view", "overlay", mount.MS_RDONLY, f"lowerdir={lowers}")
+            mount.mount("overlay", "view", "overlay", mount.MS_RDONLY, f"lowerdir={lowers}{self.root.ids.overlay}")
         view = os.open("view" if operation.layers > 1 else "0", os.O_PATH | os.O_CLOEXEC)
         try:
             self._generate(view, operation)
         finally:
             os.close(view)
-        options, flags = f"lowerdir=generated:{lowers}", mount.MS_RDONLY
+        options, flags = f"lowerdir=generated:{lowers}{self.root.ids.overlay}", mount.MS_RDONLY
         if operation.writable != "none":
             imaging.make_upper(_UPPER, operation.writable, operation.size_bytes, operation.inodes, self.root.ids)
         if operation.whole:
@@ -139,7 +139,7 @@ class Builder:
             lowers += f":{lower}"
         place = f"writable-{operation.position}"
         os.mkdir(place)
-        options = f"lowerdir={lowers},upperdir={_UPPER}/upper{real},workdir={_UPPER}/works{real}{imaging.FREE}"
+        options = f"lowerdir={lowers},upperdir={_UPPER}/upper{real},workdir={_UPPER}/works{real}{imaging.FREE}{self.root.ids.overlay}"
         mount.mount("overlay", place, "overlay", mount.MS_NODEV, options)
         tree = mount.open_tree(place, recursive=False)
         os.chdir("/")
@@ -152,7 +152,7 @@ class Builder:
         """
         found: list[str] = []
         for position in reversed(range(self._images.layers)):
-            kind = _kind(str(position), path)
+            kind = _kind(str(position), path, self.root.ids)
             if kind == "other" and not found:
                 raise OSError(errno.ENOTDIR, f"{path} is no folder in the image; name a folder")
             if kind in ("folder", "opaque"):
@@ -206,19 +206,27 @@ class Builder:
             group = int(options.pop("gid") or 0)
             if self.root.ids.has("gid", group):
                 options["gid"] = str(self.root.ids.outside("gid", group))
-        tree = mount.new_filesystem(operation.fstype, options, attributes=attributes)
+        try:
+            tree = mount.new_filesystem(operation.fstype, options, attributes=attributes)
+        except PermissionError:
+            if operation.fstype != "sysfs" or self.root.ids.makes_devices:
+                raise
+            tree = mount.open_tree("/sys")  # an ordinary user has that of his own network namespaces only
+            mount.mount_setattr(tree, attributes=attributes)
         self.root.mount(tree, p.Point(operation.target))
 
     def _devices(self) -> None:
         dev = self.root.open("/dev", os.O_RDONLY | os.O_DIRECTORY)
         try:
-            for name, major, minor in p.DEVICES:
+            for name, major, minor in p.DEVICES if self.root.ids.makes_devices else ():
                 os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
                 os.chmod(name, 0o666, dir_fd=dev)  # mknod obeys the umask
             for name, target in p.DEVICE_LINKS:
                 os.symlink(target, name, dir_fd=dev)
             for name in ("pts", "shm", "mqueue"):
                 os.mkdir(name, 0o755, dir_fd=dev)
+            for name, _, _ in () if self.root.ids.makes_devices else p.DEVICES:
+                self._bind_device(name)
         finally:
             os.close(dev)
 
@@ -261,6 +269,10 @@ class Builder:
                     os.close(place)
             finally:
                 os.close(tree)
+
+    def _bind_device(self, name: str) -> None:
+        """The host's own node: in a user namespace nobody can make one."""
+        self.root.mount(mount.open_tree(f"/dev/{name}", recursive=False), p.Point(f"/dev/{name}", 0o666), directory=False)
 
     def _sysctl(self, operation: p.SetSysctl) -> None:
         """Through a procfs of our own that is mounted nowhere: nothing in the image can lead us elsewhere."""
@@ -352,7 +364,7 @@ def _folder_of(layer: str, path: str) -> int:
         os.close(folder)
 
 
-def _kind(layer: str, path: str) -> str:
+def _kind(layer: str, path: str, ids: Ids) -> str:
     """What a layer holds at `path`: "missing", "folder", "opaque" (what is below is hidden), "whiteout", "other"."""
     found, place = "folder", layer
     for name in path.strip("/").split("/"):
@@ -366,7 +378,7 @@ def _kind(layer: str, path: str) -> str:
         if not stat.S_ISDIR(seen.st_mode):
             return "other"
         try:
-            if os.getxattr(place, "trusted.overlay.opaque", follow_symlinks=False) == b"y":
+            if os.getxattr(place, f"{ids.overlay_xattrs}.overlay.opaque", follow_symlinks=False) == b"y":
                 found = "opaque"
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):  # it has none, or its file system has no such thing

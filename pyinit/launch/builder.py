@@ -4,6 +4,7 @@ Owns its life and what it does beside the plan's operations. Must not know what 
 stands below PID 1, which takes it along when it ends; nobody who looks for the monitor finds it.
 """
 
+import errno
 import os
 
 from pyinit import scopes as contextlib
@@ -28,18 +29,16 @@ class Builder:
         self._origin = launch.box.origin
         self._read, write_fd = os.pipe2(os.O_CLOEXEC)
         linked, self._linked = os.pipe2(os.O_CLOEXEC)
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        namespaces.enter(launch.born.pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
+        # Not born in the container's group: CLONE_INTO_CGROUP kills the child where the two groups' kills differ in number (Linux 6.18).
+        has_own = "pid" in launch.box.namespaces  # else the number may be somebody's, and PID 1's end ends nobody
         try:
-            # Not born in the container's group: CLONE_INTO_CGROUP kills the child where the two groups' kills differ in number (Linux 6.18).
-            has_own = "pid" in launch.box.namespaces  # else the number may be somebody's, and PID 1's end ends nobody
-            self._pid, self._pidfd = process.clone(0, inner_pid=2 if has_own else 0)
+            born = _by_a_midwife if launch.box.rootless else _by_us
+            self._pid, self._pidfd = born(launch.born.pidfd, 2 if has_own else 0)
             if self._pid == 0:
                 os.close(self._linked)
                 os._exit(_build(launch, write_fd, linked))
         finally:
-            namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
-            for fd in (own, write_fd, linked):
+            for fd in (write_fd, linked):
                 os.close(fd)
 
     def linked(self) -> None:
@@ -65,6 +64,46 @@ class Builder:
             process.pidfd_send_signal(self._pidfd, _KILL)
             os.waitpid(self._pid, 0)
         os.close(self._pidfd)
+
+
+def _by_us(pidfd: int, inner_pid: int) -> tuple[int, int]:
+    """A child in the pid namespace of the process behind `pidfd`, as clone(2); our own children are born in ours again."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    pid = -1
+    try:
+        namespaces.enter(pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
+        pid, made = process.clone(0, inner_pid=inner_pid)
+        return pid, made
+    finally:
+        if pid:  # in us
+            namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
+        os.close(own)
+
+
+def _by_a_midwife(pidfd: int, inner_pid: int) -> tuple[int, int]:
+    """The same for an ordinary user, who may go in but not back."""
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    midwife, midwife_fd = process.clone(0)
+    if midwife == 0:
+        try:
+            namespaces.enter(pidfd, namespaces.CLONE_FLAGS["pid"])
+            pid, _ = process.clone(process.CLONE_PARENT, inner_pid=inner_pid)
+            if pid == 0:
+                return 0, -1
+            os.write(tell, b"%d" % pid)
+        except OSError as error:
+            os.write(tell, b"%d" % -(error.errno or errno.EIO))
+        os._exit(0)
+    os.close(tell)
+    try:
+        number = int(os.read(told, 16) or -errno.EIO)
+    finally:
+        os.close(told)
+        os.waitid(os.P_PIDFD, midwife_fd, os.WEXITED)
+        os.close(midwife_fd)
+    if number < 0:
+        raise OSError(-number, os.strerror(-number))
+    return number, os.pidfd_open(number)
 
 
 def _build(launch: "Launch", write_fd: int, linked: int) -> int:

@@ -154,7 +154,7 @@ def _stack(entry: Mount, ids: Ids) -> int:
     if entry.writable == "none" and len(entry.layers) == 1:  # an overlay needs two
         return mount.open_tree("0", recursive=False)
     os.mkdir("all")
-    options, flags = f"lowerdir={lowers}", mount.MS_RDONLY
+    options, flags = f"lowerdir={lowers}{ids.overlay}", mount.MS_RDONLY
     if entry.writable != "none":
         imaging.make_upper("changes", entry.writable, entry.size_bytes, 0, ids)
         options, flags = f"{options},upperdir=changes/upper,workdir=changes/work{imaging.FREE}", 0
@@ -180,6 +180,6 @@ def _ram(entry: Mount, ids: Ids) -> int:
     try:
         return mount.new_filesystem("tmpfs", {**options, "size": str(_SECRET_BYTES), "noswap": None})
     except OSError as error:  # a kernel before 6.4
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.EPERM):  # or an ordinary user's
             raise
     return mount.new_filesystem("ramfs", {"mode": f"{entry.mode:o}"})

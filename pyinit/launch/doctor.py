@@ -10,11 +10,13 @@ import os
 from _collections_abc import Callable
 
 from pyinit.core.limits import controllers
+from pyinit.errors import LaunchError
+from pyinit.launch import users
 from pyinit.launch.explain import of_image, of_mount
-from pyinit.launch.start import NEEDED_CAPABILITIES
+from pyinit.launch.start import NEEDED_CAPABILITIES, is_rootless
 from pyinit.linux import bpf, caps, cgroup, landlock, mount, namespaces, process
 from pyinit.linux.programs import find_program
-from pyinit.model import LINKED, Config, Origin
+from pyinit.model import LINKED, Config, Container, Origin
 from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
@@ -67,22 +69,19 @@ def needs(config: Config) -> list[Need]:
     found: list[Need] = []
     box = config.container
     if box is not None:
-        found += [Need("kernel", box.origin, "a container"), Need("capabilities", box.origin, "a container")]
-        found += [Need(f"namespace {name}", box.origin, f"the namespace {name}") for name in box.namespaces]
-        found.append(Need("filesystem overlay", box.origin, "the root"))
-        for layer in box.layers:
-            found += [Need(subject, layer.origin, layer.path) for subject in of_image(layer.path)]
+        found.append(Need("kernel", box.origin, "a container"))
+        found += _of_a_user(box) if is_rootless(box) else _of_root(box)
         for entry in box.mounts:
             found += [Need(subject, entry.origin, f"the mount on {entry.target}") for subject in of_mount(entry)]
         found += [Need(f"cgroup {name}", box.cgroup.origin, "[container.cgroup]") for name in sorted(controllers(box.cgroup))]
         if box.security.devices or "MKNOD" in box.security.capabilities:
             at = box.security.devices_origin
             found.append(Need("cgroup devices", at if at.line else box.origin, "[container.security] devices"))
-        if box.security.seccomp.program:
-            found.append(Need("seccomp", box.security.seccomp.origin, "the filter of system calls"))
         if box.network.mode in LINKED:
             what = f"a {box.network.mode}"
             found += [Need("network", box.network.origin, what), Need("capability NET_ADMIN", box.network.origin, what)]
+        if box.security.seccomp.program:
+            found.append(Need("seccomp", box.security.seccomp.origin, "the filter of system calls"))
     for spec in config.services:
         if spec.process.seccomp.program and (box is None or spec.process.seccomp.origin != box.security.seccomp.origin):
             found.append(Need("seccomp", spec.process.seccomp.origin, f"the filter of {spec.name}"))
@@ -93,6 +92,32 @@ def needs(config: Config) -> list[Need]:
         if spec.process.landlock is not None:
             found.append(Need("landlock", dict(spec.process.origins).get("landlock", spec.origin), f"landlock of {spec.name}"))
     return list(dict.fromkeys(found))
+
+
+def _of_root(box: Container) -> list[Need]:
+    found = [Need("capabilities", box.origin, "a container")]
+    found += [Need(f"namespace {name}", box.origin, f"the namespace {name}") for name in box.namespaces]
+    found.append(Need("filesystem overlay", box.origin, "the root"))
+    for layer in box.layers:
+        found += [Need(subject, layer.origin, layer.path) for subject in of_image(layer.path)]
+    if "user" in box.namespaces:
+        at = box.user_namespace.origin if box.user_namespace.origin.line else box.origin
+        found.append(Need("idmap", at, "an image of the container's own"))
+        found += [Need("subids", at, 'map = "auto"')] if box.user_namespace.map == "auto" else []
+    return found
+
+
+def _of_a_user(box: Container) -> list[Need]:
+    """What is made in a user namespace needs no privilege; without ranges root is alone there."""
+    found = [Need("userns", box.origin, "a container of an ordinary user")]
+    for layer in box.layers:
+        if of_image(layer.path):
+            found += [Need(subject, layer.origin, layer.path) for subject in ("fuse", "program squashfuse")]
+    users = box.user_namespace
+    if users.origin.line and users.map != "single":
+        found.append(Need("program newuidmap", users.origin, "a map of ranges"))
+        found += [Need("subids", users.origin, 'map = "auto"')] if users.map == "auto" else []
+    return found
 
 
 def diagnosis(subjects: tuple[str, ...]) -> str:
@@ -265,6 +290,16 @@ def _userns(subject: str) -> Finding:
     return Finding(subject, "ok")
 
 
+def _subids(subject: str) -> Finding:
+    """Of root, or of whom we are."""
+    try:
+        whose = users.resolve(Container(subject, subject, ()))
+    except LaunchError as error:
+        reason, _, fix = str(error).partition("container.user_namespace: ")[2].partition("; ")
+        return Finding(subject, "lack", "", reason, fix)
+    return Finding(subject, "ok", f"{sum(one.length for one in whose.ranges if one.kind == 'uid')} ids for {whose.user}")
+
+
 def _cgroup(subject: str) -> Finding:
     name = subject.partition(" ")[2]
     for found in cgroup.hierarchies():
@@ -335,11 +370,11 @@ def _read(path: str) -> str:
 
 _PROBES: dict[str, Callable[[str], Finding]] = {
     "kernel": _kernel, "mount": _mount_api, "capabilities": _capabilities, "capability": _capability, "namespace": _namespace,
-    "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "landlock": _landlock, "userns": _userns,
+    "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "landlock": _landlock, "userns": _userns, "subids": _subids,
     "cgroup": _cgroup, "network": _network, "program": _program,
 }  # fmt: skip
 SUBJECTS = (
     "kernel", "mount API", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",
-    *(f"namespace {name}" for name in namespaces.CLONE_FLAGS), "userns", *(f"filesystem {name}" for name in _FILESYSTEMS),
+    *(f"namespace {name}" for name in namespaces.CLONE_FLAGS), "userns", "subids", *(f"filesystem {name}" for name in _FILESYSTEMS),
     "loop", "fuse", "idmap", "seccomp", "landlock", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids", "devices")), "network",
 )  # fmt: skip

@@ -4,6 +4,7 @@ Owns the words. Must not know how steps are carried out. Law: it only looks, for
 """
 
 import errno
+import os
 
 from pyinit.config import images
 from pyinit.launch import operations as p
@@ -27,6 +28,8 @@ def _subjects(operation: p.Operation) -> tuple[str, ...]:
             return ("cgroup devices",)
         case p.MapIds():
             return ("namespace user", "idmap")
+        case p.MapUsers():
+            return ("userns",) if os.geteuid() else ("namespace user",)
         case p.MakeRoot():
             return ("filesystem overlay", "filesystem tmpfs")
         case p.FilterCalls():

@@ -17,6 +17,10 @@ from pyinit.launch.resolve import canonical_target
 from pyinit.launch.root import Ids, attach
 from pyinit.linux import loop, mount
 from pyinit.model import Origin
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.launch.outside import Outside
 
 _EXTENSIONS, _EXTENSION = "/usr/lib/extension-release.d", "extension-release."
 _OS_RELEASES = ("/etc/os-release", "/usr/lib/os-release")
@@ -29,11 +33,12 @@ FREE = ",index=off,metacopy=off,redirect_dir=nofollow,xino=off"
 class Images:
     """Those of one build, whose root's layers are mounted at 0, 1, ... in the folder `staging`."""
 
-    def __init__(self, staging: str, verified: dict[str, Identity], ids: Ids) -> None:
-        """`verified`: what the pinned images, by their path, were when their digest was right."""
+    def __init__(self, staging: str, verified: dict[str, Identity], ids: Ids, outside: "Outside | None" = None) -> None:
+        """`verified`: what the pinned images, by their path, were when their digest was right. `outside`: what may serve some."""
         self._staging = staging
         self._verified = verified
         self.ids = ids
+        self._outside = outside
         self.layers = 0  # how many are mounted
 
     def layer(self, path: str) -> int:
@@ -58,6 +63,10 @@ class Images:
         try:
             if source in self._verified and identity(fd) != self._verified[source]:
                 raise OSError(errno.ESTALE, f"{source} has changed since its digest was checked; start again")
+            served = self._outside.image(source) if self._outside is not None else -1
+            if served >= 0:
+                mount.mount_setattr(served, attributes=_ATTRIBUTES)
+                return served
             tree = image(fd, source)
         finally:
             os.close(fd)

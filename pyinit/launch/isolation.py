@@ -48,7 +48,7 @@ def bear(config: Config, code: Bundle, trace: Trace) -> clone.Born:
                     with carried_out(step, trace):
                         birth = _Birth(joined, has_ids="user" in joined or "user" in box.namespaces)
                         born = clone.start(clone.flags_of(box), cache.pack(config), code, birth)
-                case operations.MapUsers():
+                case operations.MapUsers() if not box.rootless:  # else it is the launcher's own, and done
                     assert born is not None
                     with carried_out(step, trace):
                         users.write_map(born.pid, step.users.ranges)

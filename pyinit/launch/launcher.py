@@ -102,7 +102,7 @@ class Launch:
         self.trace = trace
         self.outside: Outside | None = None
         self.taken: Taken | None = None
-        self.ids: Ids = born.ids or Ids()
+        self.ids: Ids = born.ids or self._ids()
         self.groups: list[str] = []
         self.unified = ""
         self.v1_places: dict[str, str] = {}
@@ -148,6 +148,18 @@ class Launch:
             self.born.close()
             if self.outside is not None:
                 self.outside.end()
+
+    def _ids(self) -> Ids:
+        if not self.box.rootless:
+            return Ids()
+        from pyinit.launch import rootless  # for ordinary users
+
+        return rootless.Ours()
+
+    def _may_make(self, step: operations.MakeCgroup) -> bool:
+        from pyinit.launch import rootless  # for ordinary users
+
+        return rootless.may_make(step, self.report)
 
     def _help(self, taken: "Taken") -> "NetworkHelper":
         from pyinit.launch.nethelper import NetworkHelper  # for those who have a network
@@ -197,6 +209,8 @@ class Launch:
                         self.outside.run(step)
                 elif isinstance(step, operations.MakeCgroup):
                     with carried_out(step, self.trace):
+                        if self.box.rootless and not self._may_make(step):
+                            continue
                         self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report)
                         if self.born.ids is not None:
                             self.born.ids.take_groups(self.groups)

@@ -110,8 +110,11 @@ class ConnectMount(NamedTuple):
 
     mount: Mount
     origin: Origin
+    is_image: bool = False  # that the kernel mounts for root alone, to be had by its path; of a folder there is nothing to serve
 
     def describe(self) -> str:
+        if self.is_image:
+            return f"serve {self.mount.source} by {self.mount.type.removeprefix(FUSE)}, if it is an image"
         return f"connect {self.mount.type} {self.mount.source} for {self.mount.target}"
 
     def undo(self) -> str:

@@ -43,7 +43,9 @@ class Outside:
         self._maps: dict[str, int] = {}
         self._trees: dict[str, int] = {}
         self._waiting: list[_Connection | _Start] = []
+        self._images: dict[str, int] = {}
         self.programs: list[Program] = []  # that live as long as their mounts, kept by the monitor
+        self._servers: list[Program] = []  # of images: what has lost its layers is beyond repair, so nobody starts them again
 
     def run(self, step: Step) -> None:
         """Carry out one step; of what has to be waited for, only begin it. OSError."""
@@ -63,14 +65,15 @@ class Outside:
         """Wait for what was begun; LaunchError. `note` writes a kind and a value to the journal."""
         if not self._waiting:
             return
-        for program in self.programs:
+        for program in (*self.programs, *self._servers):
             note("program", identity(program.pid))
         stops = process.signalfd(list(_STOPS))
         try:
             while self._waiting:
                 one = self._waiting.pop(0)
                 try:
-                    self._trees[one.step.mount.target] = one.wait(stops)
+                    place = self._images if one.step.is_image else self._trees
+                    place[one.step.mount.target] = one.wait(stops)
                 except OSError as error:
                     raise LaunchError(explain(one.step, error)) from error
                 finally:
@@ -90,11 +93,15 @@ class Outside:
         """fd of a detached mount."""
         return self._trees.pop(target)
 
+    def image(self, path: str) -> int:
+        """fd of a detached copy of an image's mount that a program serves; -1 if the kernel is to mount it."""
+        return mount.open_tree("", recursive=False, dir_fd=self._images[path]) if path in self._images else -1
+
     def close(self) -> None:
         """In the launcher, once PID 1 has them all, or when the start has failed."""
         for one in self._waiting:
             one.close()
-        for fds in (self._contents, self._maps, self._trees):
+        for fds in (self._contents, self._maps, self._trees, self._images):
             for fd in fds.values():
                 os.close(fd)
             fds.clear()
@@ -103,7 +110,7 @@ class Outside:
     def end(self) -> None:
         """Once the container is no more: what serves it ends, too."""
         self.close()
-        for program in self.programs:
+        for program in (*self.programs, *self._servers):
             if program.pidfd >= 0:
                 program.kill()
                 if select.select([program.pidfd], [], [], 1.0)[0]:
@@ -112,9 +119,11 @@ class Outside:
 
     def _connect(self, step: ConnectMount) -> None:
         entry = step.mount
+        if step.is_image and os.path.isdir(entry.source):
+            return
         if entry.type.startswith(FUSE):
             program = Program(entry, self._hidden)
-            self.programs.append(program)
+            (self._servers if step.is_image else self.programs).append(program)
             self._waiting.append(_Start(step, program))
             return
         secret = {name: self.take_content(entry.target, OPTION, name) for name, _ in entry.secret_options}

@@ -5,9 +5,10 @@ Owns what is done and in which order. Must not know how: no syscall, no clock, n
 
 import pyinit.launch.operations as ops
 from pyinit.core.limits import controllers, size_text
-from pyinit.model import LINKED, SECRETS, CgroupLimits, Config, Container, Mount, Origin
+from pyinit.model import FUSE, LINKED, SECRETS, CgroupLimits, Config, Container, Mount, Origin
 from pyinit.records import NamedTuple
 
+_SERVER = f"{FUSE}squashfuse"
 # RAM disks count against memory_max and can't be taken back: full ones, also of empty files, would have PID 1 killed in the end.
 _SHARE_OF_MEMORY = 8  # of memory_max, for each whose size nobody said
 _BYTES_A_FILE, _FEWEST_FILES = 4096, 1024
@@ -49,6 +50,8 @@ def make(config: Config) -> Plan:
     if box.writable not in ("none", "tmpfs"):
         host.append(ops.TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
     host += [ops.TakeFolder(mount.writable, mount.origin) for mount in mounts if mount.writable not in ("none", "tmpfs")]
+    if box.rootless:
+        host += _served(box, mounts)
     for mount in mounts:
         host += _outside(mount)
     of_services = frozenset(name for spec in config.services for name in controllers(spec.cgroup))
@@ -85,13 +88,23 @@ def make(config: Config) -> Plan:
 
 def _birth(box: Container) -> list[ops.OnHost]:
     """PID 1 is born where it will be; what its ids are it is told then, for its namespace must be there."""
-    found: list[ops.OnHost] = [ops.JoinNamespace(one, one.origin) for one in box.share]
+    users = ops.MapUsers(box.user_namespace, _first(box.user_namespace.origin, box.origin))
+    found: list[ops.OnHost] = [users] if box.rootless else []  # the launcher's own, which all else is made in
+    found += [ops.JoinNamespace(one, one.origin) for one in box.share]
     if "time" in box.namespaces:
         found.append(ops.SetClocks(box.time_offsets, _first(box.time_origin, box.origin)))
     found.append(ops.Isolate(box.namespaces, box.origin))
     if "user" in box.namespaces:
-        found.append(ops.MapUsers(box.user_namespace, _first(box.user_namespace.origin, box.origin)))
+        found.append(users)
     return found
+
+
+def _served(box: Container, mounts: list[Mount]) -> list[ops.OnHost]:
+    """Each once, whoever needs it."""
+    layers = [*box.layers, *(layer for mount in mounts for layer in mount.layers)]
+    needed = {layer.path: layer.origin for layer in reversed(layers)}
+    needed |= {mount.source: _first(mount.source_origin, mount.origin) for mount in mounts if mount.type == "squashfs"}
+    return [ops.ConnectMount(Mount(_SERVER, path, path, origin=origin), origin, is_image=True) for path, origin in needed.items() if not path.startswith("image:")]
 
 
 def shows_groups(box: Container) -> bool:

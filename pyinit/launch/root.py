@@ -19,6 +19,9 @@ class Ids:
     """Whose what is made is on the host: without a user namespace, of whom it is inside."""
 
     fd = -1
+    overlay = ""  # an option more of each overlay
+    overlay_xattrs = "trusted"  # where an overlay keeps what it has to know of a file
+    makes_devices = True
 
     def outside(self, kind: str, inside: int, length: int = 1) -> int:
         """The host's id of "uid" or "gid" `inside`; of a range that stays together its first. OSError if there is none."""

@@ -38,8 +38,7 @@ def birth(config: "Config") -> Birth:
     box = config.container
     if box is None:
         return Birth(is_container=False, flags=0, needs=(), is_plain=True)
-    needs = (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan") else NEEDED_CAPABILITIES
-    return Birth(is_container=True, flags=clone.flags_of(box), needs=needs, is_plain=_is_plain(box))
+    return Birth(is_container=True, flags=clone.flags_of(box), needs=birth_needs(box), is_plain=_is_plain(box))
 
 
 def _is_plain(box: "Container") -> bool:
@@ -80,12 +79,12 @@ def _launch(config: "Config", code: Bundle, report: Callable[[str], None], trace
 
 def launch(config: "Config", code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> int:
     """Run the container; its exit code. LaunchError; what could not be undone is reported."""
-    assert config.container is not None
-    check_privileges(config.container)
-    if not _is_plain(config.container):
-        from pyinit.launch import users  # for those who have a user namespace
-
-        config = users.resolved(config)
+    box = config.container
+    assert box is not None
+    try:
+        config = _apart(config, report, trace)
+    except OSError as error:  # a module that can't be read
+        raise LaunchError(f"{box.origin}: container {box.name}: {error.filename}: {error.strerror}") from error
     process.block_signals(list(FORWARDED))
     born = _born(config, code, trace)
     try:
@@ -93,6 +92,22 @@ def launch(config: "Config", code: Bundle, report: Callable[[str], None], trace:
         return _go_on(config, code, born, report, trace)
     finally:
         born.end()
+
+
+def _apart(config: "Config", report: Callable[[str], None], trace: "Trace | None") -> "Config":
+    """As this host and this user can have it; LaunchError. What a birth apart needs is loaded, once it is known to be one."""
+    box = config.container
+    assert box is not None
+    if is_rootless(box):
+        from pyinit.launch import rootless, tracing  # for ordinary users
+
+        config = rootless.enter(config, trace or tracing.SILENT, report)
+    check_privileges(box)
+    if not _is_plain(box):
+        from pyinit.launch import isolation, users  # noqa: F401 - for those who have a user namespace, or join one
+
+        config = users.resolved(config)
+    return config
 
 
 def _go_on(config: "Config", code: Bundle, born: clone.Born, report: Callable[[str], None], trace: "Trace | None") -> int:
@@ -105,9 +120,19 @@ def _missing(needs: tuple[str, ...]) -> list[str]:
     return sorted(set(needs) - caps.effective_set(), key=needs.index)
 
 
+def is_rootless(box: "Container") -> bool:
+    """Whether an ordinary user starts it, who lacks what it takes."""
+    return os.geteuid() != 0 and bool(_missing(birth_needs(box)))
+
+
+def birth_needs(box: "Container") -> tuple[str, ...]:
+    """Capabilities."""
+    return (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan") else NEEDED_CAPABILITIES
+
+
 def check_privileges(box: "Container") -> None:
     """LaunchError."""
-    missing = _missing((*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan") else NEEDED_CAPABILITIES)
+    missing = _missing(birth_needs(box))
     if missing:
         raise LaunchError(
             f"{box.origin}: a container needs CAP_{' CAP_'.join(missing)}, which this process lacks: run pyinit as root"

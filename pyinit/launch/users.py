@@ -81,30 +81,45 @@ def resolved(config: Config) -> Config:
     box = config.container
     if box is None or "user" not in box.namespaces or box.user_namespace.ranges:
         return config
-    return config._replace(container=box._replace(user_namespace=_resolve(box)))
+    return config._replace(container=box._replace(user_namespace=resolve(box)))
 
 
-def _resolve(box: Container) -> UserNamespace:
+def resolve(box: Container) -> UserNamespace:
+    """Of an ordinary user: root inside is himself, and his ranges follow from 1 on; LaunchError."""
     users = box.user_namespace
+    if users.ranges:
+        return users
     at = users.origin if users.origin.line else box.origin
     if users.map == "single":
         return users._replace(ranges=_single(users.user, at))
     rows = {kind: _read(path, at) for kind, path in _FILES.items()}
-    user = users.user or next((name for name in (_OURS, _ROOT) if any(whose == name for whose, _, _ in rows["uid"])), _ROOT)
+    own = {"uid": os.geteuid(), "gid": os.getegid()} if os.geteuid() else {}
+    user = users.user or (_own_name() if own else next((name for name in (_OURS, _ROOT) if any(whose == name for whose, _, _ in rows["uid"])), _ROOT))
     found: list[IdRange] = []
     for kind, path in _FILES.items():
-        inside = 0
+        found += [IdRange(kind, own[kind], 0)] if own else []
+        inside = len(own) // 2
         for whose, first, count in rows[kind]:
             if whose in _names(user):
                 found.append(IdRange(kind, first, inside, count))
                 inside += count
         if inside < _OF_AN_IMAGE:
-            what = f"has {inside} ids of {user}" if inside else f"has no range of {user}"
+            count = inside - len(own) // 2
+            what = f"has {count} ids of {user}" if count else f"has no range of {user}"
             raise LaunchError(
                 f"{at}: container.user_namespace: {path} {what}, expected {_OF_AN_IMAGE}; "
                 f"add a line such as {user}:100000:{_OF_AN_IMAGE} of ids that nobody has, or write the ranges as `map`"
             )
     return users._replace(user=user, ranges=tuple(found))
+
+
+def _own_name() -> str:
+    import pwd  # as below
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _names(user: str) -> tuple[str, ...]:
@@ -130,7 +145,7 @@ def _read(path: str, at: Origin) -> list[tuple[str, int, int]]:
 
 def _single(user: str, at: Origin) -> tuple[IdRange, ...]:
     """Root is that one user of the host, and there is nobody else."""
-    if not user and os.geteuid():
+    if os.geteuid() and user in ("", _own_name()):
         return IdRange("uid", os.geteuid(), 0), IdRange("gid", os.getegid(), 0)
     import pwd  # as above
 
