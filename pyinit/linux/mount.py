@@ -41,6 +41,7 @@ _OF_MOUNTS: tuple[_Probe, ...] = (
     ("fsmount", _FSMOUNT, (-1, -1, 0)),
     ("move_mount", _MOVE_MOUNT, (-1, b"", -1, b"", -1)),
 )
+_MOST_WALKS = 1000  # of one path, each microseconds
 _OF_WALKS: tuple[_Probe, ...] = (("openat2", _OPENAT2, (-1, b"", None, 0)),)
 
 LIBC.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
@@ -203,7 +204,14 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
 
         return mount_old.open_in_root(root_fd, path, flags)
     how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-    return syscall("openat2", _OPENAT2, root_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), path=path)
+    for left in range(_MOST_WALKS, -1, -1):
+        try:
+            return syscall("openat2", _OPENAT2, root_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), path=path)
+        except OSError as error:
+            # Something was renamed or mounted, anywhere on this machine, while it went through a "..": to be tried again (openat2(2)).
+            if error.errno != errno.EAGAIN or not left:
+                raise
+    raise AssertionError(path)
 
 
 def open_plainly(path: str, flags: int) -> int:

@@ -146,6 +146,21 @@ def test_random_paths_are_walked_as_openat2_does(root):
             assert seen(mount_old.open_in_root, fd, path, os.O_PATH) == seen(mount.open_in_root, fd, path, os.O_PATH), (path, seed)
 
 
+def test_what_is_renamed_elsewhere_meanwhile_is_no_reason_to_fail(tmp_path):
+    """The kernel gives up a walk through ".." then: one of the machine's many renames would be the end of a start."""
+    for name in ("a", "in/usr/lib"):
+        (tmp_path / name).mkdir(parents=True)
+    fd = os.open(tmp_path / "in", os.O_PATH)
+    renames = f"import os\nwhile True:\n os.rename({str(tmp_path / 'a')!r}, {str(tmp_path / 'b')!r}); os.rename({str(tmp_path / 'b')!r}, {str(tmp_path / 'a')!r})"
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", renames], stderr=subprocess.DEVNULL) as busy:
+        try:
+            for _ in range(2000):
+                os.close(mount.open_in_root(fd, "/usr/lib/../lib/../../usr/lib"))
+        finally:
+            busy.kill()
+            os.close(fd)
+
+
 @pytest.mark.parametrize("path", ["self/fd/0", "self/root", "self/cwd/etc", "self/exe", "self/ns/mnt", "thread-self/fd/0"])
 def test_no_jump_through_the_links_of_procfs(path):
     fd = os.open("/proc", os.O_PATH)
