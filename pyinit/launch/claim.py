@@ -187,16 +187,7 @@ _UNDO: dict[str, Callable[[str], None]] = {
 
 def groups_of(directory: str) -> list[str]:
     """The cgroups of the container whose folder that is; some may never have been made."""
-    return [value for kind, value in _entries(directory) if kind == "cgroup"]
-
-
-def _entries(directory: str) -> list[tuple[str, str]]:
-    try:
-        with open(f"{directory}/journal") as file:
-            rows = [line.rstrip("\n").partition("\t") for line in file if line.endswith("\n")]
-    except FileNotFoundError:
-        return []
-    return list(dict.fromkeys((kind, value) for kind, _, value in rows))
+    return [value for kind, value in journals.read(directory) if kind == "cgroup"]
 
 
 def claim(name: str, origin: Origin, *, patience_s: float) -> Claim:

@@ -40,6 +40,39 @@ while True:
     print(int(signal.sigwait(numbers)), flush=True)
 """
 
+# Leaves an orphan: 41 if it became its init's child, 40 if another's.
+ORPHAN = """\
+import os, time
+init = os.getppid()
+read_fd, write_fd = os.pipe()
+if os.fork() == 0:
+    middle = os.getpid()
+    if os.fork() == 0:
+        while os.getppid() == middle: time.sleep(0.005)  # nobody tells who is adopted
+        os.write(write_fd, b"%d" % (os.getppid() == init))
+        os._exit(0)
+    os._exit(0)
+os.wait()
+os._exit(40 + int(os.read(read_fd, 9)))
+"""
+# Runs the words that follow on a terminal of their own, and says what they said there; HUP, once, to who asks for it.
+TERMINAL = """\
+import os, pty, signal, sys
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+out = b""
+while True:
+    try: data = os.read(fd, 4096)
+    except OSError: break
+    if not data: break
+    out += data
+    if b"send HUP" in out and b"Ignoring" in out and b"sent" not in out:
+        os.kill(pid, signal.SIGHUP); out += b"sent\\n"
+os.waitpid(pid, 0)
+sys.stdout.write(out.decode().replace("\\r\\n", "\\n"))
+"""
+
 
 def command(text: str) -> list[str]:
     """To run a Python text, without what changes what it would find."""

@@ -5,7 +5,21 @@ import signal
 import subprocess
 
 import pytest
-from small_inits import BOTH, FINDS, MASKS, PRINTS, below, children, command, found_by, make, state, wait_until
+from small_inits import (
+    BOTH,
+    FINDS,
+    MASKS,
+    ORPHAN,
+    PRINTS,
+    TERMINAL,
+    below,
+    children,
+    command,
+    found_by,
+    make,
+    state,
+    wait_until,
+)
 
 USAGE = "usage: catatonit [-ghLPV] [--] <progname> [<arguments>...]\n"
 STOPS = {20, 21, 22}
@@ -131,21 +145,7 @@ def _pending(pid: int) -> int:
 
 
 def test_not_pid_1_it_is_a_subreaper(catatonit):
-    script = """\
-import os, time
-init = os.getppid()
-read_fd, write_fd = os.pipe()
-if os.fork() == 0:
-    middle = os.getpid()
-    if os.fork() == 0:
-        while os.getppid() == middle: time.sleep(0.005)
-        os.write(write_fd, b"%d" % (os.getppid() == init))
-        os._exit(0)
-    os._exit(0)
-os.wait()
-os._exit(40 + int(os.read(read_fd, 9)))
-"""
-    assert catatonit.run("--", *command(script)).returncode == 41
+    assert catatonit.run("--", *command(ORPHAN)).returncode == 41
 
 
 def test_what_the_command_finds(catatonit):
@@ -177,22 +177,6 @@ def test_it_keeps_no_fd_of_others_open(catatonit):
         assert own not in held
         assert str(file.fileno()) in os.listdir(f"/proc/{pid}/fd")
         assert below(process.pid) == [pid]
-
-
-TERMINAL = """\
-import os, pty, sys
-pid, fd = pty.fork()
-if pid == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
-out = b""
-while True:
-    try: data = os.read(fd, 4096)
-    except OSError: break
-    if not data: break
-    out += data
-os.waitpid(pid, 0)
-sys.stdout.write(out.decode())
-"""
 
 
 @pytest.mark.parametrize("redirected", [False, True])

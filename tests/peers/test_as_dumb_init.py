@@ -6,7 +6,21 @@ import signal
 import subprocess
 
 import pytest
-from small_inits import BOTH, FINDS, MASKS, PRINTS, children, command, for_everyone, found_by, make, state, wait_until
+from small_inits import (
+    BOTH,
+    FINDS,
+    MASKS,
+    ORPHAN,
+    PRINTS,
+    TERMINAL,
+    children,
+    command,
+    for_everyone,
+    found_by,
+    make,
+    state,
+    wait_until,
+)
 
 STOPS = (20, 21, 22)  # TSTP, TTIN, TTOU
 PASSED_ON = sorted(set(range(1, 32)) - {9, 17, 19, *STOPS})
@@ -232,42 +246,8 @@ def test_the_command_leads_a_session_or_stays_in_ours(dumb_init, setsid):
     assert (found["leads_group"], found["leads_session"], found["fds"]) == (alone, alone, [0, 1, 2])
 
 
-ORPHAN = """\
-import os, time
-init = os.getppid()
-read_fd, write_fd = os.pipe()
-if os.fork() == 0:
-    middle = os.getpid()
-    if os.fork() == 0:
-        while os.getppid() == middle: time.sleep(0.005)
-        os.write(write_fd, b"%d" % (os.getppid() == init))
-        os._exit(0)
-    os._exit(0)
-os.wait()
-os._exit(40 + int(os.read(read_fd, 9)))
-"""
-
-
 def test_not_pid_1_it_is_no_subreaper(dumb_init):
     assert dumb_init.run(*command(ORPHAN)).returncode == 40
-
-
-TERMINAL = """\
-import os, pty, sys, time, signal
-pid, fd = pty.fork()
-if pid == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
-out = b""
-while True:
-    try: data = os.read(fd, 4096)
-    except OSError: break
-    if not data: break
-    out += data
-    if b"send HUP" in out and b"Ignoring" in out and b"sent" not in out:
-        os.kill(pid, signal.SIGHUP); out += b"sent\\n"
-os.waitpid(pid, 0)
-sys.stdout.write(out.decode().replace("\\r\\n", "\\n"))
-"""
 
 
 def in_terminal(init, *words: str, environment: dict[str, str] | None = None) -> str:

@@ -13,6 +13,7 @@ from small_inits import (
     MASKS,
     PRINTS,
     REPO,
+    TERMINAL,
     below,
     children,
     command,
@@ -319,22 +320,6 @@ def test_as_pid_1_it_passes_signals_on_and_reaps(tini):
             wait_until(lambda: [state(pid) for pid in below(init)] == ["S"], "the command is all that is left")
         finally:
             process.kill()  # of unshare, whose child goes with it: that it sees its child killed is not sure
-
-
-TERMINAL = """\
-import os, pty, sys, json
-pid, fd = pty.fork()
-if pid == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
-out = b""
-while True:
-    try: data = os.read(fd, 4096)
-    except OSError: break
-    if not data: break
-    out += data
-os.waitpid(pid, 0)
-sys.stdout.write(out.decode().replace("\\r\\n", "\\n"))
-"""
 
 
 def test_the_command_has_the_foreground_of_the_terminal(tini):
