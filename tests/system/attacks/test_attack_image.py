@@ -309,6 +309,15 @@ ROWS = (
         NOTHING, "opened: /usr/lib/python3.11", outside=haunted,
     ),
     Row(
+        "image-traceback", "CVE-2019-14271, of tracebacks", f"a file of the image where a traceback would look for PID 1's own source, {LIFE}",
+        off(
+            "no traceback; no name of a file in PID 1's code",
+            Mutant("errors.py", "    place = error.__traceback__\n", '    __import__("traceback").format_exception(error)\n    place = error.__traceback__\n'),
+            Mutant("bundle.py", '    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"', '    label = "/sitecustomize.py"'),
+        ),
+        NOTHING, "opened: /sitecustomize.py", outside=haunted,
+    ),
+    Row(
         "image-fifos", "pipes in the image", "passwd, group, hosts, Python's modules and libnss are FIFOs",
         off("only a regular file is read, without waiting", Mutant("init/users.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC", "os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC")),
         "exit 0", "PID 1 waits", outside=fifos,
