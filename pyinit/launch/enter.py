@@ -37,6 +37,16 @@ _HUP, _KILL, _CONT = 1, 9, 18
 _STEPS = ("CHOWN", "SETUID", "SETGID", "SETPCAP", "SYS_ADMIN")  # what the last steps before exec need
 _MOST_TEXT = 4096
 
+_LIMIT_NAME = 26  # bytes of a line of /proc/PID/limits
+_LIMITS = {
+    "Max cpu time": resource.RLIMIT_CPU, "Max file size": resource.RLIMIT_FSIZE, "Max data size": resource.RLIMIT_DATA,
+    "Max stack size": resource.RLIMIT_STACK, "Max core file size": resource.RLIMIT_CORE, "Max resident set": resource.RLIMIT_RSS,
+    "Max processes": resource.RLIMIT_NPROC, "Max open files": resource.RLIMIT_NOFILE, "Max locked memory": resource.RLIMIT_MEMLOCK,
+    "Max address space": resource.RLIMIT_AS, "Max pending signals": resource.RLIMIT_SIGPENDING,
+    "Max msgqueue size": resource.RLIMIT_MSGQUEUE, "Max nice priority": resource.RLIMIT_NICE,
+    "Max realtime priority": resource.RLIMIT_RTPRIO, "Max realtime timeout": resource.RLIMIT_RTTIME,
+}  # fmt: skip
+
 
 class Target(NamedTuple):
     """A container as it is found."""
@@ -146,11 +156,13 @@ def _status(pid: int) -> dict[str, str]:
 def _limits(pid: int) -> tuple[tuple[int, int, int], ...]:
     """PID 1's, as far as we may have them: ours are those of the user's shell."""
     found = []
-    for number in {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}:
-        with contextlib.suppress(OSError):
-            soft, hard = resource.prlimit(pid, number)
-            most = resource.getrlimit(number)[1]
-            hard = _lower(hard, most)
+    with open(f"/proc/{pid}/limits") as file:  # prlimit(2) would need CAP_SYS_RESOURCE, for its saved gid is nobody's
+        rows = [(line[:_LIMIT_NAME].strip(), line[_LIMIT_NAME:].split()) for line in file]
+    for name, said in rows:
+        number = _LIMITS.get(name)
+        if number is not None:
+            soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in said[:2])
+            hard = _lower(hard, resource.getrlimit(number)[1])
             found.append((number, _lower(soft, hard), hard))
     return tuple(found)
 
