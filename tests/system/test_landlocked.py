@@ -1,14 +1,25 @@
 """Services with `landlock`, in a container and of a plain supervisor, as root and without."""
 
 import os
+import pathlib
+import shutil
 import subprocess
 
 import pytest
-from conftest import make_busybox, verb
+from conftest import REPO, make_busybox, verb
 from test_container import config, said
-from test_hostile import copy_of_package, shutil_python
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def copy_of_package(folder: pathlib.Path) -> pathlib.Path:
+    """Where anybody may read it: a checkout may be root's alone, as its Python."""
+    place = folder / "package"
+    shutil.copytree(REPO / "pyinit", place / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [place, *place.rglob("*")]:
+        path.chmod(0o755)
+    return place
+
 
 TRY = """
 try() { "$@" >/dev/null 2>&1 && echo "$*: yes" || echo "$*: no"; }
@@ -128,7 +139,7 @@ def test_a_plain_supervisor_with_root_and_without(tmp_path, before, keys, nnp, w
     (tmp_path / "state").mkdir()
     tmp_path.chmod(0o777)
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(copy_of_package(tmp_path))}
-    done = subprocess.run([*before, shutil_python(), "-m", "pyinit", "--config", path], env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*before, "/usr/bin/python3", "-m", "pyinit", "--config", path], env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False)
     lack = "landlock: needs CAP_SYS_ADMIN, which pyinit doesn't have here, or no_new_privileges = true"
     lines = [line.removeprefix("app: ") for line in done.stdout.splitlines() if line.startswith("app: ")]
     at = f"{path}:{path.read_text().splitlines().index('[services.app.landlock]') + 1}"
