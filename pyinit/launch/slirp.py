@@ -1,8 +1,8 @@
 """slirp4netns: the network of a container whose user can make no link on the host.
 
 Owns how it is started, what it is asked for and its words. Must not know when it is started again (keeper.py). Laws: it lives
-outside the container and in the host's network; it ends with the monitor, which has the other end of its exit fd and is its parent; its API socket
-has no name once the ports are published; what is somebody's already is told before it is started.
+outside the container and in the host's network; it ends with the monitor, its parent, which has the other end of its exit fd;
+its API socket has no name once the ports are published; what is somebody's already is told before it is started.
 Source: slirp4netns(1).
 """
 
@@ -66,7 +66,7 @@ class Slirp(Served):
         self.close()
         pipes: list[tuple[int, int]] = []
         try:
-            pipes += [os.pipe(), os.pipe(), os.pipe()]
+            pipes.extend(os.pipe() for _ in range(3))  # one by one: those before a failure are in it
             (errors, says), (ready, tells), (exits, stays) = pipes
             words, parent = self.words(tells, exits), os.getpid()
             pid, pidfd = process.clone(0)
