@@ -28,38 +28,13 @@ _SIGNALS = [number for number in range(1, 32) if number not in (9, 19)]
 class Served:
     """A program on the host that the container needs, through all its lives."""
 
-    def __init__(self, name: str, hidden: frozenset[str] = frozenset()) -> None:
-        """`hidden`: variables of ours that are not its business."""
-        self._hidden = hidden
+    def __init__(self, name: str) -> None:
         self.name = name
         self.pid = 0
         self.pidfd = -1
         self.errors = -1  # what it says, to be read without blocking
         self.last_lines: list[str] = []
         self._partial = b""
-
-    def _spawn(self, path: str, words: list[str], more: list[tuple[int, int, int]]) -> None:
-        """`more`: of posix_spawn's file actions, beside those of its standard output."""
-        self.close()
-        errors, theirs = os.pipe()
-        os.set_blocking(errors, False)
-        try:
-            self.pid = os.posix_spawn(
-                path, words, {name: value for name, value in os.environ.items() if name not in self._hidden}, setsid=True, setsigmask=[], setsigdef=_SIGNALS,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, theirs, 1),
-                    (os.POSIX_SPAWN_DUP2, theirs, 2),
-                    *more,
-                ],
-            )  # fmt: skip
-        except BaseException:
-            os.close(errors)
-            raise
-        finally:
-            os.close(theirs)
-        self.errors = errors
-        self.pidfd = os.pidfd_open(self.pid)
 
     def read(self) -> list[str]:
         """New lines of its output, the last of which are kept."""
@@ -94,7 +69,9 @@ class Program(Served):
     """One of FUSE's."""
 
     def __init__(self, entry: Mount, hidden: frozenset[str] = frozenset()) -> None:
-        super().__init__(entry.type.removeprefix(FUSE), hidden)
+        """`hidden`: variables of ours that are not its business."""
+        super().__init__(entry.type.removeprefix(FUSE))
+        self._hidden = hidden
         self.entry = entry
 
     def start(self) -> int:
@@ -106,7 +83,7 @@ class Program(Served):
         try:
             tree = mount.new_filesystem("fuse", self._kernel_options(device))
             try:
-                self._spawn(path, self.words(), [(os.POSIX_SPAWN_DUP2, device, _FD)])
+                self._spawn(path, device)
             except BaseException:
                 os.close(tree)
                 raise
@@ -127,6 +104,28 @@ class Program(Served):
         options = [*((name, value) for name, value in _DEFAULTS.get(self.name, ()) if name not in given), *self.entry.options]
         said = ",".join(name if value is None else f"{name}={value}" for name, value in options)
         return [self.name, self.entry.source, f"/dev/fd/{_FD}", "-f", *(["-o", said] if said else [])]
+
+    def _spawn(self, path: str, device: int) -> None:
+        self.close()
+        errors, theirs = os.pipe()
+        os.set_blocking(errors, False)
+        try:
+            self.pid = os.posix_spawn(
+                path, self.words(), {name: value for name, value in os.environ.items() if name not in self._hidden}, setsid=True, setsigmask=[], setsigdef=_SIGNALS,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, theirs, 1),
+                    (os.POSIX_SPAWN_DUP2, theirs, 2),
+                    (os.POSIX_SPAWN_DUP2, device, _FD),
+                ],
+            )  # fmt: skip
+        except BaseException:
+            os.close(errors)
+            raise
+        finally:
+            os.close(theirs)
+        self.errors = errors
+        self.pidfd = os.pidfd_open(self.pid)
 
 
 def await_root(tree: int) -> int:

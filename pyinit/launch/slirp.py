@@ -1,8 +1,8 @@
 """slirp4netns: the network of a container whose user can make no link on the host.
 
 Owns how it is started, what it is asked for and its words. Must not know when it is started again (keeper.py). Laws: it lives
-outside the container and in the host's network; it ends with the monitor, which has the other end of its exit fd; its API socket
-has no name once the ports are published; what is somebody's already is told before it is started.
+outside the container and in the host's network; it ends with the monitor, its parent, which has the other end of its exit fd;
+its API socket has no name once the ports are published; what is somebody's already is told before it is started.
 Source: slirp4netns(1).
 """
 
@@ -12,20 +12,21 @@ import select
 import time
 from _collections_abc import Callable
 
-from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch.claim import SLIRP_SOCKET
 from pyinit.launch.fuse import Served, identity
 from pyinit.launch.operations import MakeNetwork
-from pyinit.linux import process
+from pyinit.linux import mount, namespaces, process
 from pyinit.linux import sock as socket
 from pyinit.linux.programs import find_program
 from pyinit.model import SLIRP, Network, Publish
+from pyinit.records import NoReturn
 
 _INSIDE = "host0"
 _ANY = "0.0.0.0"  # what a port without an address is published at
 _STOPS = (1, 2, 3, 15)
 _KILL = 9
+_FAILED = 127
 _MOST_ANSWER = 4096
 _NOISE = ("sent tapfd=", "received tapfd=", "apifd event", "api_handler: ", "WARNING: Support for ")  # it says so however it fares
 _REFUSED = {
@@ -41,7 +42,7 @@ class Slirp(Served):
 
     def __init__(self, step: MakeNetwork, directory: str, pid: int) -> None:
         """`directory`: the container's; `pid`: of its PID 1, which we have not reaped, so it is nobody else's."""
-        super().__init__(SLIRP, frozenset(os.environ) - {"PATH"})
+        super().__init__(SLIRP)
         self._net = step.network
         self._directory = directory
         self._container = pid
@@ -63,22 +64,50 @@ class Slirp(Served):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))  # doctor says of what
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
         self.close()
-        ready, tells = os.pipe()
-        exits, stays = os.pipe()
+        pipes: list[tuple[int, int]] = []
         try:
-            for fd in (tells, exits):
-                os.set_inheritable(fd, True)  # noqa: FBT003 - it takes no names
-            with _in_folder(self._directory):  # a socket's path has 107 bytes
-                self._spawn(path, self.words(tells, exits), [])
+            pipes.extend(os.pipe() for _ in range(3))  # one by one: those before a failure are in it
+            (errors, says), (ready, tells), (exits, stays) = pipes
+            words, parent = self.words(tells, exits), os.getpid()
+            pid, pidfd = process.clone(0)
+            if pid == 0:
+                self._exec(path, words, parent, (says, tells, exits))
         except BaseException:
-            for fd in (ready, stays):
-                os.close(fd)
+            for pair in pipes:
+                for fd in pair:
+                    os.close(fd)
             raise
+        for fd in (says, tells, exits):
+            os.close(fd)
+        os.set_blocking(errors, False)
+        self.pid, self.pidfd, self.errors, self._ready, self._stays = pid, pidfd, errors, ready, stays
+        note("program", identity(pid))
+
+    def _exec(self, path: str, words: list[str], parent: int, fds: tuple[int, int, int]) -> NoReturn:
+        """The child: nothing but system calls from here to exec."""
+        said, *kept = fds
+        try:
+            os.setsid()
+            process.prctl(process.PR_SET_PDEATHSIG, _KILL)
+            if os.getppid() != parent:  # it was gone before we asked
+                os._exit(_FAILED)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(said, 1)
+            os.dup2(said, 2)
+            for fd in kept:
+                os.set_inheritable(fd, True)  # noqa: FBT003 - no keywords there
+            # Its sandbox takes all mounts away, and makes only / private: of a root's, what is shared would go from the host.
+            namespaces.unshare(namespaces.CLONE_FLAGS["mount"])
+            mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
+            os.chdir(self._directory)  # a socket's path has 107 bytes
+            for number in range(1, 65):
+                process.reset_signal(number)
+            process.set_signal_mask([])
+            os.execve(path, words, {})
+        except OSError as error:
+            os.write(said, f"can't be started: {error.strerror}\n".encode("utf-8", "replace"))
         finally:
-            for fd in (tells, exits):
-                os.close(fd)
-        self._ready, self._stays = ready, stays
-        note("program", identity(self.pid))
+            os._exit(_FAILED)
 
     def connect(self) -> None:
         """Wait for the link, publish the ports; OSError, at a stop signal too, which stays pending."""
@@ -133,8 +162,11 @@ class Slirp(Served):
     def _ask(self, request: str, deadline: float) -> str:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
             connection.settimeout(max(0.1, deadline - time.monotonic()))
-            with _in_folder(self._directory):
-                connection.connect(SLIRP_SOCKET)
+            folder = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                connection.connect(f"/proc/self/fd/{folder}/{SLIRP_SOCKET}")
+            finally:
+                os.close(folder)
             connection.sendall(request.encode())
             connection.shutdown(socket.SHUT_WR)
             answer = b""
@@ -162,30 +194,6 @@ class Slirp(Served):
                 os.close(fd)
         self._ready, self._stays = -1, -1
         super().close()
-
-
-class _in_folder:  # noqa: N801 - a context
-    """With that as the working directory; afterwards where we were, or / if we may not go there again."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._back = -1
-
-    def __enter__(self) -> None:
-        with contextlib.suppress(OSError):
-            self._back = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.chdir(self._folder)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        if self._back < 0:
-            os.chdir("/")
-            return
-        os.fchdir(self._back)
-        os.close(self._back)
 
 
 def check_ports(net: Network) -> None:
