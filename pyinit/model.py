@@ -438,6 +438,7 @@ class Mount(NamedTuple):
 
 
 LINKED = ("veth", "macvlan")  # modes of a network with a link of its own
+SLIRP = "slirp4netns"  # the mode whose link a program has, which is its name
 
 
 class NetRoute(NamedTuple):
@@ -467,7 +468,7 @@ class Outbound(NamedTuple):
 
 
 class Network(NamedTuple):
-    """`mode` is "none" (loopback only), "host", "veth", "macvlan" or "netns"; addresses are "10.91.0.2/24", at most one a family."""
+    """`mode` is "none" (loopback only), "host", "veth", "macvlan", "slirp4netns" or "netns"; addresses are "10.91.0.2/24", at most one a family."""
 
     mode: str = "none"
     bridge: str = ""
@@ -489,6 +490,7 @@ class Network(NamedTuple):
     outbound_log: bool = False
     forwarding: bool = False  # the host's may be turned on
     dns_of_host: bool = False
+    ipv6: bool = False  # slirp4netns: it has one too, which tells its address itself
 
 
 DEFAULT_CAPABILITIES = (

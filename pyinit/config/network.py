@@ -6,16 +6,18 @@ Owns its keys, their defaults and what fits together. Must not know links or add
 from pyinit.config.decode import Table, show
 from pyinit.config.mounts import missing_or_wrong
 from pyinit.linux import addresses
-from pyinit.model import LINKED, NetRoute, Network, Outbound, Publish, is_name
+from pyinit.model import LINKED, SLIRP, NetRoute, Network, Outbound, Publish, is_name
 
-MODES = ("none", "host", "veth", "macvlan", "netns")
+MODES = ("none", "host", "veth", "macvlan", SLIRP, "netns")
 _LINK_BYTES = 15
 _BRIDGE, _POOL = "pyinit0", "10.91.0.0/16"
+_SLIRP_POOL, _SLIRP_PREFIX, _SLIRP_MTU = "10.0.2.0/24", 25, 65520  # slirp4netns(1): its own default, its smallest, its largest but one
+_SLIRP_OWN, _SLIRP_GATEWAY, _SLIRP_DNS = 100, 2, 3  # of its pool
 # The modes that have a key, for those that have not.
 _OF_MODES = {
-    "bridge": ("veth",), "nat": ("veth",), "publish": ("veth",), "outbound": ("veth",), "outbound_log": ("veth",),
+    "bridge": ("veth",), "nat": ("veth",), "publish": ("veth", SLIRP), "ipv6": (SLIRP,), "outbound": ("veth",), "outbound_log": ("veth",),
     "forwarding": ("veth",), "parent": ("macvlan",), "submode": ("macvlan",), "path": ("netns",),
-    "address": LINKED, "pool": LINKED, "gateway": LINKED, "routes": LINKED, "mtu": LINKED, "mac": LINKED,
+    "address": LINKED, "pool": (*LINKED, SLIRP), "gateway": LINKED, "routes": LINKED, "mtu": (*LINKED, SLIRP), "mac": LINKED,
 }  # fmt: skip
 _SUBMODES = ("bridge", "private", "vepa", "passthru")
 _PROTOCOLS = ("tcp", "udp")
@@ -29,14 +31,19 @@ def network(table: Table | None) -> Network:
     if table is None:
         return Network()
     mode = table.choice("mode", "none", MODES)
-    found = _linked(table, mode) if mode in LINKED else Network(mode=mode, path=_path(table) if mode == "netns" else "")
-    dns = _addresses(table, "dns")
+    if mode in LINKED:
+        found = _linked(table, mode)
+    elif mode == SLIRP:
+        found = _slirp(table)
+    else:
+        found = Network(mode=mode, path=_path(table) if mode == "netns" else "")
+    dns = _addresses(table, "dns") if table.has("dns") else found.dns
     found = found._replace(dns=dns, hosts=_hosts(table), origin=table.origin, dns_of_host=mode in LINKED and not table.has("dns"))
     for key, modes in _OF_MODES.items():
         if mode not in modes and table.has(key):
-            names = " or ".join(f'"{one}"' for one in modes)
+            names = " or ".join(", ".join(f'"{one}"' for one in modes).rsplit(", ", 1))
             table.fault(key, f"only mode = {names} has it; write that, or take it out")
-    table.close(("ipv6",))
+    table.close()
     return found
 
 
@@ -65,6 +72,20 @@ def _linked(table: Table, mode: str) -> Network:
     return found._replace(
         bridge=_link(table, "bridge", _BRIDGE), nat=table.boolean("nat", default=bool(pools)), publish=_publish(table, families),
         outbound=_outbound(table), outbound_log=table.boolean("outbound_log"), forwarding=table.boolean("forwarding"),
+    )  # fmt: skip
+
+
+def _slirp(table: Table) -> Network:
+    """slirp4netns(1) has its addresses at fixed places of its network."""
+    pool = table.string("pool", _SLIRP_POOL)
+    parts = addresses.parted(pool)
+    if parts is None or addresses.lowest(pool) != parts[0] or _bits(pool) != 32 or parts[1] > _SLIRP_PREFIX:
+        table.fault("pool", f'expected an IPv4 network of 128 addresses or more, such as "{_SLIRP_POOL}", found {show(pool)}')
+        pool = _SLIRP_POOL
+    own, gateway, dns = (addresses.following(pool.partition("/")[0], by) for by in (_SLIRP_OWN, _SLIRP_GATEWAY, _SLIRP_DNS))
+    return Network(
+        mode=SLIRP, addresses=(f"{own}/{pool.partition('/')[2]}",), pools=(pool,), gateways=(gateway,), dns=(dns,), ipv6=table.boolean("ipv6"),
+        mtu=table.integer("mtu", _SLIRP_MTU, 68, 65521), publish=_publish(table, {32}, "slirp4netns publishes at IPv4 addresses only"),
     )  # fmt: skip
 
 
@@ -171,7 +192,8 @@ def _addresses(table: Table, key: str) -> tuple[str, ...]:
 _PUBLISH = 'expected [ADDRESS:]PORT[:PORT][/tcp or /udp], such as "127.0.0.1:8080:80/tcp" or "8000-8010:80-90"'
 
 
-def _publish(table: Table, families: set[int]) -> tuple[Publish, ...]:
+def _publish(table: Table, families: set[int], one_family: str = "") -> tuple[Publish, ...]:
+    """`one_family`: why nothing else than IPv4 will do, if so."""
     found: list[Publish] = []
     for position, text in enumerate(table.strings("publish")):
         one = _published(text)
@@ -182,6 +204,8 @@ def _publish(table: Table, families: set[int]) -> tuple[Publish, ...]:
         bits = addresses.bits_of(one.host) if one.host else 0
         if one.length > _MOST_PORTS:
             table.fault("publish", f"expected a range of at most {_MOST_PORTS} ports, found {one.length}", position)
+        elif bits and bits not in families and one_family:
+            table.fault("publish", f"expected an IPv4 address, found {show(one.host)}: {one_family}; name another, or leave it out", position)
         elif one.host == "::1":
             table.fault("publish", "::1 can't be published, for Linux routes nothing from there; name 127.0.0.1, or another IPv6 address of the host", position)
         elif bits and bits not in families:

@@ -21,7 +21,8 @@ from pyinit.model import Origin
 _ENDING_S = 1.0  # between the closing of one fd of a process that ends and of the next
 CONTROL_SOCKET = "control.sock"
 SHELL = "shell"
-_FILES = (CONTROL_SOCKET, "config", SHELL, "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
+SLIRP_SOCKET = "slirp.sock"
+_FILES = (CONTROL_SOCKET, SLIRP_SOCKET, "config", SHELL, "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
 _HOOK = "poststop"
 
 

@@ -16,7 +16,7 @@ from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.start import NEEDED_CAPABILITIES, is_rootless
 from pyinit.linux import bpf, caps, cgroup, landlock, mount, namespaces, process
 from pyinit.linux.programs import find_program
-from pyinit.model import LINKED, Config, Container, Origin
+from pyinit.model import LINKED, SLIRP, Config, Container, Origin
 from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
@@ -80,6 +80,8 @@ def needs(config: Config) -> list[Need]:
         if box.network.mode in LINKED:
             what = f"a {box.network.mode}"
             found += [Need("network", box.network.origin, what), Need("capability NET_ADMIN", box.network.origin, what)]
+        if box.network.mode == SLIRP:
+            found += [Need(subject, box.network.origin, "its network") for subject in ("tun", "program slirp4netns")]
         if box.security.seccomp.program:
             found.append(Need("seccomp", box.security.seccomp.origin, "the filter of system calls"))
     for spec in config.services:
@@ -222,6 +224,18 @@ def _fuse(subject: str) -> Finding:
         return Finding(subject, "lack", "", "/dev/fuse is not there", "load the module fuse, or pass the device into this container")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return Finding(subject, "lack", "", "/dev/fuse can't be opened", "set its mode to 0666")
+    return Finding(subject, "ok")
+
+
+def _tun(subject: str) -> Finding:
+    """For slirp4netns."""
+    number = _try(lambda: os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)))
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return Finding(subject, "lack", "", "/dev/net/tun is not there", "load the module tun, or pass the device into this container")
+    if number in (errno.EACCES, errno.EPERM):
+        return Finding(subject, "lack", "", "/dev/net/tun can't be opened", "set its mode to 0666")
+    if number:
+        return Finding(subject, "lack", "", f"/dev/net/tun: {os.strerror(number)}", "load the module tun")
     return Finding(subject, "ok")
 
 
@@ -371,10 +385,10 @@ def _read(path: str) -> str:
 _PROBES: dict[str, Callable[[str], Finding]] = {
     "kernel": _kernel, "mount": _mount_api, "capabilities": _capabilities, "capability": _capability, "namespace": _namespace,
     "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "landlock": _landlock, "userns": _userns, "subids": _subids,
-    "cgroup": _cgroup, "network": _network, "program": _program,
+    "cgroup": _cgroup, "network": _network, "tun": _tun, "program": _program,
 }  # fmt: skip
 SUBJECTS = (
     "kernel", "mount API", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",
     *(f"namespace {name}" for name in namespaces.CLONE_FLAGS), "userns", "subids", *(f"filesystem {name}" for name in _FILESYSTEMS),
-    "loop", "fuse", "idmap", "seccomp", "landlock", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids", "devices")), "network",
+    "loop", "fuse", "idmap", "seccomp", "landlock", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids", "devices")), "network", "tun",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import os
 
 from pyinit.config import images
 from pyinit.launch import operations as p
-from pyinit.model import FUSE, IMAGES, NETWORK_TYPES, Mount
+from pyinit.model import FUSE, IMAGES, NETWORK_TYPES, SLIRP, Mount
 
 _OF_THE_HOST = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.ENOSYS, errno.ENOSPC, errno.EUSERS, errno.ENOENT, errno.EOPNOTSUPP)
 
@@ -32,6 +32,8 @@ def _subjects(operation: p.Operation) -> tuple[str, ...]:
             return ("userns",) if os.geteuid() else ("namespace user",)
         case p.MakeRoot():
             return ("filesystem overlay", "filesystem tmpfs")
+        case p.MakeNetwork() if operation.network.mode == SLIRP:
+            return ("tun", "program slirp4netns")
         case p.FilterCalls():
             return ("seccomp",)
         case _:

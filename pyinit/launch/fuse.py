@@ -1,6 +1,6 @@
 """A FUSE program: the mount is ours, what answers in it is the program's.
 
-Owns how the two are tied together and the program's words. Must not know when it is started again (keeper.py). Laws: the
+Owns how the two are tied together and the program's words, and what all programs that serve a container have in common. Must not know when it is started again (keeper.py). Laws: the
 program gets its mount as `/dev/fd/3`, as libfuse from 3.3 on takes it, so it needs no mount point, no right to mount and
 no place in the container; it lives in the host's namespaces, and ends by itself when the container's mounts have gone.
 Source: the kernel's Documentation/filesystems/fuse.rst; mount.fuse3(8), drop_privileges.
@@ -25,63 +25,32 @@ _KEPT_LINES = 3  # ssh says why, then sshfs that it did not come to be
 _SIGNALS = [number for number in range(1, 32) if number not in (9, 19)]
 
 
-class Program:
-    """One, through all its lives."""
+class Served:
+    """A program on the host that the container needs, through all its lives."""
 
-    def __init__(self, entry: Mount, hidden: frozenset[str] = frozenset()) -> None:
+    def __init__(self, name: str, hidden: frozenset[str] = frozenset()) -> None:
         """`hidden`: variables of ours that are not its business."""
         self._hidden = hidden
-        self.entry = entry
-        self.name = entry.type.removeprefix(FUSE)
+        self.name = name
         self.pid = 0
         self.pidfd = -1
         self.errors = -1  # what it says, to be read without blocking
         self.last_lines: list[str] = []
         self._partial = b""
 
-    def start(self) -> int:
-        """Start it over a new mount, whose fd is the caller's; OSError."""
-        path = find_program(self.name, os.environ)
-        if not path:
-            raise OSError(errno.ENOENT, f"there is no program {self.name} in the PATH; install it")
-        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            tree = mount.new_filesystem("fuse", self._kernel_options(device))
-            try:
-                self._spawn(path, device)
-            except BaseException:
-                os.close(tree)
-                raise
-        finally:
-            os.close(device)  # the program's is the only one, so its death is the end of the connection
-        return tree
-
-    def _kernel_options(self, device: int) -> dict[str, str | None]:
-        own = {name: value for name, value in self.entry.options if name in _KERNELS}
-        return {
-            "source": self.entry.source, "subtype": self.name, "fd": str(device), "rootmode": "40000", "user_id": "0", "group_id": "0",
-            "allow_other": None, "default_permissions": None, **own,
-        }  # fmt: skip
-
-    def words(self) -> list[str]:
-        """Its command line."""
-        given = {name for name, _ in self.entry.options}
-        options = [*((name, value) for name, value in _DEFAULTS.get(self.name, ()) if name not in given), *self.entry.options]
-        said = ",".join(name if value is None else f"{name}={value}" for name, value in options)
-        return [self.name, self.entry.source, f"/dev/fd/{_FD}", "-f", *(["-o", said] if said else [])]
-
-    def _spawn(self, path: str, device: int) -> None:
+    def _spawn(self, path: str, words: list[str], more: list[tuple[int, int, int]]) -> None:
+        """`more`: of posix_spawn's file actions, beside those of its standard output."""
         self.close()
         errors, theirs = os.pipe()
         os.set_blocking(errors, False)
         try:
             self.pid = os.posix_spawn(
-                path, self.words(), {name: value for name, value in os.environ.items() if name not in self._hidden}, setsid=True, setsigmask=[], setsigdef=_SIGNALS,
+                path, words, {name: value for name, value in os.environ.items() if name not in self._hidden}, setsid=True, setsigmask=[], setsigdef=_SIGNALS,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, theirs, 1),
                     (os.POSIX_SPAWN_DUP2, theirs, 2),
-                    (os.POSIX_SPAWN_DUP2, device, _FD),
+                    *more,
                 ],
             )  # fmt: skip
         except BaseException:
@@ -119,6 +88,45 @@ class Program:
             if fd >= 0:
                 os.close(fd)
         self.pid, self.pidfd, self.errors, self._partial = 0, -1, -1, b""
+
+
+class Program(Served):
+    """One of FUSE's."""
+
+    def __init__(self, entry: Mount, hidden: frozenset[str] = frozenset()) -> None:
+        super().__init__(entry.type.removeprefix(FUSE), hidden)
+        self.entry = entry
+
+    def start(self) -> int:
+        """Start it over a new mount, whose fd is the caller's; OSError."""
+        path = find_program(self.name, os.environ)
+        if not path:
+            raise OSError(errno.ENOENT, f"there is no program {self.name} in the PATH; install it")
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            tree = mount.new_filesystem("fuse", self._kernel_options(device))
+            try:
+                self._spawn(path, self.words(), [(os.POSIX_SPAWN_DUP2, device, _FD)])
+            except BaseException:
+                os.close(tree)
+                raise
+        finally:
+            os.close(device)  # the program's is the only one, so its death is the end of the connection
+        return tree
+
+    def _kernel_options(self, device: int) -> dict[str, str | None]:
+        own = {name: value for name, value in self.entry.options if name in _KERNELS}
+        return {
+            "source": self.entry.source, "subtype": self.name, "fd": str(device), "rootmode": "40000", "user_id": "0", "group_id": "0",
+            "allow_other": None, "default_permissions": None, **own,
+        }  # fmt: skip
+
+    def words(self) -> list[str]:
+        """Its command line."""
+        given = {name for name, _ in self.entry.options}
+        options = [*((name, value) for name, value in _DEFAULTS.get(self.name, ()) if name not in given), *self.entry.options]
+        said = ",".join(name if value is None else f"{name}={value}" for name, value in options)
+        return [self.name, self.entry.source, f"/dev/fd/{_FD}", "-f", *(["-o", said] if said else [])]
 
 
 def await_root(tree: int) -> int:

@@ -57,6 +57,18 @@ def main(code: Bundle) -> int:
         return EXIT_SYSTEM
 
 
+def _differ() -> None:
+    """No root of a service is the same as we (prlimit(2), ptrace(2)); an exec takes it away."""
+    try:
+        os.setresgid(-1, -1, _SAVED_GID)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        with open("/proc/self/gid_map") as file:  # of a small user namespace: its last one, which may be root's, the only one
+            rows = [line.split() for line in file]
+        os.setresgid(-1, -1, max(int(first) + int(count) - 1 for first, _, count in rows))
+
+
 def _say_why(error: BaseException, channel: socket.socket, *, built: bool) -> None:
     """To the launcher, or, if that listens no more, to those who read our output."""
     text = str(error) if isinstance(error, PyinitError) else f"!{_words(error)}"
@@ -78,7 +90,7 @@ def _words(error: BaseException) -> str:
 
 def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, built: list[bool]) -> int:
     process.prctl(process.PR_SET_DUMPABLE, 0)
-    os.setresgid(-1, -1, _SAVED_GID)  # no root of a service is the same as we (prlimit(2), ptrace(2)); an exec takes it away
+    _differ()
     process.set_name("pyinit")
     for fd in (os.environ["PYTHONHOME"].split("/")[4], package.split("/")[4], channel.fileno()):
         os.set_inheritable(int(fd), False)  # noqa: FBT003 - no keywords there

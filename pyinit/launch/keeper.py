@@ -1,6 +1,6 @@
-"""FUSE programs are kept: one that ends is started again, and its new mount takes the old one's place.
+"""Programs are kept: one that ends is started again, and a new mount of FUSE takes the old one's place.
 
-Owns the waiting between two lives and the change of the mounts. Must not know how a program is started (fuse.py). Laws:
+Owns the waiting between two lives and the change of the mounts. Must not know how a program is started (fuse.py, slirp.py). Laws:
 the monitor never blocks here: who asks a file system, or walks a path of the container, is a child with a deadline; in
 the container only a mount that is FUSE's is taken away; no namespace is held, for with it the container would not end.
 """
@@ -12,8 +12,12 @@ import time
 from _collections_abc import Callable
 
 from pyinit.errors import LaunchError
-from pyinit.launch.fuse import Program
+from pyinit.launch.fuse import Program, Served
 from pyinit.linux import mount, namespaces, process
+from pyinit.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyinit.launch.slirp import Slirp
 
 _FIRST_S, _MOST_S, _FACTOR = 0.1, 30.0, 2.0
 _HEALTHY_S = 10.0  # a life as long as that counts as none of a row
@@ -24,8 +28,10 @@ _KILL = 9
 class Keeper:
     """Of one container, whose PID 1 is behind `pidfd`. `report` gets a line for each thing that people should know."""
 
-    def __init__(self, programs: list[Program], pidfd: int, report: Callable[[str], None]) -> None:
-        self._kept = [_Kept(program, pidfd, report) for program in programs]
+    def __init__(self, programs: list[Program], slirp: "Slirp | None", pidfd: int, report: Callable[[str], None]) -> None:
+        self._kept: list[_Kept] = [_KeptMount(program, pidfd, report) for program in programs]
+        if slirp is not None:
+            self._kept.append(_KeptNetwork(slirp, report))
 
     def fds(self) -> list[int]:
         """What to wait for; it changes with every `turn`."""
@@ -49,20 +55,27 @@ class Keeper:
 
 
 class _Kept:
-    """One program. `due`: when the next life begins, or the placing of its mount is late."""
+    """One program. `due`: when the next life begins, or the placing of what it makes is late."""
 
-    def __init__(self, program: Program, pidfd: int, report: Callable[[str], None]) -> None:
+    where = ""
+    again = ""  # how it is, then
+    timeout_s = 0.0
+
+    def __init__(self, program: Served, report: Callable[[str], None]) -> None:
         self._program = program
-        self._container = pidfd
         self._report = report
-        self._placing = -1  # pidfd of the child that waits for the new mount and puts it in place
+        self._placing = -1  # pidfd of the child that waits for what it makes and puts it in place
         self._began = time.monotonic()
         self._row = 0
         self._untold = ""  # of an end that may be the container's: that is known at the first due time
         self.due: float | None = None
 
     def _say(self, text: str) -> None:
-        self._report(f"mount {self._program.entry.target}: {self._program.name} {text}")
+        self._report(f"{self.where}: {self._program.name} {text}")
+
+    def _revive(self) -> int:
+        """Start it; the pidfd of who puts what it makes in place. OSError."""
+        raise NotImplementedError
 
     def fds(self) -> list[int]:
         return [fd for fd in (self._program.pidfd, self._program.errors, self._placing) if fd >= 0]
@@ -82,7 +95,7 @@ class _Kept:
                 self._untold = ""
                 self._wait_on(now)
             elif self._placing >= 0:
-                self._say(f"does not answer within {self._program.entry.timeout_s:g} s; it is ended")
+                self._say(f"does not answer within {self.timeout_s:g} s; it is ended")
                 self._program.kill()
             else:
                 self._begin(now)
@@ -115,15 +128,11 @@ class _Kept:
     def _begin(self, now: float) -> None:
         self._began = now
         try:
-            tree = self._program.start()
+            self._placing = self._revive()
         except OSError as error:
             self._again(f"can't be started: {error.strerror}", now)
             return
-        try:
-            self._placing = place(tree, self._container, self._program.entry.target)
-        finally:
-            os.close(tree)
-        self.due = now + self._program.entry.timeout_s
+        self.due = now + self.timeout_s
 
     def _placed(self, now: float) -> None:
         found = os.waitid(os.P_PIDFD, self._placing, os.WEXITED)
@@ -131,11 +140,11 @@ class _Kept:
         self._placing, self.due = -1, None
         assert found is not None
         if found.si_code == os.CLD_EXITED and found.si_status == 0:
-            self._say("is mounted again")
+            self._say(f"is {self.again} again")
             return
         number = found.si_status if found.si_code == os.CLD_EXITED else errno.EIO
         if number not in (errno.ENOTCONN, errno.ECONNABORTED):  # else it has ended itself, which is told
-            self._say(f"can't be mounted again: {os.strerror(number)}")
+            self._say(f"can't be {self.again} again: {os.strerror(number)}")
         self._program.kill()
 
     def _drop_placing(self) -> None:
@@ -155,6 +164,38 @@ class _Kept:
             select.select([self._program.pidfd], [], [], _ENDING_S)
         os.waitid(os.P_PIDFD, self._program.pidfd, os.WEXITED | os.WNOHANG)
         self._program.close()
+
+
+class _KeptMount(_Kept):
+    again = "mounted"
+
+    def __init__(self, program: Program, pidfd: int, report: Callable[[str], None]) -> None:
+        super().__init__(program, report)
+        self._mounter = program
+        self._container = pidfd
+        self.where = f"mount {program.entry.target}"
+        self.timeout_s = program.entry.timeout_s
+
+    def _revive(self) -> int:
+        tree = self._mounter.start()
+        try:
+            return place(tree, self._container, self._mounter.entry.target)
+        finally:
+            os.close(tree)
+
+
+class _KeptNetwork(_Kept):
+    where = "network"
+    again = "connected"
+
+    def __init__(self, slirp: "Slirp", report: Callable[[str], None]) -> None:
+        super().__init__(slirp, report)
+        self._slirp = slirp
+        self.timeout_s = slirp.timeout_s
+
+    def _revive(self) -> int:
+        self._slirp.start()
+        return self._slirp.connect_aside()
 
 
 def place(tree: int, container: int, target: str) -> int:

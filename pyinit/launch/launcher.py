@@ -35,7 +35,7 @@ from pyinit.launch.root import Ids
 from pyinit.launch.tracing import SILENT, Trace, carried_out, explained
 from pyinit.linux import cgroup
 from pyinit.linux import sock as socket
-from pyinit.model import NETWORK_TYPES, Config
+from pyinit.model import NETWORK_TYPES, SLIRP, Config
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pyinit.launch.nethelper import NetworkHelper
     from pyinit.launch.outside import Outside
     from pyinit.launch.parting import Parting
+    from pyinit.launch.slirp import Slirp
 
 _PATIENCE_MARGIN_S = 3.0
 _MOST_TEXT = 8192
@@ -101,6 +102,7 @@ class Launch:
         self.report = report
         self.trace = trace
         self.outside: Outside | None = None
+        self.slirp: Slirp | None = None
         self.taken: Taken | None = None
         self.ids: Ids = born.ids or self._ids()
         self.groups: list[str] = []
@@ -148,6 +150,8 @@ class Launch:
             self.born.close()
             if self.outside is not None:
                 self.outside.end()
+            if self.slirp is not None:
+                self.slirp.end()
 
     def _ids(self) -> Ids:
         if not self.box.rootless:
@@ -172,11 +176,12 @@ class Launch:
         return NetworkHelper(rules, links, taken, self)
 
     def _keeper(self) -> "Keeper | None":
-        if self.outside is None or not self.outside.programs:
+        programs = self.outside.programs if self.outside is not None else []
+        if not programs and self.slirp is None:
             return None
-        from pyinit.launch.keeper import Keeper  # for those who have FUSE
+        from pyinit.launch.keeper import Keeper  # for those who have FUSE, or slirp4netns
 
-        return Keeper(self.outside.programs, self.born.pidfd, self.report)
+        return Keeper(programs, self.slirp, self.born.pidfd, self.report)
 
     def _parting(self) -> "Parting | None":
         targets = tuple(one.target for one in self.box.mounts if one.type in NETWORK_TYPES)
@@ -231,6 +236,8 @@ class Launch:
                 # 4. The network needs the namespace only.
                 if helper is not None:
                     self._connect(helper, builder)
+                elif self.box.network.mode == SLIRP:
+                    self._serve(builder)
                 builder.wait()
             finally:
                 builder.close()
@@ -311,6 +318,22 @@ class Launch:
             raise
         finally:
             helper.close()  # now: it holds our locks
+
+    def _serve(self, builder: Builder) -> None:
+        from pyinit.launch import slirp  # for those who have it
+
+        step = next(step for step in self.steps.host if isinstance(step, operations.MakeNetwork))
+        slirp.check_ports(step.network)
+        self.slirp = slirp.Slirp(step, self.held.directory, self.born.pid)
+        try:
+            with carried_out(step, self.trace):
+                self.slirp.start(self.held.note)
+                self.slirp.connect()
+            builder.linked()
+        except LaunchError:
+            if select.select([self.born.pidfd], [], [], 0)[0]:
+                self._await_built()  # of a PID 1 that has failed, which is why there was no namespace for it any more
+            raise
 
     def _await_built(self) -> None:
         text = self.born.channel.recv(_MOST_TEXT).decode("utf-8", "replace")

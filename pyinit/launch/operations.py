@@ -9,6 +9,7 @@ from pyinit.core.limits import size_text, words
 from pyinit.model import (
     FUSE,
     NETWORK_TYPES,
+    SLIRP,
     UNCONFINED,
     CgroupLimits,
     Content,
@@ -192,7 +193,7 @@ class MakeRules(NamedTuple):
 
 
 class MakeNetwork(NamedTuple):
-    """A veth pair to a bridge of the host, or a macvlan on one of its links: `host0` inside, with addresses and routes."""
+    """A veth pair to a bridge of the host, a macvlan on one of its links, or what slirp4netns has: `host0` inside, with addresses and routes."""
 
     network: Network
     name: str
@@ -201,12 +202,17 @@ class MakeNetwork(NamedTuple):
 
     def describe(self) -> str:
         net = self.network
+        if net.mode == SLIRP:
+            ports = f", publish {', '.join(_published(one) for one in net.publish)}" if net.publish else ""
+            return f"start slirp4netns, host0 with {_addresses(net)}{' and IPv6' if net.ipv6 else ''} inside, default route by {net.gateways[0]}{ports}"
         what = f"veth {self.link} on bridge {net.bridge}" if net.mode == "veth" else f"macvlan ({net.submode}) on {net.parent}"
         text = f"make {what}, host0 with {_addresses(net)} inside"
         text += f", default route by {' and '.join(net.gateways)}" if net.gateways else ""
         return text + "".join(f", to {one.to} by {one.via}" for one in net.routes)
 
     def undo(self) -> str:
+        if self.network.mode == SLIRP:
+            return "slirp4netns ends with the monitor, and gives the ports back"
         if self.network.mode == "macvlan":
             return "it goes with its namespace"
         return "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it"

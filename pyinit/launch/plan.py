@@ -5,7 +5,7 @@ Owns what is done and in which order. Must not know how: no syscall, no clock, n
 
 import pyinit.launch.operations as ops
 from pyinit.core.limits import controllers, size_text
-from pyinit.model import FUSE, LINKED, SECRETS, CgroupLimits, Config, Container, Mount, Origin
+from pyinit.model import FUSE, LINKED, SECRETS, SLIRP, CgroupLimits, Config, Container, Mount, Origin
 from pyinit.records import NamedTuple
 
 _SERVER = f"{FUSE}squashfuse"
@@ -62,9 +62,9 @@ def make(config: Config) -> Plan:
         host.append(ops.MakeCgroup(box.name, box.cgroup, at, of_services, config.init.strict, limits_devices))
     if limits_devices:
         host.append(ops.LimitDevices(box.security.devices, _first(box.security.devices_origin, box.origin), config.init.strict))
-    if net.nat or net.publish or net.outbound is not None:
+    if net.mode in LINKED and (net.nat or net.publish or net.outbound is not None):
         host.append(ops.MakeRules(net, box.name, link, net.origin))
-    if net.mode in LINKED:
+    if net.mode in (*LINKED, SLIRP):
         host.append(ops.MakeNetwork(net, box.name, link, net.origin))
     inside: list[ops.Inside] = [ops.Stage(box.origin)]
     inside += [ops.AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]

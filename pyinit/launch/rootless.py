@@ -16,7 +16,7 @@ from pyinit.launch.root import Ids
 from pyinit.launch.tracing import Trace, carried_out
 from pyinit.linux import cgroup, namespaces, process
 from pyinit.linux.programs import find_program
-from pyinit.model import NETWORK_TYPES, CgroupLimits, Config, Container, UserNamespace
+from pyinit.model import LINKED, NETWORK_TYPES, SLIRP, CgroupLimits, Config, Container, UserNamespace
 
 _MOST_TEXT = 4096
 
@@ -73,8 +73,9 @@ def _users(box: Container, report: Callable[[str], None]) -> UserNamespace:
 
 def _refuse(box: Container) -> None:
     root = "; take it out, or run pyinit as root"
-    if box.network.mode == "veth":
-        raise LaunchError(f"{box.network.origin}: container.network: an ordinary user can make no veth on a bridge{root}")
+    if box.network.mode in LINKED:
+        what = "veth on a bridge" if box.network.mode == "veth" else "macvlan"
+        raise LaunchError(f'{box.network.origin}: container.network: an ordinary user can make no {what}; write mode = "{SLIRP}", or run pyinit as root')
     for one in box.share:
         if one.kind == "user":
             raise LaunchError(f"{one.origin}: container.share: an ordinary user's container is in the user namespace of its launcher{root}")

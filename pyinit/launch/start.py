@@ -127,7 +127,7 @@ def is_rootless(box: "Container") -> bool:
 
 def birth_needs(box: "Container") -> tuple[str, ...]:
     """Capabilities."""
-    return (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan") else NEEDED_CAPABILITIES
+    return (*NEEDED_CAPABILITIES, "NET_ADMIN") if box.network.mode in ("veth", "macvlan", "slirp4netns") else NEEDED_CAPABILITIES
 
 
 def check_privileges(box: "Container") -> None:

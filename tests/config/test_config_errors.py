@@ -355,10 +355,10 @@ OF_CONTAINER = {
     'cgroup.io_max = [{ device = "8:0", read = "1M" }, { device = "8:0", write = "1M" }]': "cgroup.io_max[2]: 8:0 is there twice; put its limits into one",
     'cgroup.io_max = [{ device = "8:0", read_iop = 1 }]': "cgroup.io_max[1].read_iop: there is no such key; did you mean read_iops?",
     "cgroup.swap_max = '1M'": "cgroup.swap_max: there is no such key; did you mean memory_swap_max?",
-    "network.ipv6 = true": "network.ipv6: this key is not supported yet; take it out",
-    "network.publish = []": 'network.publish: only mode = "veth" has it; write that, or take it out',
-    "network.mtu = 1400": 'network.mtu: only mode = "veth" or "macvlan" has it; write that, or take it out',
-    'network.mode = "bridge"': 'network.mode: expected "none", "host", "veth", "macvlan" or "netns", found "bridge"',
+    "network.ipv6 = true": 'network.ipv6: only mode = "slirp4netns" has it; write that, or take it out',
+    "network.publish = []": 'network.publish: only mode = "veth" or "slirp4netns" has it; write that, or take it out',
+    "network.mtu = 1400": 'network.mtu: only mode = "veth", "macvlan" or "slirp4netns" has it; write that, or take it out',
+    'network.mode = "bridge"': 'network.mode: expected "none", "host", "veth", "macvlan", "slirp4netns" or "netns", found "bridge"',
     'network.bridge = "b"': 'network.bridge: only mode = "veth" has it; write that, or take it out',
     'network.dns = ["dns.example"]': 'network.dns[1]: expected a numeric address, found "dns.example"',
     'network.hosts = { db = "db.example" }': 'network.hosts.db: expected a numeric address, found "db.example"',
@@ -519,6 +519,24 @@ OF_POOL = {
 @pytest.mark.parametrize(("text", "message"), OF_POOL.items())
 def test_a_key_of_a_network_with_a_link(text, message):
     found = problems(f'{BOX}[container.network]\n{text}\nmode = "veth"\n{SERVICE}')
+    assert [one.partition(": ")[2] for one in found] == [f"container.network.{message}"]
+
+
+OF_SLIRP = {
+    'pool = "10.0.2.0/26"': 'pool: expected an IPv4 network of 128 addresses or more, such as "10.0.2.0/24", found "10.0.2.0/26"',
+    'pool = "10.0.2.1/24"': 'pool: expected an IPv4 network of 128 addresses or more, such as "10.0.2.0/24", found "10.0.2.1/24"',
+    'pool = "fd00::/64"': 'pool: expected an IPv4 network of 128 addresses or more, such as "10.0.2.0/24", found "fd00::/64"',
+    "mtu = 65522": "mtu: expected an integer from 68 to 65521, found 65522",
+    'publish = ["[::1]:80:80"]': 'publish[1]: expected an IPv4 address, found "::1": slirp4netns publishes at IPv4 addresses only; name another, or leave it out',
+    'publish = ["80:8080", "10.0.0.1:80:80"]': 'publish[2]: expected each port of the host once, found "10.0.0.1:80:80" beside line 4\'s',
+    'address = "10.0.2.7/24"': 'address: only mode = "veth" or "macvlan" has it; write that, or take it out',
+    "outbound = []": 'outbound: only mode = "veth" has it; write that, or take it out',
+}
+
+
+@pytest.mark.parametrize(("text", "message"), OF_SLIRP.items())
+def test_a_key_of_a_network_by_slirp4netns(text, message):
+    found = problems(f'{BOX}[container.network]\n{text}\nmode = "slirp4netns"\n{SERVICE}')
     assert [one.partition(": ")[2] for one in found] == [f"container.network.{message}"]
 
 

@@ -343,6 +343,17 @@ def test_a_gateway_within_reach(folder, address, gateway):
     assert loaded(text).container.network.gateways == (gateway,)
 
 
+def test_a_network_by_slirp4netns(folder):
+    def network(keys: str):
+        return loaded(f'[container]\nlayers = ["layer"]\n[container.network]\nmode = "slirp4netns"\n{keys}[services.a]\ncommand = "x"\n').container.network
+
+    found = network("")
+    assert (found.addresses, found.gateways, found.dns, found.mtu, found.ipv6) == (("10.0.2.100/24",), ("10.0.2.2",), ("10.0.2.3",), 65520, False)
+    found = network('pool = "10.9.0.0/16"\ndns = ["9.9.9.9"]\nmtu = 1400\nipv6 = true\npublish = ["8000-8001:80-81/udp"]\n')
+    assert (found.addresses, found.gateways, found.dns, found.mtu, found.ipv6) == (("10.9.0.100/16",), ("10.9.0.2",), ("9.9.9.9",), 1400, True)
+    assert [(one.host, one.port, one.to, one.protocol, one.length) for one in found.publish] == [("", 8000, 80, "udp", 2)]
+
+
 def test_expansion_in_every_form_of_value(folder):
     text = """\
 [init]

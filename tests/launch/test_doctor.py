@@ -60,6 +60,12 @@ def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):
     ]  # fmt: skip
 
 
+def test_what_a_network_by_slirp4netns_needs():
+    box = Container("web", "web", (), namespaces=(), network=Network("slirp4netns", origin=at(7)), origin=at(1))
+    needs = doctor.needs(Config("/x.toml", InitSpec(), (), box))
+    assert [need for need in needs if need.origin == at(7)] == [Need("tun", at(7), "its network"), Need("program slirp4netns", at(7), "its network")]
+
+
 def test_what_mounts_need():
     layers = (Layer("/no/a.squashfs", at(9)),)
     mounts = (

@@ -20,6 +20,7 @@ from pyinit.model import (
     Origin,
     Place,
     ProcessSpec,
+    Publish,
     Seccomp,
     Security,
     ServiceSpec,
@@ -152,6 +153,16 @@ def test_what_stays_on_the_host_says_how_it_is_undone():
         "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it",
         "the mount goes with PID 1, an image's loop device with its last mount",
     ]
+
+
+def test_a_network_by_slirp4netns_is_one_step():
+    ports = (Publish("", 8080, 80, "tcp", 1), Publish("127.0.0.1", 5000, 53, "udp", 2))
+    network = Network("slirp4netns", addresses=("10.0.2.100/24",), gateways=("10.0.2.2",), pools=("10.0.2.0/24",), ipv6=True, publish=ports, origin=at(9))
+    assert [line for line in words(network=network) if line not in DEFAULT] == [
+        "9 start slirp4netns, host0 with 10.0.2.100/24 and IPv6 inside, default route by 10.0.2.2, publish 8080 as 80/tcp, 127.0.0.1:5000-5001 as 53-54/udp",
+    ]
+    steps = plan.make(config(network=network)).operations()
+    assert "slirp4netns ends with the monitor, and gives the ports back" in [step.undo() for step in steps]
 
 
 def test_a_network_limits_and_mounts_stand_with_their_lines():

@@ -91,11 +91,16 @@ def subids():
 
 @pytest.fixture
 def user(subids, nothing_left, tmp_path):
+    yield from made(Ordinary, subids, tmp_path)
+
+
+def made(kind, subids, tmp_path):
+    """A user of that kind, and what may not be left of him."""
     subprocess.run(["useradd", "--no-create-home", "--home-dir", "/nonexistent", USER], check=True)
     subids(f"{USER}:500000:65536\n")
     for folder in (tmp_path, *tmp_path.parents[:2]):
         os.chmod(folder, 0o755)
-    ordinary = Ordinary(tmp_path)
+    ordinary = kind(tmp_path)
     yield ordinary
     ordinary.close()
     wait_until(lambda: servers() == [], "the end of squashfuse")
@@ -202,7 +207,7 @@ def test_the_exit_code_and_the_plan(user):
 
 
 REFUSED = {
-    'network = { mode = "veth", bridge = "b", address = "10.1.0.2/24" }\n': "4: container.network: an ordinary user can make no veth on a bridge; take it out, or run pyinit as root",
+    'network = { mode = "veth", bridge = "b", address = "10.1.0.2/24" }\n': "4: container.network: an ordinary user can make no veth on a bridge; write mode = \"slirp4netns\", or run pyinit as root",
     'share = ["user:db"]\n': "4: container.share: an ordinary user's container is in the user namespace of its launcher; take it out, or run pyinit as root",
     '[[container.mounts]]\ntype = "squashfs"\nsource = "image:/x"\ntarget = "/x"\n': "4: container.mounts: an ordinary user can mount no nested image; take it out, or run pyinit as root",
     'user_namespace = { map = [{ inside = 0, outside = 1 }] }\n': (
