@@ -10,7 +10,7 @@ import sys
 import zlib
 from _collections_abc import Callable
 
-from pyinit.core.limits import tracker
+from pyinit.core.limits import controllers, tracker
 from pyinit.init import sockets
 from pyinit.init.pid1 import HANDLED, Endpoints, Init
 from pyinit.init.reload import Reader
@@ -117,7 +117,29 @@ def _is_given(found: cgroup.Hierarchy) -> bool:
     return found.is_root and (not cgroup.is_machines_root(found) or namespaces.is_first_pid_namespace())
 
 
-def as_supervisor(config: Config, read: Reader) -> int:
+def _groups_of_services(config: Config, directory: str, note: Callable[[str, str], None], report: Callable[[str], None]) -> int:
+    """fd of a group of v2 for those of the services, which have limits; -1 without: where none is ours alone, that is told."""
+    wanted = {name for spec in config.services for name in controllers(spec.cgroup)}
+    found = next((one for one in cgroup.hierarchies() if one.version == 2), None) if wanted else None
+    if found is None or cgroup.is_machines_root(found):
+        return -1
+    with open(f"{found.directory}/cgroup.controllers") as file:
+        here = wanted & set(file.read().split())
+    if not here:
+        return -1
+    from pyinit.launch import delegation  # for those who have limits
+
+    why = delegation.hand_down(found.directory, here, note)
+    if why:
+        report(f"no group holds the limits of services: {why}; start pyinit in a group of its own, as `systemd-run --scope -p Delegate=yes` does")
+        return -1
+    place = f"{found.directory}/pyinit-{os.path.basename(directory)}"
+    note("services", place)
+    os.makedirs(place, exist_ok=True)
+    return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def as_supervisor(config: Config, report: Callable[[str], None], read: Reader) -> int:
     """Neither PID 1 nor a container: services of this machine, with or without root; the exit code."""
     process.block_signals(HANDLED)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
@@ -129,6 +151,7 @@ def as_supervisor(config: Config, read: Reader) -> int:
         config = _settled(config, held.directory)
         init = config.init
         endpoints = Endpoints(
+            cgroup_fd=_groups_of_services(config, held.directory, held.note, report),
             given=dict(os.environ),
             inherited={} if init.environment_clear else dict(os.environ),
             control_path=init.control_socket or f"{held.directory}/{CONTROL_SOCKET}",
@@ -136,7 +159,7 @@ def as_supervisor(config: Config, read: Reader) -> int:
         )
         return Init(config, endpoints).run()
     finally:
-        for problem in held.release():
+        for problem in (*held.undo(), *held.release()):
             print(f"pyinit: {problem}", file=sys.stderr)
 
 

@@ -77,8 +77,8 @@ def run(words: list[str]) -> int:
         return read(config.path, instances)  # absolute: the folder may be another by then
 
     if output is not None:
-        return _detached(config, roles.supervisor_name(config.path), output, lambda _: roles.as_supervisor(config, again))
-    return roles.as_init(config, _report, again) if as_init else roles.as_supervisor(config, again)
+        return _detached(config, roles.supervisor_name(config.path), output, lambda report: roles.as_supervisor(config, report, again))
+    return roles.as_init(config, _report, again) if as_init else roles.as_supervisor(config, _report, again)
 
 
 def _detached(config: "Config", name: str, output: str, work: "Callable[[Callable[[str], None]], int]") -> int:

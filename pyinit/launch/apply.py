@@ -196,7 +196,7 @@ class Builder:
                 if point is not None and done == path:
                     own(into + done, point, self.root.ids)
                 continue
-            os.chown(into + done, seen.st_uid, seen.st_gid)
+            os.chown(into + done, self.root.ids.heir("uid", seen.st_uid), self.root.ids.heir("gid", seen.st_gid))
             os.chmod(into + done, stat.S_IMODE(seen.st_mode))
 
     def _kernel(self, operation: p.MountKernel) -> None:

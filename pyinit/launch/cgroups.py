@@ -1,6 +1,6 @@
 """The container's own control groups: made, limited, emptied, removed.
 
-Owns what a limit is called in v1 and v2. Must not know processes of ours. Laws: only groups named
+Owns what a limit is called in v1 and v2. Must not know processes of ours (delegation.py does). Laws: only groups named
 `pyinit-NAME` below our own are made; tracking and killing is v2's (`cgroup.kill`), or one v1 hierarchy's where there
 is no v2, limits are v1's where the host is hybrid; every directory is in the journal before it is made.
 """
@@ -39,7 +39,7 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Cal
     for hierarchy in found:
         directory = f"{hierarchy.directory}/pyinit-{operation.name}"
         if hierarchy.version == 2:
-            parent, usable = _v2_parent(hierarchy.directory, handed_down, operation)
+            parent, usable = _v2_parent(hierarchy, handed_down, operation, journal)
             directory = f"{parent}/pyinit-{operation.name}"
             journal("cgroup", directory)
             if _make(directory):
@@ -98,32 +98,43 @@ def _make_tracker(found: list[cgroup.Hierarchy], operation: MakeCgroup, made: li
             made.append(directory)
 
 
-def _v2_parent(own: str, wanted: set[str], operation: MakeCgroup) -> tuple[str, set[str]]:
+def _v2_parent(found: cgroup.Hierarchy, wanted: set[str], operation: MakeCgroup, journal: Callable[[str, str], None]) -> tuple[str, set[str]]:
     """Where the group is made, with the wanted controllers that it will have.
 
-    Our own group if it can hand them down; it can't while it holds processes (cgroups(7), "no internal processes"),
-    nor what it was not given itself: then the nearest ancestor that hands them down already.
+    Our own group if it can hand them down: the machine's root can; another can't while it holds processes (cgroups(7), "no
+    internal processes"), which therefore go into a leaf, if they are all ours; nor what it was not given itself. Else the
+    nearest ancestor that hands them down already.
     """
+    own = found.directory
     places = _up_to_the_mount(own)
     possible = wanted & _words(f"{places[-1]}/cgroup.controllers")
     if not possible:
         return own, set()
-    refusal = ""
+    refusal = f"{own} was not given {', '.join(sorted(possible))}"
     if possible <= _words(f"{own}/cgroup.controllers"):
-        try:
-            cgroup.write(own, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(possible)))
-        except OSError as error:
-            refusal = error.strerror or ""
-        else:
+        refusal = _hand_down(found, possible, journal)
+        if not refusal:
             return own, possible
     for place in places[1:]:
-        if possible <= _words(f"{place}/cgroup.subtree_control"):
+        if possible <= _words(f"{place}/cgroup.subtree_control") and os.access(place, os.W_OK):
             return place, possible
     if len(possible) < len(wanted):  # hybrid: the rest is found, or not, in the v1 hierarchies
         return own, set()
-    refusal = refusal or f"{own} was not given {', '.join(sorted(possible))}"
     hint = "; start pyinit in a group of its own, as `systemd-run --scope -p Delegate=yes` does"
     raise LaunchError(f"{operation.origin}: {operation.describe()}: {refusal}{hint}")
+
+
+def _hand_down(found: cgroup.Hierarchy, names: set[str], journal: Callable[[str, str], None]) -> str:
+    """Have our own group do it; "", or why it can't."""
+    if not cgroup.is_machines_root(found):
+        from pyinit.launch import delegation  # for those who have limits, and a group
+
+        return delegation.hand_down(found.directory, names, journal)
+    try:
+        cgroup.write(found.directory, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(names)))
+    except OSError as error:
+        return error.strerror or ""
+    return ""
 
 
 def _up_to_the_mount(directory: str) -> list[str]:

@@ -173,12 +173,26 @@ def _remove_names(line: str) -> None:
     leases.forget(line)
 
 
+def _take_back(leaf: str) -> None:
+    from pyinit.launch import delegation  # for those who have limits, and a group that is theirs
+
+    delegation.take_back(leaf)
+
+
+def _remove_services(directory: str) -> None:
+    from pyinit.launch import delegation
+
+    delegation.remove_empty(directory)
+
+
 _UNDO: dict[str, Callable[[str], None]] = {
     journals.GONE: lambda _: None,
     "address": lambda _: None,  # noted for the others to see
     "folder": lambda _: None,  # as the address; it is kept
     "program": fuse.kill_again,
     "cgroup": cgroups.remove,
+    "leaf": _take_back,
+    "services": _remove_services,
     "link": _remove_link,
     "bridge": _remove_bridge,
     "rules": _remove_rules,

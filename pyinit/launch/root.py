@@ -31,6 +31,10 @@ class Ids:
         """Whether there is one."""
         return True
 
+    def heir(self, kind: str, seen: int) -> int:
+        """Whose the copy of what is `seen` as somebody's shall be, for chown(2); -1: ours."""
+        return seen
+
     def show(self, tree: int, label: str) -> None:
         """A detached mount of `label` shows its files as the container's from now on; OSError if it can't."""
 

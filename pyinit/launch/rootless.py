@@ -39,6 +39,9 @@ class Ours(Ids):
     def has(self, kind: str, inside: int) -> bool:
         return any(first <= inside < first + count for first, count in self._rows[kind])
 
+    def heir(self, kind: str, seen: int) -> int:
+        return seen if self.has(kind, seen) else -1  # a folder of the host's that is a layer shows who has no id here as nobody
+
 
 def _map_of(kind: str) -> list[tuple[int, int]]:
     with open(f"/proc/self/{kind}_map") as file:
@@ -147,7 +150,7 @@ def _map(gate: int, teller: int, target: int, step: operations.MapUsers) -> None
 
 def may_make(step: operations.MakeCgroup, report: Callable[[str], None]) -> bool:
     """Whether this user has a group to make others in; else that is told, once. LaunchError if it matters."""
-    if any(os.access(one.directory, os.W_OK) for one in cgroup.hierarchies()):
+    if any(is_delegated(one.directory) for one in cgroup.hierarchies()):
         return True
     text = f"{step.origin}: {step.describe()}: no group is delegated to this user"
     fix = "start pyinit in one, as `systemd-run --user --scope -p Delegate=yes` does"
@@ -155,3 +158,8 @@ def may_make(step: operations.MakeCgroup, report: Callable[[str], None]) -> bool
         raise LaunchError(f"{text}; {fix}")
     report(f"{text}; it runs without groups and limits; {fix}")
     return False
+
+
+def is_delegated(directory: str) -> bool:
+    """Whether a group is this user's to make others in: it takes the right to move processes out of it (cgroups(7), "Cgroups delegation")."""
+    return all(os.access(path, os.W_OK) for path in (directory, f"{directory}/cgroup.procs"))

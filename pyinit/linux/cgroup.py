@@ -162,11 +162,16 @@ def remove_tree(directory: str) -> None:
         pass
 
 
+def processes_of(directory: str) -> list[int]:
+    """The pids in a group, without those below it."""
+    with open(f"{directory}/cgroup.procs") as file:
+        return [int(line) for line in file]
+
+
 def processes(directory: str) -> list[int]:
     """The pids in a group and in those below it."""
     pids: list[int] = []
     for place, _, names in os.walk(directory):
         if "cgroup.procs" in names:
-            with open(os.path.join(place, "cgroup.procs")) as file:
-                pids += [pid for line in file if (pid := int(line))]
+            pids += [pid for pid in processes_of(place) if pid]
     return pids
