@@ -31,8 +31,8 @@ NO_MAGIC_SOCKET = Defence(
     "no folder of a socket is found by a magic link",
     mutants=(
         Mutant(
-            "init/sockets.py", "    except FileNotFoundError:\n        os.makedirs(path, exist_ok=True)\n    return mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY)\n",
-            "    except OSError:\n        os.makedirs(path, exist_ok=True)\n    return os.open(path, os.O_PATH)\n",
+            "init/sockets.py", "    return mount.folder_plainly(path)\n",
+            "    os.makedirs(path, exist_ok=True)\n    return os.open(path, os.O_PATH)\n",
         ),
     ),
 )  # fmt: skip
