@@ -189,9 +189,9 @@ def compress(path: str) -> None:
     import zlib  # in a process of its own; loaded before the pivot where a config asks for it (launcher)
 
     part = f"{path}{GZIP}.{os.getpid()}{_PART}"  # one that a killed logger left is never taken for ours
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # no waiting for a FIFO in its place
     seen = os.fstat(source)
-    target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, seen.st_mode & 0o777)
+    target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, seen.st_mode & 0o777)
     try:
         packer = zlib.compressobj(wbits=_GZIP_WBITS)
         with open(target, "wb", closefd=False) as out:

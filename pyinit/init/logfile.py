@@ -176,7 +176,4 @@ def _make(folder: str) -> None:
     from pyinit.linux import mount  # for those who write files
 
     for path in (os.path.dirname(folder), folder):
-        try:
-            os.close(mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY))
-        except FileNotFoundError:
-            os.makedirs(path, _FOLDER_MODE, exist_ok=True)
+        os.close(mount.folder_plainly(path, _FOLDER_MODE))

@@ -1,10 +1,13 @@
 """sd_notify: one socket a service, read as long as the service is known.
 
 Owns the sockets. Must not know what a message leads to. Laws: nobody else can speak for a service, since the socket
-is its user's; messages are read before their senders are reaped; an fd that nobody asked to keep is closed.
+is its user's; messages are read before their senders are reaped; an fd that nobody asked to keep is closed; whoever may
+write to the folder may put a link in its place, or in a socket's: none of them is followed.
 """
 
+import errno
 import os
+import stat
 from _collections_abc import Callable
 
 from pyinit import scopes as contextlib
@@ -29,6 +32,7 @@ class Notify:
     def __init__(self, loop: Loop, state_dir: str, told: Told) -> None:
         self._loop = loop
         self._folder = f"{state_dir}/notify"
+        self._has_folder = False
         self._told = told
         self._sockets: dict[str, tuple[socket.socket, str]] = {}
 
@@ -39,8 +43,8 @@ class Notify:
         if spec.name not in self._sockets:
             self._sockets[spec.name] = self._make(spec.name)
             self._loop.add_reader(self._sockets[spec.name][0].fileno(), lambda: self._read(spec.name))
-        sock, path = self._sockets[spec.name]
-        os.chown(path, uid if uid >= 0 else -1, -1)
+        sock, _ = self._sockets[spec.name]
+        self._give(spec.name, uid if uid >= 0 else -1)
         while self._receive(sock) is not None:
             pass
 
@@ -61,18 +65,19 @@ class Notify:
     def forget(self, name: str) -> None:
         found = self._sockets.pop(name, None)
         if found is not None:
-            sock, path = found
+            sock, _ = found
             self._loop.remove_reader(sock.fileno())
             sock.close()
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+            with contextlib.suppress(OSError), _Opened(self._folder) as folder:
+                os.unlink(name, dir_fd=folder)
 
     def close(self) -> None:
         """Leave nothing behind."""
         for name in list(self._sockets):
             self.forget(name)
-        with contextlib.suppress(OSError):
-            os.rmdir(self._folder)
+        if self._has_folder:
+            with contextlib.suppress(OSError), _Opened(os.path.dirname(self._folder)) as folder:
+                os.rmdir(os.path.basename(self._folder), dir_fd=folder)
 
     def _read(self, name: str) -> None:
         """A bounded number a turn: epoll comes back for the rest."""
@@ -99,16 +104,42 @@ class Notify:
                 os.close(fd)
         return data, list(fds) if keep else []
 
+    def _give(self, name: str, uid: int) -> None:
+        """The socket to its user."""
+        with _Opened(self._folder) as folder:
+            if not stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise OSError(errno.EEXIST, "another file took its place", f"{self._folder}/{name}")
+            os.chown(name, uid, -1, dir_fd=folder, follow_symlinks=False)  # by no /proc/self/fd: there may be no procfs
+
     def _make(self, name: str) -> tuple[socket.socket, str]:
-        os.makedirs(self._folder, 0o711, exist_ok=True)
         path = f"{self._folder}/{name}"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            sock.bind(path)
-            os.chmod(path, 0o600)
+            with _Opened(self._folder, make=True) as folder:
+                self._has_folder = True
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+                mask = os.umask(0o177)  # its mode from the beginning: a chmod would follow a link
+                try:
+                    sock.bind(path)
+                finally:
+                    os.umask(mask)
         except OSError:
             sock.close()
             raise
         return sock, path
+
+
+class _Opened:
+    """A folder's fd, but ELOOP by a magic link of procfs."""
+
+    def __init__(self, path: str, *, make: bool = False) -> None:
+        from pyinit.linux import mount  # for those who have such a socket
+
+        self._fd = mount.folder_plainly(path, 0o711) if make else mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)

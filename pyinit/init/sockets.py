@@ -121,7 +121,7 @@ def _bind_local(sock: socket.socket, one: SocketSpec, uid: int, gid: int) -> Non
     folder = _folder(os.path.dirname(one.path))
     try:
         with contextlib.suppress(FileNotFoundError):
-            _make_way(one.path)
+            _make_way(one.path, folder)
         mask = os.umask(0o777)  # nobody reaches it before its owner and mode are set
         try:
             sock.bind(one.path)
@@ -144,25 +144,32 @@ def _folder(path: str) -> int:
     """An O_PATH fd of it, made if it is missing."""
     from pyinit.linux import mount  # for those who have such a socket
 
-    try:
-        return mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
-        os.makedirs(path, exist_ok=True)
-    return mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY)
+    return mount.folder_plainly(path)
 
 
-def _make_way(path: str) -> None:
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+def _make_way(path: str, folder: int) -> None:
+    name = os.path.basename(path)
+    if not stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         raise OSError(errno.EEXIST, "it is in the way and is no socket: remove it")
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         with socket.socket(socket.AF_UNIX, kind | _FLAGS) as probe:
             if probe.connect_ex(path) in (0, errno.EAGAIN):
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(path)
+    os.unlink(name, dir_fd=folder)
 
 
 def _close(one: SocketSpec, fd: int) -> None:
     os.close(fd)
     if one.type.startswith("unix"):
         with contextlib.suppress(OSError):
-            os.unlink(one.path)
+            _remove(one.path)
+
+
+def _remove(path: str) -> None:
+    from pyinit.linux import mount  # loaded when it was bound
+
+    folder = mount.open_plainly(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.unlink(os.path.basename(path), dir_fd=folder)
+    finally:
+        os.close(folder)

@@ -225,6 +225,23 @@ def open_plainly(path: str, flags: int) -> int:
         os.close(root)
 
 
+def folder_plainly(path: str, mode: int = 0o777) -> int:
+    """An O_PATH fd of it by open_plainly(), made if it is missing, and those above it: each below the fd of the one before."""
+    try:
+        return open_plainly(path, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        above, name = os.path.split(path.rstrip("/"))
+    parent = folder_plainly(above or "/")
+    try:
+        try:
+            os.mkdir(name, mode, dir_fd=parent)
+        except FileExistsError:  # somebody was faster, or it is a link to nothing
+            pass
+    finally:
+        os.close(parent)
+    return open_plainly(path, os.O_PATH | os.O_DIRECTORY)
+
+
 def mountinfo(fd: int, proc: str = "/proc/self") -> list[str]:
     """The fields of proc_pid_mountinfo(5) of the mount that `fd` is on, without asking its file system; [] if it is detached.
 

@@ -3,6 +3,7 @@
 import gzip
 import os
 import select
+import signal
 
 import pytest
 
@@ -12,6 +13,8 @@ from pyinit.init.archives import archives, compress
 from pyinit.init.journal import Record
 from pyinit.init.logfile import LogFile
 from pyinit.model import LogSpec
+
+DEADLINE_S = 5.0
 
 
 def log_in(folder, max_size=1000, keep=100, **keys) -> LogFile:
@@ -282,6 +285,21 @@ def test_a_compressed_archive_is_whole_and_keeps_mode_and_time(tmp_path):
     assert os.listdir(tmp_path) == [packed.name]
     assert gzip.decompress(packed.read_bytes()) == b"line\n" * 100_000
     assert (packed.stat().st_mode & 0o777, packed.stat().st_mtime_ns) == (0o640, 2_000_000_000)
+
+
+def test_a_fifo_in_an_archive_s_place_is_not_waited_for(tmp_path):
+    path = tmp_path / "@20261124T100000.000000"
+    os.mkfifo(path)
+    held = os.fork()
+    if held == 0:  # it would wait for ever
+        compress(str(path))
+        os._exit(0)
+    pidfd = os.pidfd_open(held)
+    ended = select.select([pidfd], [], [], DEADLINE_S)[0]
+    os.close(pidfd)
+    os.kill(held, signal.SIGKILL)
+    os.waitpid(held, 0)
+    assert ended
 
 
 def test_an_archive_counts_once_whether_it_is_compressed_or_not_yet(tmp_path):

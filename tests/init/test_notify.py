@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 
 import pytest
 from turns import Turns
@@ -87,3 +88,58 @@ def test_a_flood_does_not_starve_the_others(turns, notify, sender):
         pass
     notify._read("web")
     assert 0 < len(turns.answers) <= 64
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory):
+    """A folder that we have open, as PID 1 has the host's: what a link of root inside leads to."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    yield folder, f"/proc/self/fd/{fd}"
+    os.close(fd)
+
+
+def test_a_link_in_the_socket_s_place_is_not_followed(notify, tmp_path, elsewhere):
+    folder, _ = elsewhere
+    (folder / "file").write_text("mine")
+    before = os.stat(folder / "file")
+    notify.prepare(SPEC, os.getuid())
+    path = tmp_path / "notify/web"
+    path.unlink()
+    path.symlink_to(folder / "file")
+    with pytest.raises(OSError) as caught:
+        notify.prepare(SPEC, os.getuid())
+    assert str(caught.value) == f"[Errno 17] another file took its place: '{path}'"
+    assert os.stat(folder / "file") == before  # its time of change, too
+
+
+def test_a_link_that_lies_there_before_is_replaced(notify, tmp_path, elsewhere):
+    folder, _ = elsewhere
+    (folder / "file").write_text("mine")
+    (tmp_path / "notify").mkdir()
+    (tmp_path / "notify/web").symlink_to(folder / "file")
+    notify.prepare(SPEC, os.getuid())
+    assert (stat.S_ISSOCK(os.lstat(tmp_path / "notify/web").st_mode), (folder / "file").read_text()) == (True, "mine")
+
+
+def test_a_folder_that_is_a_link_to_what_we_have_open_is_not_entered(tmp_path, turns, elsewhere):
+    folder, place = elsewhere
+    (folder / "web").write_text("mine")
+    (tmp_path / "notify").symlink_to(place)
+    notify = Notify(turns.loop, str(tmp_path), turns.answer)
+    with pytest.raises(OSError) as caught:
+        notify.prepare(SPEC, os.getuid())
+    notify.close()
+    assert str(caught.value) == f"[Errno 40] Too many levels of symbolic links: '{tmp_path}/notify'"
+    assert (os.listdir(folder), (folder / "web").read_text()) == (["web"], "mine")
+
+
+def test_nothing_is_removed_behind_such_a_link(tmp_path, turns, elsewhere):
+    folder, place = elsewhere
+    (folder / "web").write_text("mine")
+    notify = Notify(turns.loop, str(tmp_path), turns.answer)
+    notify.prepare(SPEC, os.getuid())
+    os.rename(tmp_path / "notify", tmp_path / "moved")
+    (tmp_path / "notify").symlink_to(place)
+    notify.close()
+    assert (os.listdir(folder), (folder / "web").read_text()) == (["web"], "mine")

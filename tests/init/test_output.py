@@ -308,6 +308,21 @@ def test_a_client_is_handed_over(bench):
     ours.close()
 
 
+def test_a_folder_of_logs_that_is_a_link_to_what_we_have_open_is_given_to_no_client(bench, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    held = os.open(tmp_path / "elsewhere", os.O_RDONLY | os.O_DIRECTORY)
+    bench.folder = tmp_path / "log"
+    bench.folder.symlink_to(f"/proc/{os.getpid()}/fd/{held}")
+    output = bench.start(app=RAW)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE_S)
+    output.logs(b'{"verb": "logs", "names": ["app"]}', theirs.detach())
+    data, fds = receive(ours, 4096, 1)
+    assert (json.loads(data)["ok"], fds) == (True, [])
+    ours.close()
+    os.close(held)
+
+
 def client(bench, **request) -> Answer:
     ours, theirs = socket.socketpair()
     ours.settimeout(DEADLINE_S)

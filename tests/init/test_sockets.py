@@ -107,3 +107,16 @@ def test_the_variables_of_a_service():
     assert variables(["http", "a-b"]) == {
         "LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:a-b", "PYINIT_FD_HTTP": "3", "PYINIT_FD_A_B": "4",
     }  # fmt: skip
+
+
+def test_nothing_is_removed_behind_a_link_to_what_we_have_open(sockets, tmp_path):
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    (elsewhere / "a.sock").write_text("mine")
+    fd = os.open(elsewhere, os.O_PATH | os.O_DIRECTORY)
+    sockets.bind(service(SocketSpec("a", "unix", path=f"{run}/a.sock")), nobody)
+    os.rename(run, tmp_path / "moved")
+    run.symlink_to(f"/proc/self/fd/{fd}")
+    sockets.forget("web")
+    os.close(fd)
+    assert os.listdir(elsewhere) == ["a.sock"]

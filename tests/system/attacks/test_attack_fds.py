@@ -12,6 +12,7 @@ from harness import NAME, Defence, Mutant, Row, Stage, answers, expected, inside
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
+LENT = 1000  # the user of a service
 RUNS = '[services.app]\nlog = { to = "stdout", timestamp = "none" }\ncommand = ["/bin/sh", "-c", "echo up; while :; do sleep 0.1; done"]\n'
 AT_BIRTH = Defence("fds are closed at the birth of PID 1", mutants=(Mutant("launch/clone.py", "        process.close_from(3)\n", ""),))
 AFTER_PIVOT = Defence("fds are closed after the pivot", mutants=(Mutant("launch/inside.py", "    process.close_all_but({0, 1, 2, *kept})\n", ""),))
@@ -31,13 +32,33 @@ NO_MAGIC_SOCKET = Defence(
     "no folder of a socket is found by a magic link",
     mutants=(
         Mutant(
-            "init/sockets.py", "    except FileNotFoundError:\n        os.makedirs(path, exist_ok=True)\n    return mount.open_plainly(path, os.O_PATH | os.O_DIRECTORY)\n",
-            "    except OSError:\n        os.makedirs(path, exist_ok=True)\n    return os.open(path, os.O_PATH)\n",
+            "init/sockets.py", "    return mount.folder_plainly(path)\n",
+            "    os.makedirs(path, exist_ok=True)\n    return os.open(path, os.O_PATH)\n",
         ),
     ),
 )  # fmt: skip
 
 NO_MAGIC_LOG = Defence("no folder of logs is found by a magic link", mutants=(Mutant("init/logfile.py", "        _make(self.folder)\n", "        os.makedirs(self.folder, exist_ok=True)\n"),))
+
+
+KEPT_NEW = Defence(
+    "no file of state_dir is followed",
+    mutants=(
+        Mutant("init/overrides.py", "            os.unlink(_NEW, dir_fd=folder)  # what a killed init left, or what somebody put there\n", "            os.lstat(path)\n"),
+        Mutant(
+            "init/overrides.py", "os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=folder)",
+            "os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644, dir_fd=folder)",
+        ),
+    ),
+)  # fmt: skip
+
+KEPT_SOCKET = Defence(
+    "no socket of state_dir is followed",
+    mutants=(
+        Mutant("init/notify.py", "            if not stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):\n", "            if not name:\n"),
+        Mutant("init/notify.py", "os.chown(name, uid, -1, dir_fd=folder, follow_symlinks=False)", "os.chown(name, uid, -1, dir_fd=folder)"),
+    ),
+)
 
 
 def leaked(stage: Stage, services: str, *verb: str) -> str:
@@ -151,6 +172,37 @@ def by_log(stage: Stage) -> str:
     return group_is_made(stage, "logs", services, 'log_dir = "/logs"', "by", "by: done")
 
 
+SPEAKS = RUNS.replace("services.app]", "services.speaks]").replace("echo up", "echo speaks") + f'user = "{LENT}"\nfd_store = 1\n'
+
+
+def replaced(stage: Stage, services: str, up: str, name: str):
+    """A container in which `name` below /run/pyinit has become a link to the output of PID 1, which is the host's."""
+    box = stage.start(stage.config(services, init=""))
+    box.wait_for(up)
+    done = stage.verb("exec", "-c", NAME, "app", "--", "/bin/busybox", "ln", "-sf", "/proc/1/fd/1", f"/run/pyinit/{name}")
+    assert done.returncode == 0, done.stderr
+    return box
+
+
+def by_kept(stage: Stage) -> str:
+    box = replaced(stage, RUNS, "app: up", "enabled.new")
+    assert stage.verb("disable", "-c", NAME, "app").returncode == 0
+    kept = pathlib.Path(f"/proc/{inside_pid(NAME)}/root/run/pyinit/enabled")
+    found = "a link to the host's file" if kept.is_symlink() else kept.read_text().strip()
+    box.stop()
+    return "written to the host's file" if "-app\n" in box.output.replace("\r", "") else f"{found} is kept inside"
+
+
+def by_notify(stage: Stage) -> str:
+    box = replaced(stage, RUNS + SPEAKS, "speaks: speaks", "notify/speaks")
+    before = os.fstat(box.process.stdout.fileno()).st_uid
+    stage.verb("restart", "-c", NAME, "speaks")
+    owner = os.fstat(box.process.stdout.fileno()).st_uid
+    box.stop()
+    assert before != LENT
+    return "the host's file is the user's" if owner == LENT else "refused: EEXIST" if "another file took its place" in box.output else box.output
+
+
 REFUSED = f"{len(PLACES)} of {len(PLACES)} refused: ELOOP"
 CLOSED = (AT_BIRTH, AFTER_PIVOT, IN_INIT)
 LEAK = "a folder of the host's"
@@ -171,6 +223,8 @@ ROWS = (
         outside=by_socket),
     Row("log-folder", "CVE-2024-21626", "the folder of the logs is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC_LOG,), "refused: ELOOP", "made on the host",
         outside=by_log, container='writable = "tmpfs"'),
+    Row("kept-file", "a link below /run/pyinit", "root inside puts a link to /proc/1/fd/1 where `pyinit disable` is kept", (KEPT_NEW,), "-app is kept inside", "written to the host's file", outside=by_kept),
+    Row("notify-socket", "a link below /run/pyinit", "root inside puts a link to /proc/1/fd/1 in the place of NOTIFY_SOCKET", (KEPT_SOCKET,), "refused: EEXIST", "the host's file is the user's", outside=by_notify),
     Row("chroot-service", "CVE-2024-21626", "chroot is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC,), "37 refused: ELOOP", "the interpreter", outside=by_chroot),
 )  # fmt: skip
 
