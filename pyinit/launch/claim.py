@@ -117,12 +117,19 @@ class Claim:
     def take_folder(self, path: str, origin: Origin) -> int:
         """An fd that holds `path`, made with what an upper layer needs, as ours; LaunchError if another container has it.
 
+        Nobody else may enter it: root inside leaves programs in it with the set-user-ID bit, which the host would run as root.
         Of a file in it, not of the folder: PID 1 has it for as long as it lives.
         """
         try:
-            for folder in (path, *(f"{path}/{name}" for name in UPPER_FOLDERS)):
-                if not os.path.isdir(folder):
-                    os.makedirs(folder, 0o755 if folder.endswith("/upper") else 0o700, exist_ok=True)
+            os.makedirs(path, 0o700, exist_ok=True)
+            mode = os.stat(path).st_mode & 0o7777
+            if mode & 0o011:
+                raise LaunchError(
+                    f"{origin}: container.writable: {path}: others can enter it (mode {mode:04o}), and run what root inside leaves there "
+                    f"with a set-user-ID bit; `chmod 700 {path}`"
+                )
+            for name in UPPER_FOLDERS:
+                os.makedirs(f"{path}/{name}", 0o755 if name == "upper" else 0o700, exist_ok=True)  # `upper`'s is the root's own
             fd = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LaunchError(f"{origin}: container.writable: {path}: {error.strerror}; make it a folder of a writable file system") from error

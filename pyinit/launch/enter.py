@@ -220,6 +220,10 @@ def _help(target: Target, groups: list[int], reports: int, theirs: socket.socket
         flags = {kind: namespaces.CLONE_FLAGS[kind] for kind in target.kinds}
         user = flags.pop("user", 0)
         rest = sum(flags.values())
+        if user and os.geteuid() == 0:
+            # Now: where setgroups is denied in there we would keep the groups of the host's root.
+            with contextlib.suppress(PermissionError):  # denied to ourselves: they are no root's of the host
+                os.setgroups([])
         # As the host's root the others first: they may belong to no namespace of that user's.
         for step in ((rest, user) if os.geteuid() == 0 else (user, rest)):
             what = "its user namespace" if step == user else f"its namespaces {' '.join(flags)}"

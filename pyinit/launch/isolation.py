@@ -168,6 +168,10 @@ class _Birth:
     def _bear(self, flags: int, write_fd: int) -> tuple[int, int]:
         """In the midwife; goes on in PID 1 alone."""
         try:
+            if "user" in self._joined and os.geteuid() == 0:
+                # Now: in a namespace where setgroups is denied we would keep the groups of the host's root.
+                with contextlib.suppress(PermissionError):  # denied to ourselves: they are no root's of the host
+                    os.setgroups(())
             for kind in _ORDER:
                 if kind in self._joined:
                     self._join(kind)

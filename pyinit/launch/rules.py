@@ -11,8 +11,11 @@ there, and then deleted; who else has that key by now keeps it, for it is not na
 
 The rules: a local address and port that are in a map are those of a container (`publish`), for packets from elsewhere and for
 our own; what comes back over the bridge, what has a loopback address, and what goes elsewhere from a container with `nat`
-gets the host's address. `guard`: with route_localnet, which loopback needs, a container could reach the host's own
-127.0.0.0/8 across the bridge; nothing with such an address enters there. `policed`: what comes from an address with a
+gets the host's address. `guard`: a packet with a loopback address comes from no link; DNAT is before the kernel's own check
+of that, so a frame to 127.0.0.1 would get to a port that is published there, and, with route_localnet, which loopback
+needs, a container to the host's own. What comes back from a container has the bridge's address until conntrack has seen
+it, which is later. `closed`: who has `nat` or `publish` is reached from elsewhere, another bridge too, at its published
+ports alone, though the host passes on what is sent to its address; its neighbours are not elsewhere. `policed`: what comes from an address with a
 policy goes to that container's chain, both to the host and through it; from bridge port to bridge port, too, by way of
 br_netfilter. The table of the bridge family holds such a container's port to its own addresses.
 """
@@ -29,6 +32,9 @@ _TABLE = """\
 add table inet pyinit
 add set inet pyinit bridges { type ifname; }
 add set inet pyinit localnet { type ifname; }
+add set inet pyinit same { type ifname . ifname; }
+add set inet pyinit closed4 { type ipv4_addr; }
+add set inet pyinit closed6 { type ipv6_addr; }
 add set inet pyinit nat4 { type ipv4_addr; }
 add set inet pyinit nat6 { type ipv6_addr; }
 add set inet pyinit stray4 { type ipv4_addr; }
@@ -43,6 +49,7 @@ add map inet pyinit policed4 { type ipv4_addr : verdict; }
 add map inet pyinit policed6 { type ipv6_addr : verdict; }
 add chain inet pyinit guard { type filter hook prerouting priority raw; }
 add chain inet pyinit publish
+add chain inet pyinit closed
 add chain inet pyinit prerouting { type nat hook prerouting priority dstnat; }
 add chain inet pyinit output { type nat hook output priority -100; }
 add chain inet pyinit postrouting { type nat hook postrouting priority srcnat; }
@@ -50,13 +57,14 @@ add chain inet pyinit forward { type filter hook forward priority filter; }
 add chain inet pyinit input { type filter hook input priority filter; }
 flush chain inet pyinit guard
 flush chain inet pyinit publish
+flush chain inet pyinit closed
 flush chain inet pyinit prerouting
 flush chain inet pyinit output
 flush chain inet pyinit postrouting
 flush chain inet pyinit forward
 flush chain inet pyinit input
-add rule inet pyinit guard iifname @localnet ip saddr 127.0.0.0/8 drop
-add rule inet pyinit guard iifname @localnet ip daddr 127.0.0.0/8 drop
+add rule inet pyinit guard iifname != "lo" ip saddr 127.0.0.0/8 drop
+add rule inet pyinit guard iifname != "lo" ip daddr 127.0.0.0/8 drop
 add rule inet pyinit publish dnat ip to ip daddr . meta l4proto . th dport map @at4
 add rule inet pyinit publish dnat ip to meta l4proto . th dport map @any4
 add rule inet pyinit publish dnat ip6 to ip6 daddr . meta l4proto . th dport map @at6
@@ -72,6 +80,12 @@ add rule inet pyinit postrouting ip daddr @stray4 ct status dnat masquerade
 add rule inet pyinit postrouting ip6 daddr @stray6 ct status dnat masquerade
 add rule inet pyinit postrouting oifname != @bridges ip saddr @nat4 masquerade
 add rule inet pyinit postrouting oifname != @bridges ip6 saddr @nat6 masquerade
+add rule inet pyinit closed ct state established,related return
+add rule inet pyinit closed ct status dnat return
+add rule inet pyinit closed iifname . oifname @same return
+add rule inet pyinit closed drop
+add rule inet pyinit forward ip daddr @closed4 jump closed
+add rule inet pyinit forward ip6 daddr @closed6 jump closed
 add rule inet pyinit forward ip saddr vmap @policed4
 add rule inet pyinit forward ip6 saddr vmap @policed6
 add rule inet pyinit input ip saddr vmap @policed4
@@ -125,12 +139,15 @@ def wants_localnet(net: Network) -> bool:
 
 def elements(net: Network, name: str, link: str, addresses: tuple[str, ...]) -> list[Element]:
     """Of the container `name` with the port `link`; addresses without their prefix."""
-    found = [Element("inet", "bridges", f'"{net.bridge}"')]
+    bridge = f'"{net.bridge}"'
+    found = [Element("inet", "bridges", bridge), Element("inet", "same", f"{bridge} . {bridge}")]
     if wants_localnet(net) and any(bits_of(one) == 32 for one in addresses):
-        found.append(Element("inet", "localnet", f'"{net.bridge}"'))
+        found.append(Element("inet", "localnet", bridge))
     routed = {bits_of(one) for one in net.gateways}
     for address in addresses:
         bits = bits_of(address)
+        if net.nat or net.publish:
+            found.append(Element("inet", f"closed{_V[bits]}", address))
         if net.nat:
             found.append(Element("inet", f"nat{_V[bits]}", address))
         if net.publish:

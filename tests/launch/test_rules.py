@@ -19,24 +19,28 @@ def test_a_container_without_nat_ports_and_policy_has_no_rules():
 
 
 def test_nat_is_of_each_address():
-    assert elements(nat=True) == ['inet bridges "br0"', "inet nat4 10.1.0.2", "inet nat6 fd01::2"]
+    assert elements(nat=True) == [
+        'inet bridges "br0"', 'inet same "br0" . "br0"', "inet closed4 10.1.0.2", "inet nat4 10.1.0.2", "inet closed6 fd01::2", "inet nat6 fd01::2",
+    ]  # fmt: skip
 
 
 def test_a_port_is_published_by_family_and_address():
     assert elements(publish=(Publish("", 8080, 80, "tcp", 2),)) == [
-        'inet bridges "br0"', 'inet localnet "br0"', "inet self4 10.1.0.2 . 10.1.0.2", "inet self6 fd01::2 . fd01::2",
+        'inet bridges "br0"', 'inet same "br0" . "br0"', 'inet localnet "br0"', "inet closed4 10.1.0.2", "inet self4 10.1.0.2 . 10.1.0.2",
+        "inet closed6 fd01::2", "inet self6 fd01::2 . fd01::2",
         "inet any4 tcp . 8080 10.1.0.2 . 80", "inet any4 tcp . 8081 10.1.0.2 . 81",
         "inet any6 tcp . 8080 fd01::2 . 80", "inet any6 tcp . 8081 fd01::2 . 81",
     ]  # fmt: skip
     assert elements(publish=(Publish("192.0.2.1", 53, 5353, "udp"), Publish("2001:db8::1", 53, 53, "udp")), gateways=("10.1.0.1",)) == [
-        'inet bridges "br0"', "inet self4 10.1.0.2 . 10.1.0.2", "inet self6 fd01::2 . fd01::2", "inet stray6 fd01::2",
+        'inet bridges "br0"', 'inet same "br0" . "br0"', "inet closed4 10.1.0.2", "inet self4 10.1.0.2 . 10.1.0.2",
+        "inet closed6 fd01::2", "inet self6 fd01::2 . fd01::2", "inet stray6 fd01::2",
         "inet at4 192.0.2.1 . udp . 53 10.1.0.2 . 5353", "inet at6 2001:db8::1 . udp . 53 fd01::2 . 53",
     ]  # fmt: skip
 
 
 def test_a_policy_is_a_chain_and_a_port_that_is_held_to_its_addresses():
     assert elements(outbound=()) == [
-        'inet bridges "br0"', "inet chain out-web", 'bridge policed "ve-web"', "inet policed4 10.1.0.2 goto out-web",
+        'inet bridges "br0"', 'inet same "br0" . "br0"', "inet chain out-web", 'bridge policed "ve-web"', "inet policed4 10.1.0.2 goto out-web",
         'bridge own4 "ve-web" . 10.1.0.2', "inet policed6 fd01::2 goto out-web", 'bridge own6 "ve-web" . fd01::2',
     ]  # fmt: skip
     out = (
@@ -55,6 +59,24 @@ def test_a_policy_is_a_chain_and_a_port_that_is_held_to_its_addresses():
         "meta l4proto tcp reject with tcp reset",
         "reject with icmpx type admin-prohibited",
     ]
+
+
+def rows(chain: str) -> list[str]:
+    head = f"add rule inet pyinit {chain} "
+    return [line.removeprefix(head) for line in rules._TABLE.splitlines() if line.startswith(head)]
+
+
+def test_a_loopback_address_is_of_no_packet_that_comes_by_a_link():
+    """On any link: a frame to 127.0.0.1 would be sent on to a container before the kernel sees that it is none of ours."""
+    assert rows("guard") == ['iifname != "lo" ip saddr 127.0.0.0/8 drop', 'iifname != "lo" ip daddr 127.0.0.0/8 drop']
+
+
+def test_who_has_nat_or_ports_is_reached_from_elsewhere_at_its_ports_alone():
+    """Before a policy has its say, which accepts what its own container opens."""
+    assert rows("closed") == ["ct state established,related return", "ct status dnat return", "iifname . oifname @same return", "drop"]
+    assert rows("forward") == [
+        "ip daddr @closed4 jump closed", "ip6 daddr @closed6 jump closed", "ip saddr vmap @policed4", "ip6 saddr vmap @policed6",
+    ]  # fmt: skip
 
 
 def changes(text: str) -> list[str]:

@@ -4,13 +4,16 @@
 somewhere is done by a child that has entered that network: the sockets themselves come back.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import select
 import socket
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 
 from conftest import DEADLINE_S, Pyinit
 
@@ -190,6 +193,33 @@ def make() -> None:
 def remove() -> None:
     for name in (HOST, OUTSIDE):
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def send_frame(source: str, to: str, port: int) -> None:
+    """A datagram that says `to`, from the outside to the host's link, whatever routes and addresses say."""
+    there, here = (
+        bytes.fromhex(re.findall(r"link/ether (\S+)", ip("-o", "link", "show", "up0", at=at))[0].replace(":", "")) for at in (OUTSIDE, HOST)
+    )
+    data = f"to {to}".encode()
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(data), 1, 0, 64, socket.IPPROTO_UDP, 0, socket.inet_aton(source), socket.inet_aton(to))
+    total = sum(struct.unpack("!10H", head))
+    check = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    packet = head[:10] + struct.pack("!H", check) + head[12:] + struct.pack("!HHHH", 5000, port, 8 + len(data), 0) + data
+    with in_net(f"/run/netns/{OUTSIDE}", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as link:
+        link.bind(("up0", 0))
+        link.send(here + there + struct.pack("!H", 0x0800) + packet)
+
+
+@contextlib.contextmanager
+def routes(*networks: str) -> Iterator[None]:
+    """The outside sends what is for these to the host."""
+    for network in networks:
+        ip("route", "add", network, "via", HERE6 if ":" in network else HERE4, at=OUTSIDE)
+    try:
+        yield
+    finally:
+        for network in networks:
+            ip("route", "del", network, at=OUTSIDE)
 
 
 def wait_for_datagram(sock: socket.socket, timeout_s: float) -> bool:

@@ -389,6 +389,23 @@ def test_each_kind_is_shared_with_a_container_a_process_and_a_file(bench, image)
     assert web.stop() == 0
 
 
+def test_no_group_of_the_hosts_root_goes_along_where_setgroups_is_denied(bench, image):
+    """In a user namespace that unshare(1) made; nor into the container by `enter`."""
+    pyinit = ("setpriv", "--groups", "4242", sys.executable, "-m", "pyinit")
+    made = subprocess.Popen(("unshare", "--user", "--map-root-user", "sh", "-c", "echo up; exec sleep 1000"), stdout=subprocess.PIPE, text=True)
+    with made as other:
+        try:
+            assert other.stdout.readline() == "up\n"
+            assert pathlib.Path(f"/proc/{other.pid}/setgroups").read_text() == "deny\n"
+            box = start(bench, image, f'share = ["user:{other.pid}"]\n', command=pyinit)
+            assert status(pid_of(), "Groups") == []
+            done = subprocess.run((*pyinit, "enter", "-c", "spaces", "--", "cat", "/proc/self/status"), capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode, re.findall(r"^Groups:\s*(.*)$", done.stdout, re.M), done.stderr) == (0, [""], "")
+            assert box.stop() == 0
+        finally:
+            other.kill()
+
+
 def test_in_a_shared_pid_namespace_it_is_a_subreaper_and_takes_its_own_along(bench, image):
     start(bench, image, "", WAIT, "db")
     more = """

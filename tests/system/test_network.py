@@ -103,6 +103,43 @@ def test_a_container_with_a_port_at_loopback_opens_nothing_of_the_hosts_own_loop
     assert talks_tcp(lab.host, (LOOP, 8080), web, (four, 80)) == "10.92.0.1"
 
 
+def test_a_frame_to_loopback_from_the_hosts_own_net_reaches_no_port_that_is_published_there(lab):
+    """No router passes such a packet on, but who is on the same segment needs none. One to an address of the host gets through."""
+    lab.start(BOTH + f'publish = ["{LOOP}:8080:80/udp", "8081:81/udp"]')
+    web, (four, _) = lab.inside(), lab.addresses()
+    with web.receive(four, 80) as at_loopback, web.receive(four, 81) as everywhere:
+        for address, port in ((LOOP, 8080), (LOOP, 8081), (HERE4, 8081)):
+            netlab.send_frame(THERE4, address, port)
+        word, peer = everywhere.recvfrom(64)
+        assert (word, peer[0]) == (f"to {HERE4}".encode(), THERE4)
+        netlab.send_frame(LOOP, HERE4, 8081)
+        assert not netlab.wait_for_datagram(everywhere, 0.2)
+        assert not netlab.wait_for_datagram(at_loopback, 0.0)
+    assert talks_udp(lab.host, (LOOP, 8080), web, (four, 80)) == "10.92.0.1"
+
+
+def test_who_routes_to_a_container_reaches_its_published_ports_alone(lab):
+    """From another machine and from another bridge. One that has neither nat nor ports is as open as its address."""
+    lab.start(BOTH + 'publish = ["8080:80"]')
+    lab.start(BOTH, "app")
+    lab.start(BOTH.replace("pyinit-t1", "pyinit-t2").replace("92", "93"), "other")
+    lab.start(BOTH.replace("pyinit-t1", "pyinit-t3").replace("92", "94") + "nat = false\n", "open")
+    web, app, other = lab.inside(), lab.inside("app"), lab.inside("other")
+    with netlab.routes("10.92.0.0/22", "fd92::/64", "fd94::/64"):
+        for place, name in ((web, "web"), (app, "app")):
+            for address in lab.addresses(name):
+                with place.listen(address, 80):
+                    assert refusal(lab.outside, address, 80, 0.5) == refusal(other, address, 80, 0.5) == "TimeoutError", address
+        four, six = lab.addresses()
+        assert talks_tcp(lab.outside, (HERE4, 8080), web, (four, 80)) == THERE4
+        assert talks_tcp(lab.outside, (HERE6, 8080), web, (six, 80)) == THERE6
+        assert talks_tcp(other, (HERE4, 8080), web, (four, 80)) == "10.92.0.1"
+        assert talks_tcp(app, (four, 81), web, (four, 81)) == lab.addresses("app")[0]
+        assert talks_tcp(lab.host, (four, 81), web, (four, 81)) == "10.92.0.1"
+        for address, there in zip(lab.addresses("open"), (THERE4, THERE6), strict=True):
+            assert talks_tcp(lab.outside, (address, 80), lab.inside("open"), (address, 80)) == there
+
+
 @pytest.mark.parametrize("bridged", [True, False], ids=["by br_netfilter", "without it"])
 def test_a_neighbour_and_the_container_itself_reach_a_published_port(lab, bridged):
     """With br_netfilter the packets go from port to port of the bridge, without it by way of the host."""

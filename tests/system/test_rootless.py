@@ -110,7 +110,7 @@ def made(kind, subids, tmp_path):
 
 def test_an_image_of_squashfs_with_ranges(user):
     """Owners, a kept folder, devices, kernel file systems, a service of another user, signals, the end."""
-    (user.folder / "state").mkdir()
+    (user.folder / "state").mkdir(mode=0o700)
     os.chown(user.folder / "state", user.uid, user.uid)
     more = f"""
 [[container.mounts]]

@@ -127,7 +127,7 @@ def overlay_paths_in_use(stage) -> str:
     for number, tree in enumerate(trees):
         (tree / f"word{number}").write_text("here\n")
         (tree / "all").mkdir()
-    (stage.folder / "kept:a,b\\c").mkdir()
+    (stage.folder / "kept:a,b\\c").mkdir(mode=0o700)
     layers = ", ".join(f"'{tree}'" for tree in trees)
     text = stage.config(
         service("app", ["/bin/sh", "-c", "cat /word0 /word1 /word2 /all/word0 /all/word1 /all/word2; echo > /written"]),
