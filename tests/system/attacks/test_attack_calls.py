@@ -18,6 +18,11 @@ def twice(name: str, title: str, attack: str, succeeds: str, code, *, service: s
     return Row(name, title, attack, BOTH, "EPERM", succeeds, code, alone=("EPERM", "EPERM"), service=service)
 
 
+def perhaps_missing(name: str, title: str, attack: str, succeeds: str, code) -> Row:
+    """The same; a kernel that is built without it says so before it asks for capabilities, and only after the filter."""
+    return Row(name, title, attack, BOTH, "EPERM", succeeds, code, alone=(None, "EPERM"))
+
+
 def by_filter(name: str, title: str, attack: str, succeeds: str, code, *, refused: str = "EPERM") -> Row:
     """Everybody may, but for the filter."""
     return Row(name, title, attack, (SECCOMP,), refused, succeeds, code)
@@ -58,6 +63,11 @@ ROWS = (
     by_filter("request-key", "keyrings", "a key is searched for, for which the kernel may run a program of the host's", "searched", payload.request_key),
     twice("kernel-log", "syslog(2)", "the kernel's log is read", "read", payload.kernel_log),
     by_filter("vsock", "AF_VSOCK", "a socket towards the hypervisor is made", "a socket", payload.vsock),
+    by_filter("af-alg", "AF_ALG", "a socket towards the kernel's ciphers is made", "asked", payload.af_alg),
+    perhaps_missing("kexec", "kexec_load", "another kernel is loaded", "asked", payload.kexec),
+    perhaps_missing("init-module", "init_module", "a module is loaded into the kernel", "asked", payload.init_module),
+    twice("swapon", "swapon", "a file is swapped to", "asked", payload.swapon),
+    twice("settimeofday", "settimeofday", "the host's clock is set", "asked", payload.settimeofday),
     twice("sethostname", "sethostname", "the host name is changed", "set", payload.sethostname),
     Row("mknod", "mknod", "a node of the host's disk is made and opened", (CAPABILITIES,), "EPERM", "opened", payload.mknod_disk),
     Row("mknod-granted", "mknod", "with CAP_MKNOD a node of the host's disk is made and opened", (DEVICES,), "EPERM", "opened", outside=mknod_granted),
