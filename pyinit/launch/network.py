@@ -19,6 +19,7 @@ from pyinit.model import Network
 
 ALIAS = "pyinit"
 INSIDE = "host0"
+CALLS = "/proc/sys/net/bridge/bridge-nf-call-"  # br_netfilter's, which are there while it is
 
 
 def make(operation: MakeNetwork, net: Network, netns_fd: int) -> None:
@@ -91,6 +92,8 @@ def _bridge(here: Netlink, net: Network, words: _Words, links: list[Link]) -> in
     there = next((one for one in links if one.name == net.bridge), None)
     if there is not None and there.kind != "bridge":
         raise words.error(f"{net.bridge} is a link of this host, and no bridge; name another")
+    if net.outbound is not None and not _read(f"{CALLS}iptables"):  # the kernel takes a bridge's setting without it, too, and does nothing
+        raise words.error("this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`")
     if there is not None and there.alias != ALIAS:
         _check_stranger(net, words)
         return there.number
@@ -121,8 +124,7 @@ def _furnish(here: Netlink, net: Network, index: int, words: _Words) -> None:
             except FileExistsError:
                 continue
     if net.outbound is not None:
-        absent = "this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`"
-        with words("bridge", {errno.EINVAL: absent, errno.EOPNOTSUPP: absent}):
+        with words("bridge"):
             here.filter_bridge(index)
     if rules.wants_localnet(net):
         with words(f"route_localnet of {net.bridge}"):
@@ -147,7 +149,7 @@ def _check_stranger(net: Network, words: _Words) -> None:
 def _filters(bridge: str) -> bool:
     """br_netfilter's setting, of all bridges or of this one."""
     for name in ("iptables", "ip6tables"):
-        if _read(f"/proc/sys/net/bridge/bridge-nf-call-{name}") != "1" and _read(f"/sys/class/net/{bridge}/bridge/nf_call_{name}") != "1":
+        if _read(f"{CALLS}{name}") != "1" and _read(f"/sys/class/net/{bridge}/bridge/nf_call_{name}") != "1":
             return False
     return True
 

@@ -137,7 +137,7 @@ class Netlink:
         self.ask(RTM_NEWLINK, _link() + _text(IFLA_IFNAME, name) + _mac(mac) + _info("bridge", b""), NLM_F_CREATE | NLM_F_EXCL)
 
     def filter_bridge(self, index: int) -> None:
-        """What passes from port to port goes through the filters of IP, too; EINVAL or EOPNOTSUPP without br_netfilter."""
+        """What passes from port to port goes through the filters of IP, too; without br_netfilter nothing says that it does not."""
         data = attribute(IFLA_BR_NF_CALL_IPTABLES, b"\1") + attribute(IFLA_BR_NF_CALL_IP6TABLES, b"\1")
         self.ask(RTM_NEWLINK, _link(index) + _info("bridge", data))
 

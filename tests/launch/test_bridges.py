@@ -1,0 +1,39 @@
+"""What a bridge has to have, and what of one is ours: the kernel's answers are a fake's, its settings are files."""
+
+import pytest
+
+from pyinit.errors import LaunchError
+from pyinit.launch import network
+from pyinit.launch.operations import MakeNetwork
+from pyinit.linux.netlink import Link
+from pyinit.model import Network, Origin
+
+NET = Network("veth", "br7", ("10.1.0.2/24",), outbound=())
+STEP = MakeNetwork(NET, "web", "ve-web", Origin("services.toml", 9))
+HEAD = "services.toml:9: make veth ve-web on bridge br7, host0 with 10.1.0.2/24 inside: "
+
+
+class FakeKernel:
+    """Answers as it does without br_netfilter: yes to everything."""
+
+    def __init__(self) -> None:
+        self.filtered: list[int] = []
+
+    def filter_bridge(self, index: int) -> None:
+        self.filtered.append(index)
+
+
+@pytest.mark.parametrize("alias", ["pyinit", ""])
+def test_without_br_netfilter_there_is_no_outbound(tmp_path, monkeypatch, alias):
+    monkeypatch.setattr(network, "CALLS", f"{tmp_path}/")
+    kernel = FakeKernel()
+    links = [Link(3, "br7", alias, "bridge")]
+    with pytest.raises(LaunchError) as caught:
+        network._bridge(kernel, NET, network._Words(STEP, NET), links)
+    assert str(caught.value) == (
+        f"{HEAD}this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`"
+    )
+    for name in ("iptables", "ip6tables"):
+        (tmp_path / name).write_text("1\n")
+    assert network._bridge(kernel, NET, network._Words(STEP, NET), links) == 3
+    assert kernel.filtered == ([3] if alias else [])
