@@ -11,13 +11,13 @@ import os
 from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch import firewall, rules
+from pyinit.launch.firewall import ALIAS
 from pyinit.launch.journals import locked
 from pyinit.launch.operations import MakeNetwork
 from pyinit.linux import addresses, arp, namespaces
 from pyinit.linux.netlink import Link, Macvlan, Netlink, Veth, index_of
 from pyinit.model import Network
 
-ALIAS = "pyinit"
 INSIDE = "host0"
 CALLS = "/proc/sys/net/bridge/bridge-nf-call-"  # br_netfilter's, which are there while it is
 

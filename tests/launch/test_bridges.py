@@ -3,7 +3,7 @@
 import pytest
 
 from pyinit.errors import LaunchError
-from pyinit.launch import network
+from pyinit.launch import firewall, network
 from pyinit.launch.operations import MakeNetwork
 from pyinit.linux.netlink import Link
 from pyinit.model import Network, Origin
@@ -14,10 +14,20 @@ HEAD = "services.toml:9: make veth ve-web on bridge br7, host0 with 10.1.0.2/24 
 
 
 class FakeKernel:
-    """Answers as it does without br_netfilter: yes to everything."""
+    """With these links. It answers as it does without br_netfilter: yes to everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, *links: Link) -> None:
+        self._links = list(links)
         self.filtered: list[int] = []
+
+    def __enter__(self) -> "FakeKernel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def links(self) -> list[Link]:
+        return self._links
 
     def filter_bridge(self, index: int) -> None:
         self.filtered.append(index)
@@ -37,3 +47,15 @@ def test_without_br_netfilter_there_is_no_outbound(tmp_path, monkeypatch, alias)
         (tmp_path / name).write_text("1\n")
     assert network._bridge(kernel, NET, network._Words(STEP, NET), links) == 3
     assert kernel.filtered == ([3] if alias else [])
+
+
+@pytest.mark.parametrize(("alias", "left"), [("pyinit", "0"), ("", "1\n"), ("office", "1\n")])
+def test_the_end_of_a_container_leaves_the_settings_of_a_strangers_bridge(tmp_path, monkeypatch, alias, left):
+    monkeypatch.setattr(firewall, "CONF", str(tmp_path))
+    monkeypatch.setattr(firewall, "Netlink", lambda: FakeKernel(Link(1, "lo"), Link(3, "br7", alias, "bridge")))
+    for name in ("lo", "br7"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "route_localnet").write_text("1\n")
+    firewall._unroute_localnet("br7")
+    firewall._unroute_localnet("lo")
+    assert [(tmp_path / name / "route_localnet").read_text() for name in ("br7", "lo")] == [left, "1\n"]
