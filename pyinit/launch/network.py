@@ -1,8 +1,8 @@
 """The container's links: bridge, veth or macvlan, addresses, routes.
 
-Owns the order of netlink requests. Must not know mounts, services or the packet filter. Laws: a bridge or veth that pyinit
-made carries the alias `pyinit`, and only such a one is changed or removed, a bridge when nothing is left on it; one lock for
-all changes of bridges (journals.py), which who calls `make` holds.
+Owns the order of netlink requests. Must not know mounts, services or the packet filter. Laws: a bridge that pyinit
+made carries the alias `pyinit`, a veth `pyinit NAME`; only such a one is changed or removed, a bridge when nothing is left
+on it, a veth by its own container; one lock for all changes of bridges (journals.py), which who calls `make` holds.
 """
 
 import errno
@@ -78,11 +78,11 @@ def _veth(here: Netlink, operation: MakeNetwork, net: Network, netns_fd: int, wo
     bridge = _bridge(here, net, words, links)
     link = operation.link
     taken = f"a link {link} is there already: another program's, remove it or name the container otherwise"
-    if any(one.master == bridge and one.alias != ALIAS for one in links):  # what is behind ours the journals tell
+    if any(one.master == bridge and one.alias.partition(" ")[0] != ALIAS for one in links):  # what is behind ours the journals tell
         _probe(net, net.bridge, words)
     with words(f"veth {link}", {errno.EEXIST: taken}):
         here.add_veth(Veth(link, INSIDE, netns_fd, net.mac or _mac_of(net.addresses), net.mtu))
-        here.raise_link(index_of(link), master=bridge, alias=ALIAS)
+        here.raise_link(index_of(link), master=bridge, alias=f"{ALIAS} {operation.name}")
         if net.publish:  # to reach its own ports by the host's address: br_netfilter has them go from port to port
             here.reflect(index_of(link))
 
@@ -195,8 +195,9 @@ def remove_unused_bridge(name: str) -> None:
             namespaces.remove_bridge(name)
 
 
-def remove_link(name: str) -> None:
-    """Remove our veth that outlived its container: its namespace is held by someone, or is just going."""
+def remove_link(line: str) -> None:
+    """Remove the veth of the journal's line that outlived its container: its namespace is held by someone, or is just going."""
+    name, _, owner = line.partition(" ")
     with Netlink() as here:
-        if any(one.name == name and one.alias == ALIAS for one in here.links()):  # else it was there before ours, which could not be made
+        if any(one.name == name and one.alias == f"{ALIAS} {owner}" for one in here.links()):  # else it was there before ours, which could not be made
             namespaces.remove_link(name)

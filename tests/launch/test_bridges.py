@@ -1,5 +1,7 @@
 """What a bridge has to have, and what of one is ours: the kernel's answers are a fake's, its settings are files."""
 
+from typing import Self
+
 import pytest
 
 from pyinit.errors import LaunchError
@@ -19,8 +21,9 @@ class FakeKernel:
     def __init__(self, *links: Link) -> None:
         self._links = list(links)
         self.filtered: list[int] = []
+        self.removed: list[str] = []
 
-    def __enter__(self) -> "FakeKernel":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -28,6 +31,9 @@ class FakeKernel:
 
     def links(self) -> list[Link]:
         return self._links
+
+    def remove_link(self, name: str) -> None:
+        self.removed.append(name)
 
     def filter_bridge(self, index: int) -> None:
         self.filtered.append(index)
@@ -59,3 +65,12 @@ def test_the_end_of_a_container_leaves_the_settings_of_a_strangers_bridge(tmp_pa
     firewall._unroute_localnet("br7")
     firewall._unroute_localnet("lo")
     assert [(tmp_path / name / "route_localnet").read_text() for name in ("br7", "lo")] == [left, "1\n"]
+
+
+def test_a_container_removes_its_own_link_and_no_others(monkeypatch):
+    kernel = FakeKernel(Link(4, "ve-a", "pyinit web", "veth"), Link(5, "ve-b", "pyinit db", "veth"), Link(6, "ve-c", "", "veth"))
+    monkeypatch.setattr(network, "Netlink", lambda: kernel)
+    monkeypatch.setattr(network, "namespaces", kernel)
+    for line in ("ve-a web", "ve-b web", "ve-c web", "ve-d web"):
+        network.remove_link(line)
+    assert kernel.removed == ["ve-a"]
