@@ -5,6 +5,9 @@ journal under one lock, so that of any number of starts no two have the same.
 """
 
 import errno
+import fcntl
+import os
+import resource
 import zlib
 from _collections_abc import Callable
 
@@ -17,6 +20,8 @@ from pyinit.linux import addresses, namespaces
 from pyinit.linux import sock as socket
 from pyinit.model import Container, Network, Origin, Publish
 
+_SPARE_FDS = 64  # that the launcher needs beside the ports' sockets
+_OUT_OF_THE_WAY = 1024  # select(2) knows no greater fd, so what others open has to be below it
 _SPREAD = 1 << 16  # of an IPv6 pool's addresses, those that are given
 
 
@@ -26,7 +31,7 @@ class Taken:
     def __init__(self, net: Network) -> None:
         self.net = net  # with the addresses that are its own
         self.servers = net.dns
-        self._sockets: list[socket.socket] = []
+        self._fds: list[int] = []
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -34,22 +39,27 @@ class Taken:
 
     def hold(self, publish: tuple[Publish, ...]) -> None:
         """A socket at each port, that no other program may take it; LaunchError."""
-        for one in publish:
-            for host in (one.host,) if one.host else ("0.0.0.0", "::"):
-                if not one.host and not any(addresses.bits_of(host) == addresses.bits_of(own) for own in self.addresses):
-                    continue
-                for port in range(one.port, one.port + one.length):
-                    self._hold(one, host, port)
+        wanted = [(one, host) for one in publish for host in self._hosts(one)]
+        first_fd = _first_fd(sum(one.length for one, _ in wanted), publish)
+        for one, host in wanted:
+            for port in range(one.port, one.port + one.length):
+                self._hold(one, host, port, first_fd)
 
-    def _hold(self, one: Publish, host: str, port: int) -> None:
+    def _hosts(self, one: Publish) -> tuple[str, ...]:
+        if one.host:
+            return (one.host,)
+        bits = {addresses.bits_of(own) for own in self.addresses}
+        return tuple(host for host in ("0.0.0.0", "::") if addresses.bits_of(host) in bits)
+
+    def _hold(self, one: Publish, host: str, port: int, first_fd: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         kind = socket.SOCK_STREAM if one.protocol == "tcp" else socket.SOCK_DGRAM
-        found = socket.socket(family, kind | socket.SOCK_CLOEXEC)
-        self._sockets.append(found)
         try:
-            if family == socket.AF_INET6:
-                found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            found.bind((host, port))
+            with socket.socket(family, kind | socket.SOCK_CLOEXEC) as found:
+                if family == socket.AF_INET6:
+                    found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                found.bind((host, port))
+                self._fds.append(fcntl.fcntl(found.fileno(), fcntl.F_DUPFD_CLOEXEC, first_fd))
         except OSError as error:
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             if error.errno == errno.EADDRINUSE:
@@ -61,9 +71,24 @@ class Taken:
             raise LaunchError(f"{one.origin}: container.network.publish: {where}/{one.protocol} {why}") from error
 
     def close(self) -> None:
-        for one in self._sockets:
-            one.close()
-        self._sockets.clear()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+
+def _first_fd(count: int, publish: tuple[Publish, ...]) -> int:
+    """From where on that many sockets are; the limit is raised for them if it has to be. PID 1 is born by now. LaunchError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (soft, hard) or count + _SPARE_FDS <= soft:
+        return 0
+    if count + _SPARE_FDS > hard:
+        raise LaunchError(
+            f"{publish[0].origin}: container.network.publish: {count} sockets at ports need {count + _SPARE_FDS} open files, and {hard} are allowed here; "
+            f"`ulimit -Hn {count + _SPARE_FDS}` before (LimitNOFILE= in a unit of systemd), or publish fewer"
+        )
+    first = min(_OUT_OF_THE_WAY, hard - count)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, first + count), hard))
+    return first
 
 
 def take(step: TakeAddress, box: Container, note: Callable[[str, str], None], report: Callable[[str], None]) -> Taken:
