@@ -16,8 +16,9 @@ from pyinit.errors import LaunchError
 from pyinit.launch import firewall, names, rules
 from pyinit.launch.journals import locked, others
 from pyinit.launch.operations import TakeAddress
-from pyinit.linux import addresses, namespaces
+from pyinit.linux import addresses
 from pyinit.linux import sock as socket
+from pyinit.linux.netlink import Netlink
 from pyinit.model import Container, Network, Origin, Publish
 
 _SPARE_FDS = 64  # that the launcher needs beside the ports' sockets
@@ -94,15 +95,15 @@ def _first_fd(count: int, publish: tuple[Publish, ...]) -> int:
 def take(step: TakeAddress, box: Container, note: Callable[[str, str], None], report: Callable[[str], None]) -> Taken:
     """All that it needs, noted; LaunchError."""
     taken = Taken(step.network)
-    with locked():
+    with locked(), Netlink() as here:
         there = [one for one in others(step.name) if one.runs]
         used = {address: one.name for one in there for address in one.values("address")}
-        own = tuple(_free(pool, step, used) for pool in step.network.pools) or step.network.addresses
+        own = tuple(_free(pool, step, used, here) for pool in step.network.pools) or step.network.addresses
         taken.net = step.network._replace(addresses=own)
         for address in taken.addresses:
             if address in used:
                 raise _refused(step, f"{address} is taken by container {used[address]}; choose another")
-            if namespaces.has_address(address):
+            if here.has_address(address):
                 raise _refused(step, f"{address} is this host's own; choose another")
             note("address", address)
         if rules.are_wanted(taken.net):
@@ -128,7 +129,7 @@ def _refused(step: TakeAddress, text: str, key: str = "address") -> LaunchError:
     return LaunchError(f"{step.origin}: container.network.{key}: {text}")
 
 
-def _free(pool: str, step: TakeAddress, used: dict[str, str]) -> str:
+def _free(pool: str, step: TakeAddress, used: dict[str, str], here: Netlink) -> str:
     """One that nobody has, with its prefix: the same at each start of a container, if it is free."""
     first, _, prefix = pool.partition("/")
     bits = addresses.bits_of(first)
@@ -138,7 +139,7 @@ def _free(pool: str, step: TakeAddress, used: dict[str, str]) -> str:
     begin = zlib.crc32(step.name.encode())
     for number in range(count):
         address = addresses.following(first, 1 + (begin + number) % count)
-        if address not in used and address not in step.network.gateways and not namespaces.has_address(address):
+        if address not in used and address not in step.network.gateways and not here.has_address(address):
             return f"{address}/{prefix}"
     takers = sorted(name for address, name in used.items() if addresses.is_in(address, pool))
     raise _refused(step, f"no address of {pool} is free, {len(takers)} containers have them; stop one, or make it wider", "pool")
