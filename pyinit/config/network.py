@@ -24,6 +24,8 @@ _PROTOCOLS = ("tcp", "udp")
 _AUTO = "auto"
 _WITH_PREFIX = 'an address with its prefix, such as "10.91.0.2/24"'
 _MOST_PORTS = 1024  # in one line: each is a socket of the launcher, that no other program may take it
+_LEAST_MTU6 = 1280  # RFC 8200; Linux has no IPv6 on a link with less
+_OWN_NAMES = ("localhost", "ip6-localhost")  # in each /etc/hosts
 _SMALLEST = {32: 30, 128: 126}  # of a pool, by the width of its addresses
 
 
@@ -62,7 +64,7 @@ def _linked(table: Table, mode: str) -> Network:
     nets = own or pools
     found = Network(
         mode=mode, addresses=own, pools=pools, gateways=_gateways(table, nets, mode, pools), routes=_routes(table, nets),
-        mtu=table.integer("mtu", 0, 68, 65535), mac=_mac(table),
+        mtu=_mtu(table, 0, 65535, ipv6=128 in map(_bits, nets)), mac=_mac(table),
     )  # fmt: skip
     if mode == "macvlan":
         if not table.has("parent"):
@@ -83,9 +85,10 @@ def _slirp(table: Table) -> Network:
         table.fault("pool", f'expected an IPv4 network of 128 addresses or more, such as "{_SLIRP_POOL}", found {show(pool)}')
         pool = _SLIRP_POOL
     own, gateway, dns = (addresses.following(pool.partition("/")[0], by) for by in (_SLIRP_OWN, _SLIRP_GATEWAY, _SLIRP_DNS))
+    ipv6 = table.boolean("ipv6")
     return Network(
-        mode=SLIRP, addresses=(f"{own}/{pool.partition('/')[2]}",), pools=(pool,), gateways=(gateway,), dns=(dns,), ipv6=table.boolean("ipv6"),
-        mtu=table.integer("mtu", _SLIRP_MTU, 68, 65521), publish=_publish(table, {32}, "slirp4netns publishes at IPv4 addresses only"),
+        mode=SLIRP, addresses=(f"{own}/{pool.partition('/')[2]}",), pools=(pool,), gateways=(gateway,), dns=(dns,), ipv6=ipv6,
+        mtu=_mtu(table, _SLIRP_MTU, 65521, ipv6=ipv6), publish=_publish(table, {32}, "slirp4netns publishes at IPv4 addresses only"),
     )  # fmt: skip
 
 
@@ -123,8 +126,31 @@ def _own_addresses(table: Table) -> tuple[str, ...]:
         if addresses.parted(word) is None:
             table.fault("address", f"expected {_WITH_PREFIX}, found {show(word)}", *tail)
     good = [(word, tail) for word, tail in words if addresses.parted(word) is not None]
+    for word, tail in good:
+        whose = _whose(word)
+        if whose:
+            table.fault("address", f"expected an address of one host, found {whose}: {show(word)}", *tail)
     _once_a_family(table, "address", good)
     return tuple(word for word, _ in good) or (("0.0.0.0/0",) if words else ())  # of a wrong one: no more is said
+
+
+def _whose(own: str) -> str:
+    """Of an address that no host may have; "" for another. Of networks of two and one all are hosts' (RFC 3021, RFC 6164)."""
+    address, _, prefix = own.partition("/")
+    hosts = _bits(own) - int(prefix)
+    place = addresses.number(address) - addresses.number(addresses.lowest(own))
+    if hosts < 2 or 0 < place < (1 << hosts) - 1:
+        return ""
+    if place == 0:
+        return "its network's own"
+    return "its network's broadcast address" if _bits(own) == 32 else ""
+
+
+def _mtu(table: Table, default: int, most: int, *, ipv6: bool) -> int:
+    mtu = table.integer("mtu", default, 68, most)
+    if ipv6 and 68 <= mtu < _LEAST_MTU6:
+        table.fault("mtu", f"expected {_LEAST_MTU6} or more, which IPv6 needs, found {mtu}; or leave IPv6 out")
+    return mtu
 
 
 def _pools(table: Table, mode: str) -> tuple[str, ...]:
@@ -150,6 +176,8 @@ def _gateways(table: Table, nets: tuple[str, ...], mode: str, pools: tuple[str, 
     for word, tail in words:
         if nets and nets != ("0.0.0.0/0",) and not any(addresses.is_in(word, net) for net in nets):
             table.fault("gateway", f"expected an address in the network of {' or '.join(nets)}, found {show(word)}", *tail)
+        elif not pools and any(addresses.packed(word) == addresses.packed(net.partition("/")[0]) for net in nets if addresses.bits_of(word)):
+            table.fault("gateway", f"expected another address than the container's own, found {show(word)}", *tail)
     _once_a_family(table, "gateway", words)
     given = {addresses.bits_of(word) for word, _ in words}
     defaults = [addresses.following(pool.partition("/")[0], 1) for pool in pools if mode == "veth" and _bits(pool) not in given]
@@ -279,6 +307,8 @@ def _outbound(table: Table) -> tuple[Outbound, ...] | None:
 
 def _ports(table: Table) -> tuple[tuple[int, int], ...]:
     value = table.raw("ports")
+    if value == []:
+        table.fault("ports", "expected a port or more, found none; leave it out for all")
     found = []
     for position, one in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
         ports = _range(str(one)) if isinstance(one, int | str) and not isinstance(one, bool) else None
@@ -302,7 +332,9 @@ def _hosts(table: Table) -> tuple[tuple[str, str], ...]:
         address = inner.string(name)
         if not addresses.bits_of(address):
             inner.fault(name, f"expected a numeric address, found {show(inner.data[name])}")
-        if not is_hostname(name):
+        if name.lower() in _OWN_NAMES:
+            inner.fault(name, f"{name} is the container's own loopback; take it out, or name it otherwise")
+        elif not is_hostname(name):
             inner.fault(name, "expected a host name of letters, digits, . and -")
         found.append((name, address))
     return tuple(found)

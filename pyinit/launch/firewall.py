@@ -14,9 +14,12 @@ from pyinit.launch.journals import Entries, mark_gone, others
 from pyinit.launch.operations import MakeRules
 from pyinit.linux import process
 from pyinit.linux.addresses import bits_of
+from pyinit.linux.netlink import Netlink
 from pyinit.linux.programs import find_program
 
+ALIAS = "pyinit"  # of a bridge that pyinit made
 RULES = "rules"  # in the journal
+CONF = "/proc/sys/net/ipv4/conf"
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _NFT_S = 30.0
 _FORWARDING = {32: "net/ipv4/ip_forward", 128: "net/ipv6/conf/all/forwarding"}
@@ -62,8 +65,7 @@ def remove(line: str) -> None:
     keys = {one[:3] for one in kept}
     for one in mine:
         if one.place == "localnet" and one[:3] not in keys:  # before what guards it
-            with contextlib.suppress(FileNotFoundError):
-                _write(f"/proc/sys/net/ipv4/conf/{one.key.strip(chr(34))}/route_localnet", "0")
+            _unroute_localnet(one.key.strip('"'))
     if find_program("nft", {"PATH": _PATH}):  # else nothing was made
         _run(rules.unmake(mine, kept))
     mark_gone(name, RULES)
@@ -71,12 +73,21 @@ def remove(line: str) -> None:
 
 def route_localnet(bridge: str) -> bool:
     """Let loopback addresses through to this bridge, which is ours and guarded."""
-    _write(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet", "1")
+    _write(f"{CONF}/{bridge}/route_localnet", "1")
     return True
 
 
+def _unroute_localnet(bridge: str) -> None:
+    """If it is ours: on another's we have not set it."""
+    with Netlink() as here:
+        ours = any(one.name == bridge and one.alias == ALIAS for one in here.links())
+    if ours:
+        with contextlib.suppress(FileNotFoundError):
+            _write(f"{CONF}/{bridge}/route_localnet", "0")
+
+
 def routes_localnet(bridge: str) -> bool:
-    return any(_read(f"/proc/sys/net/ipv4/conf/{name}/route_localnet") == "1" for name in ("all", bridge))
+    return any(_read(f"{CONF}/{name}/route_localnet") == "1" for name in ("all", bridge))
 
 
 def elements_of_others(name: str) -> list[tuple[str, rules.Element]]:

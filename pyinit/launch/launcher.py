@@ -172,7 +172,7 @@ class Launch:
         links = next(step for step in self.steps.host if isinstance(step, operations.MakeNetwork))
         if links.network.mode == "veth":
             self.held.note("bridge", links.network.bridge)
-            self.held.note("link", links.link)
+            self.held.note("link", f"{links.link} {links.name}")
         return NetworkHelper(rules, links, taken, self)
 
     def _keeper(self) -> "Keeper | None":

@@ -5,6 +5,9 @@ journal under one lock, so that of any number of starts no two have the same.
 """
 
 import errno
+import fcntl
+import os
+import resource
 import zlib
 from _collections_abc import Callable
 
@@ -13,10 +16,13 @@ from pyinit.errors import LaunchError
 from pyinit.launch import firewall, names, rules
 from pyinit.launch.journals import locked, others
 from pyinit.launch.operations import TakeAddress
-from pyinit.linux import addresses, namespaces
+from pyinit.linux import addresses
 from pyinit.linux import sock as socket
+from pyinit.linux.netlink import Netlink
 from pyinit.model import Container, Network, Origin, Publish
 
+_SPARE_FDS = 64  # that the launcher needs beside the ports' sockets
+_OUT_OF_THE_WAY = 1024  # select(2) knows no greater fd, so what others open has to be below it
 _SPREAD = 1 << 16  # of an IPv6 pool's addresses, those that are given
 
 
@@ -26,7 +32,7 @@ class Taken:
     def __init__(self, net: Network) -> None:
         self.net = net  # with the addresses that are its own
         self.servers = net.dns
-        self._sockets: list[socket.socket] = []
+        self._fds: list[int] = []
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -34,22 +40,27 @@ class Taken:
 
     def hold(self, publish: tuple[Publish, ...]) -> None:
         """A socket at each port, that no other program may take it; LaunchError."""
-        for one in publish:
-            for host in (one.host,) if one.host else ("0.0.0.0", "::"):
-                if not one.host and not any(addresses.bits_of(host) == addresses.bits_of(own) for own in self.addresses):
-                    continue
-                for port in range(one.port, one.port + one.length):
-                    self._hold(one, host, port)
+        wanted = [(one, host) for one in publish for host in self._hosts(one)]
+        first_fd = _first_fd(sum(one.length for one, _ in wanted), publish)
+        for one, host in wanted:
+            for port in range(one.port, one.port + one.length):
+                self._hold(one, host, port, first_fd)
 
-    def _hold(self, one: Publish, host: str, port: int) -> None:
+    def _hosts(self, one: Publish) -> tuple[str, ...]:
+        if one.host:
+            return (one.host,)
+        bits = {addresses.bits_of(own) for own in self.addresses}
+        return tuple(host for host in ("0.0.0.0", "::") if addresses.bits_of(host) in bits)
+
+    def _hold(self, one: Publish, host: str, port: int, first_fd: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         kind = socket.SOCK_STREAM if one.protocol == "tcp" else socket.SOCK_DGRAM
-        found = socket.socket(family, kind | socket.SOCK_CLOEXEC)
-        self._sockets.append(found)
         try:
-            if family == socket.AF_INET6:
-                found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            found.bind((host, port))
+            with socket.socket(family, kind | socket.SOCK_CLOEXEC) as found:
+                if family == socket.AF_INET6:
+                    found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                found.bind((host, port))
+                self._fds.append(fcntl.fcntl(found.fileno(), fcntl.F_DUPFD_CLOEXEC, first_fd))
         except OSError as error:
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             if error.errno == errno.EADDRINUSE:
@@ -61,23 +72,38 @@ class Taken:
             raise LaunchError(f"{one.origin}: container.network.publish: {where}/{one.protocol} {why}") from error
 
     def close(self) -> None:
-        for one in self._sockets:
-            one.close()
-        self._sockets.clear()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+
+def _first_fd(count: int, publish: tuple[Publish, ...]) -> int:
+    """From where on that many sockets are; the limit is raised for them if it has to be. PID 1 is born by now. LaunchError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (soft, hard) or count + _SPARE_FDS <= soft:
+        return 0
+    if count + _SPARE_FDS > hard:
+        raise LaunchError(
+            f"{publish[0].origin}: container.network.publish: {count} sockets at ports need {count + _SPARE_FDS} open files, and {hard} are allowed here; "
+            f"`ulimit -Hn {count + _SPARE_FDS}` before (LimitNOFILE= in a unit of systemd), or publish fewer"
+        )
+    first = min(_OUT_OF_THE_WAY, hard - count)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, first + count), hard))
+    return first
 
 
 def take(step: TakeAddress, box: Container, note: Callable[[str, str], None], report: Callable[[str], None]) -> Taken:
     """All that it needs, noted; LaunchError."""
     taken = Taken(step.network)
-    with locked():
+    with locked(), Netlink() as here:
         there = [one for one in others(step.name) if one.runs]
         used = {address: one.name for one in there for address in one.values("address")}
-        own = tuple(_free(pool, step, used) for pool in step.network.pools) or step.network.addresses
+        own = tuple(_free(pool, step, used, here) for pool in step.network.pools) or step.network.addresses
         taken.net = step.network._replace(addresses=own)
         for address in taken.addresses:
             if address in used:
                 raise _refused(step, f"{address} is taken by container {used[address]}; choose another")
-            if namespaces.has_address(address):
+            if here.has_address(address):
                 raise _refused(step, f"{address} is this host's own; choose another")
             note("address", address)
         if rules.are_wanted(taken.net):
@@ -103,7 +129,7 @@ def _refused(step: TakeAddress, text: str, key: str = "address") -> LaunchError:
     return LaunchError(f"{step.origin}: container.network.{key}: {text}")
 
 
-def _free(pool: str, step: TakeAddress, used: dict[str, str]) -> str:
+def _free(pool: str, step: TakeAddress, used: dict[str, str], here: Netlink) -> str:
     """One that nobody has, with its prefix: the same at each start of a container, if it is free."""
     first, _, prefix = pool.partition("/")
     bits = addresses.bits_of(first)
@@ -113,7 +139,7 @@ def _free(pool: str, step: TakeAddress, used: dict[str, str]) -> str:
     begin = zlib.crc32(step.name.encode())
     for number in range(count):
         address = addresses.following(first, 1 + (begin + number) % count)
-        if address not in used and address not in step.network.gateways and not namespaces.has_address(address):
+        if address not in used and address not in step.network.gateways and not here.has_address(address):
             return f"{address}/{prefix}"
     takers = sorted(name for address, name in used.items() if addresses.is_in(address, pool))
     raise _refused(step, f"no address of {pool} is free, {len(takers)} containers have them; stop one, or make it wider", "pool")

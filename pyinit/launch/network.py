@@ -1,8 +1,8 @@
 """The container's links: bridge, veth or macvlan, addresses, routes.
 
-Owns the order of netlink requests. Must not know mounts, services or the packet filter. Laws: a bridge or veth that pyinit
-made carries the alias `pyinit`, and only such a one is changed or removed, a bridge when nothing is left on it; one lock for
-all changes of bridges (journals.py), which who calls `make` holds.
+Owns the order of netlink requests. Must not know mounts, services or the packet filter. Laws: a bridge that pyinit
+made carries the alias `pyinit`, a veth `pyinit NAME`; only such a one is changed or removed, a bridge when nothing is left
+on it, a veth by its own container; one lock for all changes of bridges (journals.py), which who calls `make` holds.
 """
 
 import errno
@@ -11,14 +11,15 @@ import os
 from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch import firewall, rules
+from pyinit.launch.firewall import ALIAS
 from pyinit.launch.journals import locked
 from pyinit.launch.operations import MakeNetwork
 from pyinit.linux import addresses, arp, namespaces
 from pyinit.linux.netlink import Link, Macvlan, Netlink, Veth, index_of
 from pyinit.model import Network
 
-ALIAS = "pyinit"
 INSIDE = "host0"
+CALLS = "/proc/sys/net/bridge/bridge-nf-call-"  # br_netfilter's, which are there while it is
 
 
 def make(operation: MakeNetwork, net: Network, netns_fd: int) -> None:
@@ -77,11 +78,11 @@ def _veth(here: Netlink, operation: MakeNetwork, net: Network, netns_fd: int, wo
     bridge = _bridge(here, net, words, links)
     link = operation.link
     taken = f"a link {link} is there already: another program's, remove it or name the container otherwise"
-    if any(one.master == bridge and one.alias != ALIAS for one in links):  # what is behind ours the journals tell
+    if any(one.master == bridge and one.alias.partition(" ")[0] != ALIAS for one in links):  # what is behind ours the journals tell
         _probe(net, net.bridge, words)
     with words(f"veth {link}", {errno.EEXIST: taken}):
         here.add_veth(Veth(link, INSIDE, netns_fd, net.mac or _mac_of(net.addresses), net.mtu))
-        here.raise_link(index_of(link), master=bridge, alias=ALIAS)
+        here.raise_link(index_of(link), master=bridge, alias=f"{ALIAS} {operation.name}")
         if net.publish:  # to reach its own ports by the host's address: br_netfilter has them go from port to port
             here.reflect(index_of(link))
 
@@ -91,6 +92,8 @@ def _bridge(here: Netlink, net: Network, words: _Words, links: list[Link]) -> in
     there = next((one for one in links if one.name == net.bridge), None)
     if there is not None and there.kind != "bridge":
         raise words.error(f"{net.bridge} is a link of this host, and no bridge; name another")
+    if net.outbound is not None and not _read(f"{CALLS}iptables"):  # the kernel takes a bridge's setting without it, too, and does nothing
+        raise words.error("this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`")
     if there is not None and there.alias != ALIAS:
         _check_stranger(net, words)
         return there.number
@@ -121,8 +124,7 @@ def _furnish(here: Netlink, net: Network, index: int, words: _Words) -> None:
             except FileExistsError:
                 continue
     if net.outbound is not None:
-        absent = "this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`"
-        with words("bridge", {errno.EINVAL: absent, errno.EOPNOTSUPP: absent}):
+        with words("bridge"):
             here.filter_bridge(index)
     if rules.wants_localnet(net):
         with words(f"route_localnet of {net.bridge}"):
@@ -147,7 +149,7 @@ def _check_stranger(net: Network, words: _Words) -> None:
 def _filters(bridge: str) -> bool:
     """br_netfilter's setting, of all bridges or of this one."""
     for name in ("iptables", "ip6tables"):
-        if _read(f"/proc/sys/net/bridge/bridge-nf-call-{name}") != "1" and _read(f"/sys/class/net/{bridge}/bridge/nf_call_{name}") != "1":
+        if _read(f"{CALLS}{name}") != "1" and _read(f"/sys/class/net/{bridge}/bridge/nf_call_{name}") != "1":
             return False
     return True
 
@@ -193,8 +195,9 @@ def remove_unused_bridge(name: str) -> None:
             namespaces.remove_bridge(name)
 
 
-def remove_link(name: str) -> None:
-    """Remove our veth that outlived its container: its namespace is held by someone, or is just going."""
+def remove_link(line: str) -> None:
+    """Remove the veth of the journal's line that outlived its container: its namespace is held by someone, or is just going."""
+    name, _, owner = line.partition(" ")
     with Netlink() as here:
-        if any(one.name == name and one.alias == ALIAS for one in here.links()):  # else it was there before ours, which could not be made
+        if any(one.name == name and one.alias == f"{ALIAS} {owner}" for one in here.links()):  # else it was there before ours, which could not be made
             namespaces.remove_link(name)

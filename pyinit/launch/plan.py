@@ -152,13 +152,13 @@ def _outside(mount: Mount) -> list[ops.Outside]:
 
 
 def link_name(name: str) -> str:
-    """`ve-NAME`, as nspawn has it; a name too long for a link (15 bytes) keeps its head and a short sum of all."""
+    """`ve-NAME`, as nspawn has it; a name too long for a link (15 bytes) keeps its head and a sum of all: FNV-1a, of 32 bits."""
     if len(name) <= 12:
         return f"ve-{name}"
-    total = 0
+    total = 0x811C9DC5
     for char in name:
-        total = (total * 31 + ord(char)) % 16**5
-    return f"ve-{name[:7]}{total:05x}"
+        total = (total ^ ord(char)) * 0x01000193 % (1 << 32)
+    return f"ve-{name[:4]}{total:08x}"
 
 
 def _first(*origins: Origin) -> Origin:

@@ -103,7 +103,7 @@ flush chain bridge pyinit prerouting
 add rule bridge pyinit port ether type arp iifname . arp saddr ip @own4 accept
 add rule bridge pyinit port ether type ip iifname . ip saddr @own4 accept
 add rule bridge pyinit port ether type ip6 iifname . ip6 saddr @own6 accept
-add rule bridge pyinit port ether type ip6 meta l4proto ipv6-icmp ip6 saddr { ::, fe80::/10 } accept
+add rule bridge pyinit port ether type ip6 meta l4proto ipv6-icmp ip6 saddr { ::, fe80::/10 } icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept
 add rule bridge pyinit port drop
 add rule bridge pyinit prerouting iifname @policed jump port
 """

@@ -110,19 +110,6 @@ def loopback_up() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
-def has_address(address: str) -> bool:
-    """Whether the current network namespace has `address`: binding to it says so."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.bind((address, 0))
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-            return False
-    return True
-
-
 def remove_link(name: str) -> None:
     """Delete a link by netlink (rtnetlink(7)); one that is gone is fine."""
     attribute = struct.pack("=HH16s", 20, _IFLA_IFNAME, os.fsencode(name))

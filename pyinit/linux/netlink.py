@@ -6,6 +6,7 @@ what the kernel refuses is an OSError with the kernel's own words where it has a
 pyroute2 does all of this, and its import takes longer (170-280 ms) than a whole start; it is the tests' second opinion.
 """
 
+import errno
 import os
 import struct
 import sys
@@ -17,8 +18,8 @@ from pyinit.records import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from typing import Self
 
-RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 18, 19, 20, 24  # linux/rtnetlink.h
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 1, 4, 0x300, 0x200, 0x400  # linux/netlink.h
+RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_GETROUTE = 16, 18, 19, 20, 24, 26  # linux/rtnetlink.h
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP_INTR = 1, 4, 0x300, 0x200, 0x400, 0x10  # linux/netlink.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
 _NLMSGERR_ATTR_MSG, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 1, 0x100, 0x200
@@ -29,9 +30,11 @@ _AF_BRIDGE, _NLA_F_NESTED, _IFLA_BRPORT_MODE = 7, 0x8000, 4
 IFA_ADDRESS, IFA_LOCAL, IFA_F_NODAD = 1, 2, 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
+_OWN_ROUTES = (2, 3, 5)  # RTN_LOCAL, RTN_BROADCAST, RTN_MULTICAST: what a socket may be bound to
 _IFF_UP = 1
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 _MOST = 1 << 18  # of one answer
+_MOST_DUMPS = 100
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -116,28 +119,48 @@ class Netlink:
             raise OSError(number, _said(reply) or os.strerror(number))
 
     def links(self) -> list[Link]:
-        """All of the namespace."""
+        """All of the namespace. Links that come and go meanwhile may have one left out; the kernel says so, and is asked again."""
+        for _ in range(_MOST_DUMPS):
+            found, is_whole = self._dump()
+            if is_whole:
+                return found
+        raise OSError(errno.EAGAIN, "links come and go faster than they can be listed")
+
+    def _dump(self) -> tuple[list[Link], bool]:
         self._sequence += 1
         self._socket.send(struct.pack("=IHHIIBxHiII", 32, RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0, 0, 0, 0, 0, 0))
         found: list[Link] = []
+        is_whole = True
         while True:
             data, at = self._socket.recv(_MOST), 0
             while at + 16 <= len(data):
-                length, kind = struct.unpack_from("=IH", data, at)
+                length, kind, flags = struct.unpack_from("=IHH", data, at)
+                is_whole = is_whole and not flags & NLM_F_DUMP_INTR
                 if kind == _NLMSG_DONE:
-                    return found
+                    return found, is_whole
                 if kind == _NLMSG_ERROR:
                     number = -struct.unpack_from("=i", data, at + 16)[0]
                     raise OSError(number, os.strerror(number))
                 found.append(_read_link(data[at : at + length]))
                 at += (length + 3) & ~3
 
+    def has_address(self, address: str) -> bool:
+        """Whether the namespace has it, by where a packet to it would go: bind(2) says yes to all with ip_nonlocal_bind."""
+        raw = packed(address)
+        family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
+        body = struct.pack("=BBBBBBBBI", family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, raw)
+        self._sequence += 1
+        self._socket.send(struct.pack("=IHHII", 16 + len(body), RTM_GETROUTE, NLM_F_REQUEST, self._sequence, 0) + body)
+        reply = self._socket.recv(_MOST)
+        kind = struct.unpack_from("=H", reply, 4)[0]
+        return kind != _NLMSG_ERROR and reply[16 + 7] in _OWN_ROUTES  # an error: it leads nowhere; else struct rtmsg, rtm_type
+
     def add_bridge(self, name: str, mac: str) -> None:
         """With an address of its own: it would have its lowest port's, and another one when that goes."""
         self.ask(RTM_NEWLINK, _link() + _text(IFLA_IFNAME, name) + _mac(mac) + _info("bridge", b""), NLM_F_CREATE | NLM_F_EXCL)
 
     def filter_bridge(self, index: int) -> None:
-        """What passes from port to port goes through the filters of IP, too; EINVAL or EOPNOTSUPP without br_netfilter."""
+        """What passes from port to port goes through the filters of IP, too; without br_netfilter nothing says that it does not."""
         data = attribute(IFLA_BR_NF_CALL_IPTABLES, b"\1") + attribute(IFLA_BR_NF_CALL_IP6TABLES, b"\1")
         self.ask(RTM_NEWLINK, _link(index) + _info("bridge", data))
 

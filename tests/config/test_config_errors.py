@@ -362,6 +362,9 @@ OF_CONTAINER = {
     'network.bridge = "b"': 'network.bridge: only mode = "veth" has it; write that, or take it out',
     'network.dns = ["dns.example"]': 'network.dns[1]: expected a numeric address, found "dns.example"',
     'network.hosts = { db = "db.example" }': 'network.hosts.db: expected a numeric address, found "db.example"',
+    'network.hosts = { localhost = "10.0.0.1" }': (
+        "network.hosts.localhost: localhost is the container's own loopback; take it out, or name it otherwise"
+    ),
     'network.hosts = { "a b" = "::1" }': "network.hosts.a b: expected a host name of letters, digits, . and -",
     'security.capabilities = ["CHWON"]': (
         'security.capabilities[1]: expected a capability such as "NET_BIND_SERVICE", found "CHWON"; did you mean CHOWN?'
@@ -465,6 +468,13 @@ OF_VETH = {
     ),
     VETH + 'gateway = "router"': (6, 'gateway: expected an address in the network of 10.0.0.2/24, found "router"'),
     VETH + 'gateway = "10.0.1.1"': (6, 'gateway: expected an address in the network of 10.0.0.2/24, found "10.0.1.1"'),
+    VETH + 'gateway = "10.0.0.2"': (6, 'gateway: expected another address than the container\'s own, found "10.0.0.2"'),
+    VETH.replace("0.2/", "0.0/"): (5, 'address: expected an address of one host, found its network\'s own: "10.0.0.0/24"'),
+    VETH.replace("0.2/", "0.255/"): (5, 'address: expected an address of one host, found its network\'s broadcast address: "10.0.0.255/24"'),
+    VETH.replace("10.0.0.2/24", "fd00::/64"): (5, 'address: expected an address of one host, found its network\'s own: "fd00::/64"'),
+    VETH.replace("10.0.0.2/24", "fd00::2/64") + "mtu = 1279": (
+        6, "mtu: expected 1280 or more, which IPv6 needs, found 1279; or leave IPv6 out",
+    ),
     VETH + 'gateway = "fd00::1"': (6, 'gateway: expected an address in the network of 10.0.0.2/24, found "fd00::1"'),
 }  # fmt: skip
 
@@ -512,6 +522,8 @@ OF_POOL = {
     'outbound = [{ to = "db" }]': 'outbound[1].to: expected a network or an address, such as "10.0.0.0/8", found "db"',
     'outbound = [{ ports = [80, "x"] }]': 'outbound[1].ports[2]: expected a port or a range, such as 5432 or "8000-8010", found "x"',
     'outbound = [{ ports = [80], protocol = "icmp" }]': 'outbound[1].ports: only protocol = "tcp" or "udp" has ports; take them out',
+    "outbound = [{ ports = [] }]": "outbound[1].ports: expected a port or more, found none; leave it out for all",
+    POOL + "mtu = 576": "mtu: expected 1280 or more, which IPv6 needs, found 576; or leave IPv6 out",
     'parent = "eth0"': 'parent: only mode = "macvlan" has it; write that, or take it out',
 }  # fmt: skip
 
@@ -526,6 +538,7 @@ OF_SLIRP = {
     'pool = "10.0.2.0/26"': 'pool: expected an IPv4 network of 128 addresses or more, such as "10.0.2.0/24", found "10.0.2.0/26"',
     'pool = "10.0.2.1/24"': 'pool: expected an IPv4 network of 128 addresses or more, such as "10.0.2.0/24", found "10.0.2.1/24"',
     'pool = "fd00::/64"': 'pool: expected an IPv4 network of 128 addresses or more, such as "10.0.2.0/24", found "fd00::/64"',
+    "ipv6 = true\nmtu = 1000": "mtu: expected 1280 or more, which IPv6 needs, found 1000; or leave IPv6 out",
     "mtu = 65522": "mtu: expected an integer from 68 to 65521, found 65522",
     'publish = ["[::1]:80:80"]': 'publish[1]: expected an IPv4 address, found "::1": slirp4netns publishes at IPv4 addresses only; name another, or leave it out',
     'publish = ["80:8080", "10.0.0.1:80:80"]': 'publish[2]: expected each port of the host once, found "10.0.0.1:80:80" beside line 4\'s',

@@ -343,6 +343,12 @@ def test_a_gateway_within_reach(folder, address, gateway):
     assert loaded(text).container.network.gateways == (gateway,)
 
 
+@pytest.mark.parametrize("address", ["10.0.0.0/31", "10.0.0.1/31", "10.0.0.7/32", "fd00::/127", "fd00::ffff:ffff:ffff:ffff/64"])
+def test_an_address_at_the_end_of_a_network_that_has_no_broadcast(folder, address):
+    text = f'[container]\nlayers = ["layer"]\n[container.network]\nmode = "veth"\naddress = "{address}"\nmtu = 1280\n[services.a]\ncommand = "x"\n'
+    assert loaded(text).container.network.addresses == (address,)
+
+
 def test_a_network_by_slirp4netns(folder):
     def network(keys: str):
         return loaded(f'[container]\nlayers = ["layer"]\n[container.network]\nmode = "slirp4netns"\n{keys}[services.a]\ncommand = "x"\n').container.network

@@ -303,7 +303,7 @@ def test_a_map_that_only_the_host_knows_is_told_in_words():
 
 
 def test_link_names_fit_15_bytes_and_differ():
-    names = ["web", "pyinit-test-1", "pyinit-test-2", "a-name-that-is-much-too-long-for-a-link"]
+    names = ["web", "pyinit-test-1", "pyinit-test-2", "a-name-that-is-much-too-long-for-a-link", "customer-app-7w", "customer-app-99"]
     links = [plan.link_name(name) for name in names]
     assert links[0] == "ve-web"
     assert max(len(link) for link in links) <= 15

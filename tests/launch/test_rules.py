@@ -79,6 +79,19 @@ def test_who_has_nat_or_ports_is_reached_from_elsewhere_at_its_ports_alone():
     ]  # fmt: skip
 
 
+def test_a_port_with_a_policy_sends_from_its_own_addresses_and_from_others_what_ipv6_needs():
+    """No echo and no router advertisement: what has no address of the container's leads to no chain of its own."""
+    head = "add rule bridge pyinit port "
+    assert [line.removeprefix(head) for line in rules._TABLE_OF_PORTS.splitlines() if line.startswith(head)] == [
+        "ether type arp iifname . arp saddr ip @own4 accept",
+        "ether type ip iifname . ip saddr @own4 accept",
+        "ether type ip6 iifname . ip6 saddr @own6 accept",
+        "ether type ip6 meta l4proto ipv6-icmp ip6 saddr { ::, fe80::/10 } icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, "
+        "nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
+        "drop",
+    ]
+
+
 def changes(text: str) -> list[str]:
     """The lines that are not of every transaction."""
     return [line for line in text.splitlines() if line not in (rules._TABLE + rules._TABLE_OF_PORTS).splitlines()]

@@ -37,6 +37,11 @@ with Netlink() as ours:
     refused(ours.add_route, bridge, "", "10.7.0.1")
     refused(ours.raise_link, 999)
     links = [(one.name, one.alias, one.kind, one.master == bridge) for one in ours.links() if one.name in ("br0", "ve-a", "lo")]
+    for family in ("ipv4", "ipv6"):
+        with open(f"/proc/sys/net/{{family}}/ip_nonlocal_bind", "w") as file:
+            file.write("1")
+    asked = ("10.9.0.1", "10.9.0.2", "10.9.255.255", "127.0.0.1", "192.0.2.1", "fd99::1", "fd99::2", "2001:db8::1")
+    own = [one for one in asked if ours.has_address(one)]
 from pyroute2 import IPRoute
 def rows(ip):
     found = []
@@ -56,17 +61,18 @@ with IPRoute() as ip:
 namespaces.enter(fd, namespaces.CLONE_FLAGS["net"])
 with IPRoute() as ip:
     there = rows(ip)
-print(json.dumps([said, links, here, there, addresses, routes]))
+print(json.dumps([said, links, own, here, there, addresses, routes]))
 """
 
 
 def test_what_is_asked_for_is_made_and_what_is_refused_is_told_in_the_kernels_words():
     repo = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(repo=repo)], capture_output=True, text=True, check=True)
-    said, links, here, there, addresses, routes = json.loads(done.stdout)
+    said, links, own, here, there, addresses, routes = json.loads(done.stdout)
     assert [number for number, _ in said] == [17, 17, 101, 19]
     assert "gateway" in said[2][1]
     assert sorted(links) == [["br0", "pyinit", "bridge", False], ["lo", "", "", False], ["ve-a", "pyinit", "veth", True]]
+    assert own == ["10.9.0.1", "10.9.255.255", "fd99::1"]  # its own lo is down
     assert [row[:2] + row[3:] for row in here] == [["br0", "bridge", 1400, "pyinit", None, None], ["ve-a", "veth", 1400, "pyinit", None, 1]]
     assert here[0][2] == "02:00:00:00:00:01"
     assert there == [
