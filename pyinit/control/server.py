@@ -4,7 +4,6 @@ Owns connections and who waits for what. Must not know the init: it asks a Host.
 and the number of clients are bounded; what a client sends can at worst cost that client its connection.
 """
 
-import os
 import time
 from _collections_abc import Callable
 
@@ -14,8 +13,8 @@ from pyinit.control.listener import bind, stranger
 from pyinit.core.service import State
 from pyinit.core.supervisor import ServiceView
 from pyinit.errors import EXIT_FAILED, EXIT_SYSTEM, EXIT_USAGE, ControlError, PyinitError, fault, no_such_service
+from pyinit.linux import fds as received
 from pyinit.linux import sock as socket
-from pyinit.linux.fds import receive
 from pyinit.model import meant
 from pyinit.records import TYPE_CHECKING, deque
 
@@ -31,6 +30,7 @@ _PAUSE_S = 1.0  # when no fd is free
 _BACKLOG = 128
 _MOST_EVENTS = 1000
 _MOST_FDS = 3
+_MOST_SIGNALS_BYTES = 256  # a turn, of the client of a job: 19 lines at most
 _FDS_OF_A_TERMINAL = (1, 2)
 _OF_ONE = ("exec", "update")
 _MAKES = ("start", "restart", "enable")  # an instance of a template, if it is not there yet
@@ -98,6 +98,10 @@ class Server:
             self._drop(client)
         for sock in self._listeners:
             self._loop.remove_reader(sock.fileno())
+            with contextlib.suppress(OSError):  # EINVAL: that was the last one that waited
+                sock.shutdown(socket.SHUT_RD)
+                while True:
+                    received.close(sock.accept()[0])
             sock.close()
 
     def _watch(self, listener: socket.socket) -> None:
@@ -132,14 +136,16 @@ class Server:
         from pyinit.control import wire  # see _read
 
         refusal = {"error": why, "exit_code": EXIT_FAILED}
-        with contextlib.suppress(OSError), client.sock:
+        with contextlib.suppress(OSError):
             client.sock.send(wire.encode(refusal))
+        received.close(client.sock)
 
     def _read(self, client: _Client) -> None:
         from pyinit.control import wire  # json, 9 ms: at the first request, not at the start
 
         try:
-            data, fds = receive(client.sock, wire.MOST_REQUEST_BYTES, _MOST_FDS)
+            most_bytes = wire.MOST_REQUEST_BYTES if client.job is None else _MOST_SIGNALS_BYTES
+            data, fds = received.receive(client.sock, most_bytes, received.MOST)
         except BlockingIOError:
             return
         except OSError:
@@ -147,14 +153,12 @@ class Server:
         room = 0 if client.asked else _MOST_FDS - len(client.fds)
         client.fds += fds[:room]
         for fd in fds[room:]:  # a request has three at most, in however many pieces it comes
-            os.close(fd)
+            received.discard(fd)
         if not data:
             self._drop(client)
             return
         if client.job is not None:
-            for line in data.split(b"\n"):
-                if number := wire.decode_signal(line):
-                    client.job.signal(number)
+            self._hear(client, client.job, data)
             return
         if client.asked:
             return  # one request a connection: the rest is noise
@@ -175,6 +179,20 @@ class Server:
         if request.verb != "exec":
             self._close_fds(client)
         self._attempt(client, lambda: self._obey(client, request))
+
+    def _hear(self, client: _Client, job: Job, data: bytes) -> None:
+        """Signals for its job; who says anything else is left, or it could keep us reading."""
+        from pyinit.control import wire  # see _read
+
+        *lines, client.input = (client.input + data).split(b"\n")
+        for line in lines:
+            number = wire.decode_signal(line) if line.startswith(b"{") else 0
+            if not number:
+                self._drop(client)
+                return
+            job.signal(number)
+        if len(client.input) > _MOST_SIGNALS_BYTES:
+            self._drop(client)
 
     def _attempt(self, client: _Client, act: Callable[[], None]) -> None:
         try:
@@ -206,6 +224,7 @@ class Server:
             from pyinit.control import wire  # see _read
 
             self._forget(client)
+            received.pass_none(client.sock)  # to the logger, which reads no more of it
             self._host.logs(wire.encode({"verb": "logs", "names": list(request.names), "follow": request.follow}), client.sock.detach())
         elif request.verb == "shutdown":
             self._send(client, {"ok": True})
@@ -292,7 +311,7 @@ class Server:
     @staticmethod
     def _close_fds(client: _Client) -> None:
         for fd in client.fds:
-            os.close(fd)
+            received.discard(fd)
         client.fds = []
 
     def _reloaded(self, client: _Client, name: str, text: str) -> None:
@@ -387,4 +406,4 @@ class Server:
         if client.job is not None:  # nobody is there any more for whom it runs
             client.job.cancel()
             client.job = None
-        client.sock.close()
+        received.close(client.sock)

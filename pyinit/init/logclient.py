@@ -16,6 +16,7 @@ import select
 from _collections_abc import Callable
 
 from pyinit.init.logstream import Source, Stream
+from pyinit.linux import fds as received
 from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
 
@@ -58,6 +59,13 @@ class _Client:
 
     def send(self) -> None:
         self.sending = self.sending[self.sock.send(self.sending) :]
+
+    def says_something(self) -> bool:
+        """It is not listened to, but what it sends must not be closed by the kernel (see fds.py)."""
+        data, fds = receive(self.sock, 4096, received.MOST)
+        for fd in fds:
+            received.discard(fd)
+        return bool(data)
 
 
 class Clients:
@@ -110,7 +118,7 @@ class Clients:
         if client is None:
             return
         try:
-            if mask & (select.EPOLLHUP | select.EPOLLERR) or (mask & select.EPOLLIN and not client.sock.recv(4096)):
+            if mask & (select.EPOLLHUP | select.EPOLLERR) or (mask & select.EPOLLIN and not client.says_something()):
                 self._drop(client)
                 return
             if client.next_piece():
@@ -151,7 +159,8 @@ class Clients:
                     client.sending = memoryview(b"")
                 file.flush()
                 socket.send_fds(control, [HANDED_OVER], [client.sock.fileno(), rest])
-            self._drop(client)
+            self._forget(client)
+            client.sock.close()  # another has it: it goes on
 
     def _take_over(self, fd: int, rest: int) -> None:
         import json  # see _answer
@@ -217,10 +226,13 @@ class Clients:
         return "" if names else "no service logs to a file, so there is nothing to look back at; add -f to follow"
 
     def _drop(self, client: _Client) -> None:
+        self._forget(client)
+        received.close(client.sock)
+
+    def _forget(self, client: _Client) -> None:
         fd = client.sock.fileno()
         self._epoll.unregister(fd)
         del self._clients[fd]
-        client.sock.close()
 
 
 def _is_kept(stream: Stream) -> bool:

@@ -1,8 +1,9 @@
 """sd_notify: one socket a service, read as long as the service is known.
 
 Owns the sockets. Must not know what a message leads to. Laws: nobody else can speak for a service, since the socket
-is its user's; messages are read before their senders are reaped; an fd that nobody asked to keep is closed; whoever may
-write to the folder may put a link in its place, or in a socket's: none of them is followed.
+is its user's; messages are read before their senders are reaped; an fd that nobody asked to keep is closed, and no close
+waits; whoever may write to the folder may put a link in its place, or in a socket's: none of them is followed. (That no fds
+come at all, SO_PASSRIGHTS, is no way out: sd_notify_barrier(3) sends one, and systemd-notify calls it.)
 """
 
 import errno
@@ -12,12 +13,12 @@ from _collections_abc import Callable
 
 from pyinit import scopes as contextlib
 from pyinit.init.loop import Loop
+from pyinit.linux import fds as received
 from pyinit.linux import sock as socket
 from pyinit.model import ServiceSpec
 from pyinit.protocol.notify import MOST_BYTES, Message, parse
 
 _A_TURN = 64
-_MOST_FDS = 64
 Told = Callable[[str, Message, list[int]], None]
 
 
@@ -67,7 +68,7 @@ class Notify:
         if found is not None:
             sock, _ = found
             self._loop.remove_reader(sock.fileno())
-            sock.close()
+            received.close(sock)
             with contextlib.suppress(OSError), _Opened(self._folder) as folder:
                 os.unlink(name, dir_fd=folder)
 
@@ -93,16 +94,16 @@ class Notify:
     @staticmethod
     def _receive(sock: socket.socket, *, keep: bool = False) -> "tuple[bytes, list[int]] | None":
         try:
-            data, fds, _, _ = socket.recv_fds(sock, MOST_BYTES, _MOST_FDS)
+            data, fds = received.receive(sock, MOST_BYTES, received.MOST)
         except BlockingIOError:
             return None
         except OSError:  # EMFILE for the fds of a message: it is lost
             return (b"", [])
+        if keep:
+            return data, fds
         for fd in fds:
-            os.set_inheritable(fd, False)  # noqa: FBT003 - no keywords there
-            if not keep:
-                os.close(fd)
-        return data, list(fds) if keep else []
+            received.discard(fd)
+        return data, []
 
     def _give(self, name: str, uid: int) -> None:
         """The socket to its user."""

@@ -188,8 +188,9 @@ class Output:
             self.forget(name)
         if self._syslog is not None:
             from pyinit.init import syslog  # loaded already
+            from pyinit.linux import fds  # by syslog
 
-            self._syslog.close()
+            fds.close(self._syslog)  # of an older kernel, that passes some
             with contextlib.suppress(OSError):
                 os.unlink(syslog.PATH)
         self._keeper.forget()

@@ -1,7 +1,8 @@
 """/dev/log: what services say by syslog(3).
 
 Owns the socket's place and the form of its messages. Must not know logs. Laws: whoever says something is heard: what
-can't be told to be of one service goes to the first that collects; a message is one line, whatever is in it.
+can't be told to be of one service goes to the first that collects; a message is one line, whatever is in it; descriptors
+are not taken.
 Source: syslog(3), RFC 3164, and what glibc and musl send: `<PRIORITY>TIMESTAMP TAG[PID]: TEXT` in a datagram.
 """
 
@@ -9,6 +10,7 @@ import os
 import struct
 
 from pyinit import scopes as contextlib
+from pyinit.linux import fds
 from pyinit.linux import sock as socket
 
 PATH = "/dev/log"
@@ -16,6 +18,7 @@ _LONGEST = 1 << 16
 _STAMP = len("Nov 24 10:00:00 ")
 _BUFFER = 1 << 20
 _LOWEST_SHOWN = 32
+_ROOM = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * fds.MOST)  # of an older kernel
 
 
 def bind(path: str = PATH) -> socket.socket:
@@ -31,6 +34,7 @@ def bind(path: str = PATH) -> socket.socket:
             os.umask(mask)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        fds.pass_none(sock)
     except OSError:
         sock.close()
         raise
@@ -48,7 +52,9 @@ def _make_way(path: str) -> None:
 
 def receive(sock: socket.socket) -> tuple[bytes, int]:
     """(message, the sender's pid, 0 if it can't be told). BlockingIOError if there is none."""
-    data, ancillary, _, _ = sock.recvmsg(_LONGEST, socket.CMSG_SPACE(12))
+    data, ancillary, _, _ = sock.recvmsg(_LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
+    for fd in fds.among(ancillary):
+        fds.discard(fd)
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
             return data, struct.unpack("3i", content[:12])[0]

@@ -14,6 +14,7 @@ from pyinit.core import events as e
 from pyinit.init.loop import Deadline
 from pyinit.init.notify import Notify
 from pyinit.linux import process
+from pyinit.linux.fds import discard
 from pyinit.model import ServiceSpec
 from pyinit.protocol.notify import Message
 from pyinit.records import TYPE_CHECKING
@@ -190,10 +191,10 @@ class Words:
         for fd in fds:
             there = self._fds.setdefault(name, [])
             if not message.fdstore or any(_same(fd, other) for _, other in there):
-                os.close(fd)
+                discard(fd)
             elif len(there) >= most:
                 self._init.log(f"{name}: its fd store is full ({most}): {message.fdname} is not kept; see fd_store")
-                os.close(fd)
+                discard(fd)
             else:
                 there.append((message.fdname, fd))
                 if message.fdpoll:
@@ -210,7 +211,7 @@ class Words:
 
     def _close(self, fd: int) -> None:
         self._init.loop.remove_reader(fd)
-        os.close(fd)
+        discard(fd)
 
 
 def _parent(pid: int) -> int:

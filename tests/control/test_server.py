@@ -656,6 +656,39 @@ def test_exec_hands_descriptors_and_signals_over_and_ends_with_its_client(bench)
     bench.turn(lambda: bench.host.asked[-1] == ("cancel",))
 
 
+def begin_job(bench) -> socket.socket:
+    bench.host.signal = lambda number: bench.host.asked.append(("signal", number))
+    client = bench.connect()
+    socket.send_fds(client, [b'{"verb":"exec","argv":["x"]}\n'], [0, 1, 2])
+    bench.turn(lambda: bench.host.asked == [("exec", "", ("x",), 3)])
+    return client
+
+
+def test_signals_for_a_job_arrive_in_whatever_pieces(bench):
+    client = begin_job(bench)
+    client.send(b'{"signal":1')
+    bench.turn(lambda: not unread(client))
+    client.send(b'0}\n' + b'{"signal":28}\n' * 50)
+    bench.turn(lambda: len(bench.host.asked) == 52)
+    assert bench.host.asked[1:] == [("signal", 10)] + [("signal", 28)] * 50
+
+
+@pytest.mark.parametrize("noise", [b"\n" * 65535, b"x" * 600, b"[]\n", b"{}\n" * 20000, b'{"signal":99}\n'])
+def test_who_floods_a_job_with_what_is_no_signal_is_left(bench, noise):
+    client = begin_job(bench)
+    client.send(noise)
+    bench.turn(lambda: not bench.server._clients)
+    assert bench.host.asked[1:] == [("cancel",)]
+
+
+def test_a_flood_of_signals_is_read_a_few_a_turn(bench):
+    client = begin_job(bench)
+    client.send(b'{"signal":9}\n' * 1000)
+    [served] = bench.server._clients.values()
+    bench.server._read(served)
+    assert bench.host.asked[1:] == [("signal", 9)] * (256 // len(b'{"signal":9}\n'))
+
+
 def test_another_version_of_the_protocol_is_refused(bench):
     assert bench.answers(bench.ask({"verb": "status", "version": 2})) == [
         {"error": 'no request that is understood here: expected "version": 1; this is another pyinit than its client', "exit_code": 2}

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import netlab
@@ -22,13 +24,15 @@ AT_HOST = ("nsenter", f"--net=/run/netns/{HOST}")
 def podman(tmp_path):
     """The words of `podman run`, up to its options: with its own store, and mounts that nobody else sees."""
     make_busybox(tmp_path / "rootfs")
-    store = ("--root", tmp_path / "store", "--runroot", tmp_path / "run", "--tmpdir", tmp_path / "tmp", "--network-config-dir", tmp_path / "net")
+    short = tempfile.mkdtemp(prefix="pyinit-")  # podman takes no runroot of over 50 characters
+    store = ("--root", tmp_path / "store", "--runroot", short, "--tmpdir", tmp_path / "tmp", "--network-config-dir", tmp_path / "net")
     (tmp_path / "net").mkdir()
     limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
     yield (
         *AT_HOST, "unshare", "-m", "podman", *store, "--runtime", "runc", "--cgroup-manager=cgroupfs", "--events-backend=none", "run", "--rm", *limits,
     )  # fmt: skip
     subprocess.run([*AT_HOST, "ip", "link", "del", "podman0"], check=False, capture_output=True)  # its chains stay, too
+    shutil.rmtree(short, ignore_errors=True)
     subprocess.run([*AT_HOST, "nft", "flush", "ruleset"], check=True)
 
 

@@ -1,5 +1,6 @@
 """What would overwhelm a container, or the init that is in it: each bounded by itself, for it is also let off without its limit."""
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -7,6 +8,7 @@ import resource
 import select
 import signal
 import socket
+import struct
 
 from payload import name_of
 
@@ -15,6 +17,7 @@ MOST_BYTES = 96 << 20
 MOST_FILES = 60_000
 MOST_FDS = 1500
 CLIENTS = 300
+LINGER_S = 8  # longer than an answer is waited for, shorter than a container's end
 ZOMBIES, A_BATCH = 100_000 if os.uname().machine == "x86_64" else 20_000, 500
 PATIENCE_S = 60
 MOST_WAITS = 100  # for a whole batch
@@ -110,6 +113,24 @@ def clients() -> str:
         signal.pause()
     os.read(read_fd, 1)
     return f"{CLIENTS} clients"
+
+
+def lingering() -> str:
+    """A TCP connection with bytes that nobody takes, whose last close waits for that: it is PID 1's, by NOTIFY_SOCKET."""
+    server = socket.create_server(("127.0.0.1", 0))
+    if os.fork() == 0:  # who never reads; it has no copy of what is sent
+        signal.pause()
+    sock = socket.create_connection(server.getsockname())
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(1 << 16))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_S))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.connect(os.environ["NOTIFY_SOCKET"])
+        socket.send_fds(notify, [b"STATUS=lingering"], [sock.fileno()])
+        sock.close()
+    return "sent"
 
 
 def zombies() -> str:

@@ -82,6 +82,11 @@ def clients(stage) -> str:
     return let_off(stage, "clients", of_service='kill = "process"')
 
 
+def lingering(stage) -> str:
+    """Its reader stays."""
+    return let_off(stage, "lingering", of_service='kill = "process"\nfd_store = 1\n')
+
+
 def zombies(stage) -> str:
     return let_off(stage, "zombies", "[container.cgroup]\npids_max = 2000\n")
 
@@ -175,6 +180,14 @@ ROWS = (
         "bomb-clients", "fd bomb in PID 1", f"{payload.CLIENTS} connections to the control socket in the container, none of which ever asks",
         off("so many clients of each listener", Mutant("control/server.py", "sum(other.listener is listener for other in self._clients.values())", "len(self._clients)")),
         f"{payload.CLIENTS} clients; {GOOD}", f"{payload.CLIENTS} clients; status not answered, exit 0", outside=clients,
+    ),
+    Row(
+        "bomb-lingering", "a descriptor whose close waits", "a full TCP socket with SO_LINGER is sent to PID 1 by NOTIFY_SOCKET, and its sender's is closed",
+        off(
+            "what was sent and is not kept is closed without its linger",
+            Mutant("linux/fds.py", "sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))", "pass"),
+        ),
+        f"sent; {GOOD}", "sent; status not answered, exit 0", outside=lingering,
     ),
     Row(
         "bomb-zombies", "zombies", "100,000 orphans that have ended, in batches, under a pids limit of 2000",
