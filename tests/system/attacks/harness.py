@@ -78,6 +78,7 @@ DEVICES = Defence(
         ),
     ),
 )
+PIDS = Defence("pid namespace", container='share = ["pid:/proc/self/ns/pid"]')  # the host's
 SECCOMP = Defence("seccomp", keys=(("seccomp", '"unconfined"'),))
 MASKED = Defence("masked paths", keys=(("masked_paths", "[]"),))
 READ_ONLY = Defence("read-only paths", keys=(("readonly_paths", "[]"),))
@@ -288,14 +289,22 @@ def make_image(folder: pathlib.Path) -> pathlib.Path:
 
 
 def mutated(folder: pathlib.Path, mutants: tuple[Mutant, ...]) -> pathlib.Path:
-    """A copy of the package; a text that is not there exactly once is a mutant that has rotted."""
+    """A copy of the package; a text that is not there exactly once is a mutant that has rotted, which tests/test_attack_table.py tells, too."""
     shutil.copytree(REPO / "pyinit", folder / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
     for mutant in mutants:
+        assert not (why := rotten(mutant, folder)), why
         path = folder / "pyinit" / mutant.file
-        text = path.read_text()
-        assert text.count(mutant.old) == 1, f"{mutant.old!r} stands {text.count(mutant.old)} times in pyinit/{mutant.file}; mend the mutant"
-        path.write_text(text.replace(mutant.old, mutant.new))
+        path.write_text(path.read_text().replace(mutant.old, mutant.new))
     return folder
+
+
+def rotten(mutant: Mutant, folder: pathlib.Path = REPO) -> str:
+    """Why it can't be made; "" if it can."""
+    path = folder / "pyinit" / mutant.file
+    if not path.exists():
+        return f"pyinit/{mutant.file}: no such file; mend the mutant"
+    count = path.read_text().count(mutant.old)
+    return "" if count == 1 else f"{mutant.old!r} stands {count} times in pyinit/{mutant.file}; mend the mutant"
 
 
 def stop(box: Pyinit) -> int:

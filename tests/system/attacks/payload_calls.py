@@ -220,6 +220,46 @@ def vsock() -> str:
     return "a socket"
 
 
+def af_alg() -> str:
+    """A kernel without it says so after the filter."""
+    try:
+        socket.socket(38, socket.SOCK_SEQPACKET).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+    return "asked"
+
+
+def _asked(wrong: int, x86_64: int, aarch64: int, *arguments: object) -> str:
+    """What the kernel looks at only after who asks is wrong: it says `wrong`, and does nothing."""
+    try:
+        syscall(x86_64, aarch64, *arguments)
+    except OSError as error:
+        if error.errno != wrong:
+            raise
+    return "asked"
+
+
+def kexec() -> str:
+    """More segments than there may be."""
+    return _asked(errno.EINVAL, 246, 104, 0, 17, 0, 0)
+
+
+def init_module() -> str:
+    """An image of no bytes."""
+    return _asked(errno.ENOEXEC, 175, 105, 0, 0, b"")
+
+
+def swapon() -> str:
+    """A path that is nowhere in memory."""
+    return _asked(errno.EFAULT, 167, 224, 0, 0)
+
+
+def settimeofday() -> str:
+    """No time, and a zone that is none."""
+    return _asked(errno.EINVAL, 164, 170, 0, ctypes.byref((ctypes.c_int * 2)(10000, 0)))
+
+
 def sethostname() -> str:
     check(LIBC.sethostname(b"attack", ctypes.c_size_t(6)))
     return "set"

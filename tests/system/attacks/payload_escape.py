@@ -6,7 +6,7 @@ import os
 import socket
 import termios
 
-from payload import opens, syscall
+from payload import LIBC, check, opens, syscall
 
 
 def kill_outside() -> str:
@@ -59,6 +59,38 @@ def host_key() -> str:
 
 def node_of_image() -> str:
     return opens("/node", os.O_RDONLY)
+
+
+def _mount(source: bytes, target: bytes, fstype: bytes, flags: int = 0, data: bytes | None = None) -> None:
+    check(LIBC.mount(source, target, fstype, ctypes.c_ulong(flags), data))
+
+
+def place_devpts() -> str:
+    """As the kernel looks for the other end of a pair whose master is bound elsewhere: `pts` beside it."""
+    _mount(b"none", b"/dev/pts", b"tmpfs")
+    os.mkdir("/dev/pts/pts")
+    _mount(b"none", b"/dev/pts/pts", b"devpts", 0, b"newinstance,ptmxmode=0666")
+    os.close(os.open("/dev/pts/ptmx", os.O_CREAT | os.O_WRONLY))
+    _mount(b"/dev/pts/pts/ptmx", b"/dev/pts/ptmx", b"", 4096)  # MS_BIND
+    return "placed"
+
+
+def whose_terminal() -> str:
+    if not os.isatty(0):
+        return "none"
+    return "the attacker's" if os.fstat(0).st_dev == os.stat("/dev/pts/pts").st_dev else "the user's"
+
+
+def cover_proc() -> str:
+    _mount(b"none", b"/proc", b"tmpfs")
+    os.mkdir("/proc/self")
+    os.close(os.open("/proc/self/oom_score_adj", os.O_CREAT | os.O_WRONLY))
+    return "covered"
+
+
+def what_was_written() -> str:
+    with open("/proc/self/oom_score_adj") as file:
+        return f"written: {file.read()}"
 
 
 def place_links() -> str:

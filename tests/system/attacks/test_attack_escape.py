@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import pathlib
 import pty
@@ -19,6 +20,8 @@ import pytest
 from harness import (
     CAPABILITIES,
     EVERY_CAPABILITY,
+    NAME,
+    PIDS,
     SECCOMP,
     Defence,
     Mutant,
@@ -34,10 +37,11 @@ from test_attack_bombs import SAVED_GID
 from test_attack_files import DUMPABLE
 from test_attack_mounts import NODEV
 
+from pyinit.model import DEFAULT_CAPABILITIES
+
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 NETWORK = Defence("network namespace", container='[container.network]\nmode = "host"')
-PIDS = Defence("pid namespace", mutants=(Mutant("launch/clone.py", 'if name != "cgroup"}', 'if name not in ("cgroup", "pid")}'), Mutant("launch/builder.py", "inner_pid=2", "inner_pid=0")))
 PIVOT = Defence("pivot_root", mutants=(Mutant("launch/inside.py", "    mount.pivot_to_cwd()\n", '    os.chroot(".")\n    os.chdir("/")\n'),))
 GROUPS = Defence(
     "/sys/fs/cgroup is read-only",
@@ -45,16 +49,6 @@ GROUPS = Defence(
 )
 INHERITABLE = Defence("the inheritable set is cleared", mutants=(Mutant("launch/inside.py", "    caps.clear_inheritable()\n", ""),))
 KEYRING = Defence("a session keyring of its own", mutants=(Mutant("launch/inside.py", "[_join_keyring]", "[lambda: None]"),))
-OWN_DEV = Defence(
-    "/dev is not the image's", keys=(("readonly_paths", "[]"),),
-    mutants=(
-        Mutant(
-            "launch/apply.py", "                os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)\n",
-            '                if name == "null":\n                    os.symlink("/proc/sys/kernel/domainname", name, dir_fd=dev)\n                    continue\n'
-            "                os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)\n",
-        ),
-    ),
-)  # fmt: skip
 IS_NULL = Defence(
     "/dev/null is looked at before it masks",
     mutants=(Mutant("launch/apply.py", "if not stat.S_ISCHR(seen.st_mode) or seen.st_rdev != os.makedev(1, 3):", "if False:"),),
@@ -66,6 +60,16 @@ RAM_DEV = Defence(
         Mutant("launch/plan.py", '        ops.MountKernel("tmpfs", "/dev", (("mode", "0755"), ("size", "64k"), ("nr_inodes", "1k")), (ops.NOSUID, ops.NOEXEC), at),\n', ""),
     ),
 )
+OWN_DEV = Defence(
+    "/dev is not the image's", keys=(("readonly_paths", "[]"),),
+    mutants=(
+        *RAM_DEV.mutants,
+        Mutant("launch/apply.py", "for name, major, minor in p.DEVICES if", "for name, major, minor in [one for one in p.DEVICES if one[0] not in os.listdir(dev)] if"),
+    ),
+)  # fmt: skip
+IS_DEVPTS = Defence("the folder of a terminal is a devpts, by its magic", mutants=(Mutant("linux/pty.py", "if filesystem_magic(place) != _DEVPTS_SUPER_MAGIC:", "if False:"),))
+SAME_DEVPTS = Defence("the terminal is of that devpts", mutants=(Mutant("linux/pty.py", "if os.fstat(slave).st_dev != os.fstat(place).st_dev:", "if False:"),))
+IS_PROCFS = Defence("a file of /proc is one of a procfs, by its magic", mutants=(Mutant("init/spawn.py", "if mount.filesystem_magic(fd) != mount.PROC_SUPER_MAGIC:", "if False:"),))
 OWN_TTY = Defence("no terminal is opened by a magic link", mutants=(Mutant("init/spawn.py", 'sys.modules["pyinit.linux.mount"].open_plainly(child.tty, os.O_RDWR)', "os.open(child.tty, os.O_RDWR)"),))
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -180,6 +184,30 @@ def to_terminal_by_link(stage: Stage) -> str:
     return on_terminal(stage, 'tty = "/dev/attack-tty"\nrequires = ["place"]', place)
 
 
+def may_mount(text: str) -> str:
+    granted = json.dumps([*DEFAULT_CAPABILITIES, "SYS_ADMIN"])
+    return text.replace("[container.security]\n", f"[container.security]\ncapabilities = {granted}\n")
+
+
+def to_devpts(stage: Stage) -> str:
+    """Root of a container that may mount has put another devpts where `pyinit exec` makes a terminal; refused, the user's own goes on."""
+    box = stage.start(may_mount(stage.config('[services.app]\ncommand = ["/bin/sleep", "1000"]\n', init="")))
+    box.wait_for("app: ready")
+    placed, found = (stage.verb("exec", "-c", NAME, *more, "--", *words(attack, "attack")) for more, attack in (((), payload.place_devpts), (("-t",), payload.whose_terminal)))
+    box.stop()
+    assert answers(placed.stdout)["attack"] == "placed", placed
+    return answers(found.stdout).get("attack", found.stderr)
+
+
+def to_oom_score(stage: Stage) -> str:
+    """A service that may mount has put a folder of its own over /proc, in which the init writes for the next."""
+    cover = service("cover", words(payload.cover_proc, "cover"))
+    text = stage.config(cover + service("app", words(payload.what_was_written, "attack"), 'oom_score_adj = 500\nrequires = ["cover"]'))
+    box = stage.start(may_mount(text))
+    box.wait()
+    return told(box.output)
+
+
 def without_ptrace() -> None:
     LIBC.prctl(24, ctypes.c_ulong(19), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))  # PR_CAPBSET_DROP
 
@@ -203,9 +231,11 @@ ROWS = (
     Row("host-key", "keyrings", "a key of the session that started the container is read", (SECCOMP, KEYRING), "EPERM", "read secret", outside=to_key, alone=("EPERM", "ENOKEY")),
     Row(
         "forged-null", "CVE-2025-31133", "/dev/null of the image is a link to a setting, which would be bound where a mask should be", (OWN_DEV, IS_NULL), "the null device", "the setting",
-        outside=by_null, alone=("the null device", "refused: /dev/null of the container is not the null device"),
+        outside=by_null, container='writable = "tmpfs"', alone=("the null device", "refused: /dev/null of the container is not the null device"),
     ),
     Row("console", "CVE-2025-52565", "/dev/console of the image is a link to what is masked", (RAM_DEV,), "not there", "there", outside=by_console, container='writable = "tmpfs"'),
+    Row("exec-devpts", "CVE-2025-52565", "another devpts is mounted where `pyinit exec -t` makes a terminal", (IS_DEVPTS, SAME_DEVPTS), "the user's", "the attacker's", outside=to_devpts, alone=("the user's", "the user's")),
+    Row("procfs-write", "CVE-2019-16884, CVE-2025-52881", "a service that may mount covers /proc, where the init writes another one's oom_score_adj", (IS_PROCFS,), "refused: Invalid cross-device link", "written: 500", outside=to_oom_score),
     Row("image-node", "mknod", "a device node of the image is opened", (NODEV,), "EACCES", "opened", outside=by_node),
     Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", None)),
     Row("tiocsti-link", "TIOCSTI", "a link to that terminal is what another service gets as its own", (OWN_TTY, SECCOMP), "refused: Too many levels of symbolic links", "typed", outside=to_terminal_by_link),

@@ -105,6 +105,21 @@ def by_working_directory(stage: Stage) -> str:
     return reached(stage, payload.folder, 'working_directory = "{}"', "working_directory failed before exec: Too many levels of symbolic links")
 
 
+def by_exec_folder(stage: Stage) -> str:
+    """`pyinit exec -w`, as a user may be told to."""
+    box = stage.start(stage.config(RUNS, image=image(stage), init=""))
+    box.wait_for("app: up")
+    said, refused = {}, 0
+    numbers = [number for number, place in enumerate(PLACES) if place.startswith("/proc/self")]
+    for number in numbers:
+        done = stage.verb("exec", "-c", NAME, "-w", f"/app{number}", "--", *words(payload.folder, str(number)))
+        said |= answers(done.stdout)
+        refused += done.stderr.endswith("working_directory failed before exec: Too many levels of symbolic links\n")
+    box.stop()
+    host = {"a cgroup of the host's", "the host's interpreter", "the package"} & set(said.values())
+    return "in folders of the host's" if host else f"{refused} of {len(numbers)} refused: ELOOP"
+
+
 def by_stdin(stage: Stage) -> str:
     return reached(stage, payload.standard_input, 'stdin = "file:{}"', ": Too many levels of symbolic links")
 
@@ -166,6 +181,7 @@ ROWS = (
         "cwd-service", "CVE-2024-21626", "working_directory is a symlink of the image's to /proc/self/fd/N", (NO_MAGIC,), REFUSED,
         "/, a cgroup of the host's, the host's interpreter, the package", outside=by_working_directory,
     ),
+    Row("cwd-exec", "CVE-2024-21626", "`pyinit exec -w` of a symlink of the image's to /proc/self/fd/N", (NO_MAGIC,), "38 of 38 refused: ELOOP", "in folders of the host's", outside=by_exec_folder),
     Row("stdin-service", "CVE-2024-21626", "the file of stdin is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC_STDIN,), REFUSED, "a file of the init's, a pipe of the init's, something of the init's", outside=by_stdin),
     Row("socket-folder", "CVE-2024-21626", "the folder of a socket is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC_SOCKET,), "refused: ELOOP", "made on the host",
         outside=by_socket),

@@ -189,8 +189,8 @@ ROWS = (
         "parse-hosts", "newline in hosts", "a name and an address of `hosts` with a second line for /etc/hosts",
         off(
             "a host name's letters; an address is numeric",
-            Mutant("config/container.py", "        if not _is_hostname(name):", "        if False:"),
-            Mutant("config/container.py", "        if not is_address(address):", "        if False:"),
+            Mutant("config/network.py", "        if not is_hostname(name):", "        if False:"),
+            Mutant("config/network.py", "        if not addresses.bits_of(address):", "        if False:"),
         ),
         "exit 100", "forged: login bank", outside=hosts,
     ),
