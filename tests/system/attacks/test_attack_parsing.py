@@ -189,7 +189,7 @@ ROWS = (
         "parse-hosts", "newline in hosts", "a name and an address of `hosts` with a second line for /etc/hosts",
         off(
             "a host name's letters; an address is numeric",
-            Mutant("config/network.py", "        if not is_hostname(name):", "        if False:"),
+            Mutant("config/network.py", "        elif not is_hostname(name):", "        elif False:"),
             Mutant("config/network.py", "        if not addresses.bits_of(address):", "        if False:"),
         ),
         "exit 100", "forged: login bank", outside=hosts,
