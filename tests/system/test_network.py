@@ -125,7 +125,7 @@ def test_who_routes_to_a_container_reaches_its_published_ports_alone(lab):
     lab.start(BOTH.replace("pyinit-t1", "pyinit-t2").replace("92", "93"), "other")
     lab.start(BOTH.replace("pyinit-t1", "pyinit-t3").replace("92", "94") + "nat = false\n", "open")
     web, app, other = lab.inside(), lab.inside("app"), lab.inside("other")
-    with netlab.routes("10.92.0.0/22", "fd92::/64", "fd94::/64"):
+    with netlab.routes("10.92.0.0/14", "fd92::/64", "fd94::/64"):
         for place, name in ((web, "web"), (app, "app")):
             for address in lab.addresses(name):
                 with place.listen(address, 80):
