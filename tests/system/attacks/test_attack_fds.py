@@ -211,7 +211,13 @@ def by_kept(stage: Stage) -> str:
 def by_notify(stage: Stage) -> str:
     box = replaced(stage, RUNS + SPEAKS, "speaks: speaks", "notify/speaks")
     before = os.fstat(box.process.stdout.fileno()).st_uid
-    stage.verb("restart", "-c", NAME, "speaks")
+    stage.verb("restart", "--no-wait", "-c", NAME, "speaks")  # one that is refused is tried again and again
+
+    def is_settled() -> bool:
+        box.read(0.05)
+        return os.fstat(box.process.stdout.fileno()).st_uid == LENT or "another file took its place" in box.output
+
+    wait_until(is_settled, "the socket is made, or refused")
     owner = os.fstat(box.process.stdout.fileno()).st_uid
     box.stop()
     assert before != LENT

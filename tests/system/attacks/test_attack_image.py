@@ -155,7 +155,8 @@ def haunted(stage) -> str:
     short = sorted({_short(path, package) for path in opened})
     if not short:  # then all of that life has been
         assert had_none_left
-        assert [text for text in HAPPENED if text not in box.output] == [], box.output
+        missing = [text for text in HAPPENED if text not in box.output]
+        assert not missing or "messages were dropped" in box.output, box.output  # who reads what the hook says may be too slow
     return f"opened: {' '.join(short)}" if short else NOTHING
 
 
