@@ -244,7 +244,8 @@ def test_an_address_that_is_taken_is_refused(bench, busybox):
     line = text.splitlines().index("[container.network]") + 1
     where = f"pyinit: {bench.folder}/b/services.toml:{line}: container.network.address: "
     assert second.output == where + "10.92.7.2 is taken by container pyinit-test; choose another\n"
-    third = bench.start(text.replace("10.92.7.2", "10.92.7.1"), name="b/services.toml")
+    other = text.replace('gateway = "10.92.7.1"', 'gateway = "10.92.7.9"')
+    third = bench.start(other.replace("10.92.7.2", "10.92.7.1"), name="b/services.toml")
     assert third.wait() == 111
     assert third.output == where + "10.92.7.1 is this host's own; choose another\n"
     assert first.stop() == 0
