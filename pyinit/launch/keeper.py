@@ -75,7 +75,7 @@ class _Kept:
 
     def _revive(self) -> int:
         """Start it; the pidfd of who puts what it makes in place. OSError."""
-        raise NotImplementedError
+        raise NotImplementedError  # of each kind of program
 
     def fds(self) -> list[int]:
         return [fd for fd in (self._program.pidfd, self._program.errors, self._placing) if fd >= 0]
