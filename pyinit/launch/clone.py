@@ -112,7 +112,9 @@ def _copy_file(fd: int, *, is_of_all: bool) -> int:
 
     `is_of_all`: who reads it may be another than root, whose the file is.
     """
-    if (is_of_all or mount.refused_mounts()) and os.fstat(fd).st_nlink:
+    if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+        return os.dup(fd)
+    if is_of_all or mount.refused_mounts() or not os.fstat(fd).st_nlink:  # another start may have put a new one in its place
         import fcntl  # for those few
 
         memory = os.memfd_create("pyinit-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -120,4 +122,4 @@ def _copy_file(fd: int, *, is_of_all: bool) -> int:
             pass
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
         return memory
-    return mount.detached_copy(f"/proc/self/fd/{fd}", _ATTRIBUTES) if os.fstat(fd).st_nlink else os.dup(fd)
+    return mount.detached_copy(f"/proc/self/fd/{fd}", _ATTRIBUTES)
