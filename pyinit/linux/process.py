@@ -6,6 +6,7 @@ Law: clone3 here runs none of CPython's fork hooks, so the caller has one thread
 
 import errno
 import fcntl
+import gc
 import os
 import select
 import struct
@@ -81,7 +82,12 @@ def close_from(lowest: int) -> None:
 
 
 def close_all_but(keep: set[int]) -> None:
-    """Close every fd that is not in `keep`; the import path's own fds (launch/clone.py) stay, too."""
+    """Close every fd that is not in `keep`; the import path's own fds (launch/clone.py) stay, too.
+
+    For a fork that goes on as Python. Objects of its parent still have the numbers: no collection may end one, for
+    it would close whatever has the number by then.
+    """
+    gc.freeze()
     kept = set(keep)
     for path in (*sys.path, __file__):
         parts = path.split("/")
