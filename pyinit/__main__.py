@@ -66,6 +66,14 @@ def _dispatch(words: list[str]) -> int:
         from pyinit.cli import single
 
         return single.run(words, globals().get("MASK"))  # that we were started with, if it is another by now
+    if os.path.basename(sys.argv[0]) == "init" and first not in VERBS:
+        from pyinit.cli import asinit
+
+        if os.getpid() != 1 and first and not first.startswith("-"):
+            return asinit.ask(words)
+        if os.getpid() == 1:
+            words = asinit.own_words(words)
+            first = words[0] if words else ""
     if first in ("--version", "-V"):
         from pyinit import __version__
 

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 
 import pytest
 
+from pyinit import __main__
 from pyinit.cli import events, logs, pause, ps, services, shutdown, stats, status, update
 from pyinit.cli import list as list_verb
 from pyinit.control import places
@@ -410,3 +412,30 @@ def test_update_refuses(init, words, text):
     with pytest.raises(UsageError) as caught:
         update.run(words)
     assert str(caught.value) == text
+
+
+def test_levels_of_init_are_asked_of_the_pid_1_that_runs(init, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/sbin/init", "0"])
+    asked = init({"ok": True})
+    assert (__main__.main(), asked) == (0, [{"verb": "shutdown"}])
+
+    monkeypatch.setattr("sys.argv", ["/sbin/init", "q"])
+    asked = init({"ok": True, "added": [], "removed": [], "restarted": [], "changed": []})
+    assert (__main__.main(), asked) == (0, [{"verb": "reload"}])
+
+
+def test_a_reboot_is_a_signal_to_who_answers(init, monkeypatch):
+    with _heard(signal.SIGRTMIN + 5) as heard:
+        monkeypatch.setattr("sys.argv", ["init", "6"])
+        asked = init({"ok": True, "init": {**INIT, "pid": os.getpid()}, "services": []})
+        assert (__main__.main(), asked) == (0, [{"verb": "status"}])
+        assert heard() == signal.SIGRTMIN + 5
+
+
+@contextlib.contextmanager
+def _heard(number):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield lambda: signal.sigtimedwait({number}, 5).si_signo
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
