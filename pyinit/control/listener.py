@@ -1,31 +1,29 @@
 """The listening side of the control socket: where it is bound, and who may come in.
 
-Owns the socket file. Must not know requests. Law: another pyinit's socket, and what is no socket, is never taken away.
+Owns the socket file. Must not know requests. Laws: another pyinit's socket, and what is no socket, is never taken away;
+PID 1 binds one where root inside can put links: none leads out, for all is done by the folder's fd.
 """
 
 import os
 import stat
 import struct
 
-from pyinit.control.places import short
 from pyinit.errors import EXIT_SYSTEM, ControlError
+from pyinit.linux import mount
 from pyinit.linux import sock as socket
 
 
 def bind(path: str) -> int:
     """fd of a unix socket bound to `path`, 0600, its folder made; ControlError if another pyinit listens there."""
-    folder = os.path.dirname(path) or "."
+    folder, name = os.path.split(path)
     try:
-        os.makedirs(folder, 0o700, exist_ok=True)
-        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = mount.folder_plainly(os.path.abspath(folder), 0o700)
     except OSError as error:
         raise ControlError(f"the control socket {path}: {folder}: {error.strerror}", exit_code=EXIT_SYSTEM) from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)  # so that there is no moment with another mode
     try:
-        address = short(path, place)
-        _make_way(path, address)
-        sock.bind(address)
+        mount.in_folder(place, lambda: _bind(sock, name, path))
     except ControlError:
         sock.close()
         raise
@@ -38,18 +36,24 @@ def bind(path: str) -> int:
     return sock.detach()
 
 
-def _make_way(path: str, address: str) -> None:
+def _bind(sock: socket.socket, name: str, path: str) -> None:
+    """In its folder."""
+    _make_way(name, path)
+    sock.bind(name)
+
+
+def _make_way(name: str, path: str) -> None:
     try:
-        seen = os.lstat(path)
+        seen = os.lstat(name)
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(seen.st_mode):
         raise ControlError(f"{path} is in the way and is no socket: remove it", exit_code=EXIT_SYSTEM)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.setblocking(False)  # noqa: FBT003 - no keywords there
-        if probe.connect_ex(address) in (0, 11):
+        if probe.connect_ex(name) in (0, 11):
             raise ControlError(f"a pyinit is listening on {path} already: stop it, or give this one another control_socket", exit_code=EXIT_SYSTEM)
-    os.unlink(path)
+    os.unlink(name)
 
 
 def stranger(sock: socket.socket) -> int:

@@ -2,7 +2,8 @@
 
 Owns LOG_DIR/NAME/: `current` and its archives, `current.err` and its archives. Must not know lines. Laws: names sort
 by the time of their rotation; an archive is there under its name or, once its compressed copy is whole, under that
-with `.gz`; one file at a time is compressed, by a process of lowest priority.
+with `.gz`; one file at a time is compressed, by a process of lowest priority; all of it is done by the folder's fd, so that
+no link in its place leads elsewhere.
 """
 
 import os
@@ -23,6 +24,7 @@ _PART = ".part"
 _BLOCK = 1 << 16
 _GZIP_WBITS = 31
 _LOWEST = 19
+_FOLDER_MODE = 0o750
 
 
 def current_name(stream: str) -> str:
@@ -54,6 +56,25 @@ def archives(folder: str | int, stream: str = "stdout") -> list[str]:
     return [found[bare] for bare in sorted(found)]
 
 
+class Folder:
+    """A log's own, by an fd that its names are read with, but ELOOP by a link to /proc/PID/fd: there what is made is the host's."""
+
+    def __init__(self, path: str, *, make: bool = False) -> None:
+        """`make`: it, and the one that it is in, if they are missing."""
+        from pyinit.linux import mount  # for those who write files
+
+        if make:
+            for one in (os.path.dirname(path), path):
+                os.close(mount.folder_plainly(one, _FOLDER_MODE))
+        self._fd = mount.open_plainly(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
 class Archives:
     """Those of one stream. `rotated(path)` hears of each new one that is to be compressed."""
 
@@ -66,48 +87,57 @@ class Archives:
 
     def add(self, current_bytes: int) -> None:
         """`current` becomes an archive; before it the oldest go, so that there are never too many. OSError."""
-        old = archives(self.folder, self._stream)
+        with Folder(self.folder) as folder:
+            self._add(folder, current_bytes)
+
+    def _add(self, folder: int, current_bytes: int) -> None:
+        old = archives(folder, self._stream)
         if old and not self._last_us:
             self._last_us = archive_time(old[-1])
         many = max(0, len(old) - self._spec.keep + 1)
         if self._spec.total_size_bytes:
             room = self._spec.total_size_bytes - current_bytes - self._spec.max_size_bytes  # the new archive, the new file
-            sizes = [self._size(name) for name in old]
+            sizes = [_size(folder, name) for name in old]
             while many < len(old) and sum(sizes[many:]) > room:
                 many += 1
         for name in old[:many]:
-            self._remove(name)
-        path = f"{self.folder}/{self._new_name()}"
+            _remove(folder, name)
+        name = self._new_name(folder)
         with contextlib.suppress(FileNotFoundError):  # someone took it away: begin a new one
-            os.rename(f"{self.folder}/{current_name(self._stream)}", path)
+            os.rename(current_name(self._stream), name, src_dir_fd=folder, dst_dir_fd=folder)
             if self._rotated is not None:
-                self._rotated(path)
+                self._rotated(f"{self.folder}/{name}")
 
     def drop_oldest(self) -> bool:
         """On a disk that is smaller than what is to be kept the newest lines are worth more than the oldest."""
-        for name in archives(self.folder, self._stream)[:1]:
-            self._remove(name)
-            return True
+        with Folder(self.folder) as folder:
+            for name in archives(folder, self._stream)[:1]:
+                _remove(folder, name)
+                return True
         return False
 
-    def _remove(self, name: str) -> None:
-        for one in {name, name.removesuffix(GZIP), name.removesuffix(GZIP) + GZIP}:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self.folder}/{one}")
-
-    def _size(self, name: str) -> int:
-        try:
-            return os.stat(f"{self.folder}/{name}").st_size
-        except FileNotFoundError:  # it has just been compressed
-            return 0
-
-    def _new_name(self) -> str:
+    def _new_name(self, folder: int) -> str:
         """Of now, and behind the last one's, should the clock have been set back."""
         while True:
             self._last_us = max(time.time_ns() // 1000, self._last_us + 1)
             name = archive_name(self._last_us, self._stream)
-            if not os.path.lexists(f"{self.folder}/{name}"):
+            try:
+                os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
                 return name
+
+
+def _remove(folder: int, name: str) -> None:
+    for one in {name, name.removesuffix(GZIP), name.removesuffix(GZIP) + GZIP}:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(one, dir_fd=folder)
+
+
+def _size(folder: int, name: str) -> int:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+    except FileNotFoundError:  # it has just been compressed
+        return 0
 
 
 class Compressor:
@@ -126,11 +156,11 @@ class Compressor:
 
     def take_over(self, folder: str, stream: str) -> None:
         """What an earlier logger left: half a copy is removed, and what has none gets it."""
-        with contextlib.suppress(OSError):
-            for name in os.listdir(folder):
+        with contextlib.suppress(OSError), Folder(folder) as place:
+            for name in os.listdir(place):
                 if name.startswith(_MARK) and name.endswith(_PART) and (_ERR + GZIP in name) == (stream == "stderr"):
-                    os.unlink(f"{folder}/{name}")
-            for name in archives(folder, stream):
+                    os.unlink(name, dir_fd=place)
+            for name in archives(place, stream):
                 if not name.endswith(GZIP):
                     self.add(f"{folder}/{name}")
 
@@ -158,6 +188,8 @@ class Compressor:
     def _next(self) -> None:
         if self.pidfd >= 0 or not self._queue:
             return
+        from pyinit.linux import mount  # noqa: F401 - now, and not in the child
+
         self._path = self._queue.pop(0)
         try:
             pid, self.pidfd = process.clone(0)
@@ -186,12 +218,19 @@ def _child(path: str) -> None:
 
 def compress(path: str) -> None:
     """`path` becomes `path.gz`, with its mode and time, whole or not at all. OSError."""
+    folder, name = os.path.split(path)
+    with Folder(folder) as place:
+        _compress(place, name)
+
+
+def _compress(folder: int, name: str) -> None:
     import zlib  # in a process of its own; loaded before the pivot where a config asks for it (launcher)
 
-    part = f"{path}{GZIP}.{os.getpid()}{_PART}"  # one that a killed logger left is never taken for ours
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # no waiting for a FIFO in its place
+    part = f"{name}{GZIP}.{os.getpid()}{_PART}"  # one that a killed logger left is never taken for ours
+    source = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)  # no waiting for a FIFO in its place
     seen = os.fstat(source)
-    target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, seen.st_mode & 0o777)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    target = os.open(part, flags, seen.st_mode & 0o777, dir_fd=folder)
     try:
         packer = zlib.compressobj(wbits=_GZIP_WBITS)
         with open(target, "wb", closefd=False) as out:
@@ -200,12 +239,12 @@ def compress(path: str) -> None:
             out.write(packer.flush())
         os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
         os.fsync(target)
-        os.stat(path)  # removed meanwhile: its copy is not wanted either
-        os.rename(part, path + GZIP)
-        os.unlink(path)
+        os.stat(name, dir_fd=folder, follow_symlinks=False)  # removed meanwhile: its copy is not wanted either
+        os.rename(part, name + GZIP, src_dir_fd=folder, dst_dir_fd=folder)
+        os.unlink(name, dir_fd=folder)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(part)
+            os.unlink(part, dir_fd=folder)
         raise
     finally:
         os.close(target)

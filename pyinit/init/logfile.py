@@ -3,7 +3,8 @@
 Owns the file that is current. Must not know pipes, stamps or readers. Laws: what is about to be written is in the
 journal before the write, so that a successor sees by the file's size how far it came; a line is never split over two
 files, unless it alone is longer than a file may be; no file is ever larger than `max_size`; a full disk costs the
-oldest archives first; what can't be written is dropped, and the next `put` is tried after a second.
+oldest archives first; what can't be written is dropped, and the next `put` is tried after a second; a link that takes the
+folder's place at any time leads nowhere: what is made, renamed and removed is so by the folder's fd.
 """
 
 import errno
@@ -13,12 +14,12 @@ import time
 from _collections_abc import Callable
 
 from pyinit.init import render
-from pyinit.init.archives import Archives, current_name
+from pyinit.init.archives import Archives, Folder, current_name
 from pyinit.init.journal import Record
 from pyinit.model import LogSpec
 
 RETRY_S = 1.0  # after a trouble; a disk that is full should not be asked for every chunk
-_MODE, _FOLDER_MODE = 0o640, 0o750
+_MODE = 0o640
 _MOST_MARGIN = 1 << 16
 _NS = 1_000_000_000
 _FIRST_LINE = 512
@@ -31,7 +32,8 @@ class LogFile:
         self.folder = folder
         self.trouble = 0
         self.news = ""  # a trouble that nobody has been told of
-        self._path = f"{folder}/{current_name(stream)}"
+        self._name = current_name(stream)
+        self._path = f"{folder}/{self._name}"
         self._archives = Archives(folder, stream, spec, rotated if spec.compress else None)
         self._most_bytes = spec.max_size_bytes
         self._max_age_ns = int(spec.max_age_s * _NS)
@@ -116,13 +118,13 @@ class LogFile:
         if self._fd >= 0 and self._is_in_place():
             return
         self.close()
-        _make(self.folder)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = os.open(self._path, flags, _MODE)
+        with Folder(self.folder, make=True) as folder:
+            fd = os.open(self._name, flags, _MODE, dir_fd=folder)
         seen = os.fstat(fd)
         if not stat.S_ISREG(seen.st_mode):  # a FIFO would stop us, and with us every service
             os.close(fd)
-            raise OSError(errno.EINVAL, f"{os.path.basename(self._path)} is no regular file")
+            raise OSError(errno.EINVAL, f"{self._name} is no regular file")
         self._fd, self._dev, self._ino, self.size = fd, seen.st_dev, seen.st_ino, seen.st_size
         self.is_mid_line = self.size > 0 and os.pread(fd, 1, self.size - 1) != b"\n"
         if self._max_age_ns:
@@ -169,11 +171,3 @@ class LogFile:
         self._archives.add(self.size)
         self.close()
         self._open()
-
-
-def _make(folder: str) -> None:
-    """The folder and the one it is in, but ELOOP by a link to /proc/PID/fd: there a folder made is a group of the host's."""
-    from pyinit.linux import mount  # for those who write files
-
-    for path in (os.path.dirname(folder), folder):
-        os.close(mount.folder_plainly(path, _FOLDER_MODE))

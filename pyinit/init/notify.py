@@ -2,8 +2,8 @@
 
 Owns the sockets. Must not know what a message leads to. Laws: nobody else can speak for a service, since the socket
 is its user's; messages are read before their senders are reaped; an fd that nobody asked to keep is closed, and no close
-waits; whoever may write to the folder may put a link in its place, or in a socket's: none of them is followed. (That no fds
-come at all, SO_PASSRIGHTS, is no way out: sd_notify_barrier(3) sends one, and systemd-notify calls it.)
+waits; whoever may write to the folder may put a link in its place, or in a socket's, at any time: none of them is followed,
+for all is done by the folder's fd. (That no fds come at all, SO_PASSRIGHTS, is no way out: sd_notify_barrier(3) sends one, and systemd-notify calls it.)
 """
 
 import errno
@@ -113,7 +113,8 @@ class Notify:
             os.chown(name, uid, -1, dir_fd=folder, follow_symlinks=False)  # by no /proc/self/fd: there may be no procfs
 
     def _make(self, name: str) -> tuple[socket.socket, str]:
-        path = f"{self._folder}/{name}"
+        from pyinit.linux import mount  # as below
+
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             with _Opened(self._folder, make=True) as folder:
@@ -122,13 +123,13 @@ class Notify:
                     os.unlink(name, dir_fd=folder)
                 mask = os.umask(0o177)  # its mode from the beginning: a chmod would follow a link
                 try:
-                    sock.bind(path)
+                    mount.in_folder(folder, lambda: sock.bind(name))
                 finally:
                     os.umask(mask)
         except OSError:
             sock.close()
             raise
-        return sock, path
+        return sock, f"{self._folder}/{name}"
 
 
 class _Opened:

@@ -129,7 +129,7 @@ class Init:
             self.loop.run()
         self.server.close()
         with contextlib.suppress(OSError):  # it may lie on what has become read-only, or have been removed
-            os.unlink(self._control_path)
+            sockets.remove(self._control_path)
         self.reloading.close()
         self.updates.close()
         self.alarms.close()

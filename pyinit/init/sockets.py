@@ -3,6 +3,10 @@
 Owns the listening sockets of all services. Must not know when a service runs. Laws: each is bound once, and kept
 until its service is gone or its config differs; a unix socket has its mode and owner before anyone can reach it;
 what an earlier process left in the way is replaced only if nobody listens there. Source: sd_listen_fds(3).
+
+A socket is bound by its path, which services compare with what getsockname(2) says (sd_is_socket(3), nginx), and there is
+no bindat(2): a link that takes its folder's place in that very moment leads it astray. It is found out, and the service is
+refused; what is left is a socket's file of mode 0 elsewhere, whose other end is closed.
 """
 
 import errno
@@ -121,7 +125,7 @@ def _bind_local(sock: socket.socket, one: SocketSpec, uid: int, gid: int) -> Non
     folder = _folder(os.path.dirname(one.path))
     try:
         with contextlib.suppress(FileNotFoundError):
-            _make_way(one.path, folder)
+            _make_way(name, folder)
         mask = os.umask(0o777)  # nobody reaches it before its owner and mode are set
         try:
             sock.bind(one.path)
@@ -147,25 +151,32 @@ def _folder(path: str) -> int:
     return mount.folder_plainly(path)
 
 
-def _make_way(path: str, folder: int) -> None:
-    name = os.path.basename(path)
+def _make_way(name: str, folder: int) -> None:
+    from pyinit.linux import mount  # as above
+
     if not stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         raise OSError(errno.EEXIST, "it is in the way and is no socket: remove it")
+    mount.in_folder(folder, lambda: _ask(name))
+    os.unlink(name, dir_fd=folder)
+
+
+def _ask(name: str) -> None:
+    """EADDRINUSE if somebody listens there."""
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         with socket.socket(socket.AF_UNIX, kind | _FLAGS) as probe:
-            if probe.connect_ex(path) in (0, errno.EAGAIN):
+            if probe.connect_ex(name) in (0, errno.EAGAIN):
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(name, dir_fd=folder)
 
 
 def _close(one: SocketSpec, fd: int) -> None:
     os.close(fd)
     if one.type.startswith("unix"):
         with contextlib.suppress(OSError):
-            _remove(one.path)
+            remove(one.path)
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
+    """Its file, whatever a link says that has taken its folder's place; OSError."""
     from pyinit.linux import mount  # loaded when it was bound
 
     folder = mount.open_plainly(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)

@@ -10,6 +10,7 @@ these calls are the same on every architecture but alpha.
 
 import errno
 import os
+from _collections_abc import Callable
 
 from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check, syscall
@@ -240,6 +241,25 @@ def folder_plainly(path: str, mode: int = 0o777) -> int:
     finally:
         os.close(parent)
     return open_plainly(path, os.O_PATH | os.O_DIRECTORY)
+
+
+def in_folder(folder: int, call: Callable[[], None]) -> None:
+    """`call` with the folder behind an fd as the current one, for calls that know no dir_fd (bind(2), connect(2)), and back.
+
+    Who may not look into where it stands (another user's folder) finds nothing from there either: it stands at / from then on.
+    """
+    try:
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        before = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(folder)
+        try:
+            call()
+        finally:
+            os.chdir(before)
+    finally:
+        os.close(before)
 
 
 def mountinfo(fd: int, proc: str = "/proc/self") -> list[str]:

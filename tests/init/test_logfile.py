@@ -6,6 +6,7 @@ import select
 import signal
 
 import pytest
+from just_before import just_before
 
 from pyinit.init import archives as archives_module
 from pyinit.init import logfile
@@ -307,3 +308,49 @@ def test_an_archive_counts_once_whether_it_is_compressed_or_not_yet(tmp_path):
         (tmp_path / name).touch()
     assert archives(str(tmp_path)) == ["@1", "@2.gz", "@3"]
     assert archives(str(tmp_path), "stderr") == ["@2.err", "@4.err.gz"]
+
+
+@pytest.fixture
+def swapped(tmp_path):
+    """A log's folder, one that we have open beside it, and what puts a link to that in its place."""
+    log, elsewhere = tmp_path / "log", tmp_path / "elsewhere"
+    log.mkdir()
+    elsewhere.mkdir()
+    fd = os.open(elsewhere, os.O_PATH | os.O_DIRECTORY)
+
+    def swap() -> None:
+        os.rename(log, tmp_path / "moved")
+        log.symlink_to(f"/proc/self/fd/{fd}")
+
+    yield log, elsewhere, swap
+    os.close(fd)
+
+
+def test_no_file_is_made_where_a_link_leads_that_has_just_taken_the_folders_place(swapped):
+    folder, elsewhere, swap = swapped
+    with just_before("open", swap, lambda path: str(path).endswith("current")):
+        put(log_in(folder), b"x\n")
+    assert (os.listdir(elsewhere), os.listdir(folder.parent / "moved")) == ([], ["current"])
+
+
+@pytest.mark.parametrize("event", ["os.rename", "os.remove"])
+def test_no_rotation_takes_place_where_such_a_link_leads(swapped, event):
+    folder, elsewhere, swap = swapped
+    old = "@20261124T100000.000000"
+    for place in (folder, elsewhere):
+        (place / old).write_text("old\n")
+        (place / "current").write_text("mine\n")
+    log = log_in(folder, max_size=10, keep=1)
+    with just_before(event, swap):
+        put(log, b"a line\n")
+    assert {path.name: path.read_text() for path in elsewhere.iterdir()} == {old: "old\n", "current": "mine\n"}
+
+
+def test_no_archive_is_compressed_where_such_a_link_leads(swapped):
+    folder, elsewhere, swap = swapped
+    name = "@20261124T100000.000000"
+    for place in (folder, elsewhere):
+        (place / name).write_text(f"{place.name}\n")
+    with just_before("open", swap, lambda path: str(path).endswith(name)):
+        compress(f"{folder}/{name}")
+    assert (os.listdir(elsewhere), os.listdir(folder.parent / "moved")) == ([name], [f"{name}.gz"])

@@ -368,8 +368,8 @@ def test_those_who_follow_a_killed_logger_s_successor_hear_what_is_not_in_the_fi
     os.write(world.pipe[1], b"in the file\nin the next one\n")
     rename = os.rename
 
-    def die(*names: str) -> None:
-        rename(*names)
+    def die(*names: str, **folders: int) -> None:
+        rename(*names, **folders)
         raise Killed
 
     with monkeypatch.context() as patch:

@@ -5,6 +5,7 @@ import socket
 import stat
 
 import pytest
+from just_before import just_before
 from turns import Turns
 
 from pyinit.init.notify import Notify, wants
@@ -143,3 +144,27 @@ def test_nothing_is_removed_behind_such_a_link(tmp_path, turns, elsewhere):
     (tmp_path / "notify").symlink_to(place)
     notify.close()
     assert (os.listdir(folder), (folder / "web").read_text()) == (["web"], "mine")
+
+
+def test_a_folder_that_becomes_such_a_link_while_the_socket_is_made_gets_none(tmp_path, turns, elsewhere):
+    folder, place = elsewhere
+
+    def replace() -> None:
+        os.rename(tmp_path / "notify", tmp_path / "moved")
+        (tmp_path / "notify").symlink_to(place)
+
+    notify = Notify(turns.loop, str(tmp_path), turns.answer)
+    with just_before("socket.bind", replace), pytest.raises(OSError) as caught:
+        notify.prepare(SPEC, os.getuid())
+    notify.close()
+    assert str(caught.value) == f"[Errno 40] Too many levels of symbolic links: '{tmp_path}/notify'"
+    assert (os.listdir(folder), os.listdir(tmp_path / "moved")) == ([], ["web"])
+
+
+def test_who_makes_a_socket_stands_where_it_stood(notify, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    notify.prepare(SPEC, os.getuid())
+    assert os.getcwd() == str(tmp_path / "mine")
+    monkeypatch.chdir("/")
+    (tmp_path / "mine").rmdir()

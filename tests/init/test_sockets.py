@@ -5,6 +5,7 @@ import socket
 import stat
 
 import pytest
+from just_before import just_before
 
 from pyinit.init.privileges import RefusedError
 from pyinit.init.sockets import Sockets, inherited, variables
@@ -120,3 +121,22 @@ def test_nothing_is_removed_behind_a_link_to_what_we_have_open(sockets, tmp_path
     sockets.forget("web")
     os.close(fd)
     assert os.listdir(elsewhere) == ["a.sock"]
+
+
+def test_a_link_does_not_make_a_socket_seem_that_nobody_listens_on(sockets, tmp_path):
+    """It takes the folder's place while the one in there is asked, which somebody listens on."""
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    run.mkdir()
+
+    def replace() -> None:
+        os.rename(run, tmp_path / "moved")
+        run.symlink_to(elsewhere)
+
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{run}/a.sock")
+        other.listen()
+        with just_before("socket.connect", replace), pytest.raises(RefusedError) as caught:
+            sockets.bind(service(SocketSpec("a", "unix", path=f"{run}/a.sock", origin=AT)), nobody)
+    assert str(caught.value) == f"s.toml:5: socket a: {run}/a.sock: Address already in use; another process listens there; stop it, or choose another address"
+    assert os.listdir(tmp_path / "moved") == ["a.sock"]

@@ -37,7 +37,7 @@ NO_MAGIC_SOCKET = Defence(
     ),
 )  # fmt: skip
 
-NO_MAGIC_LOG = Defence("no folder of logs is found by a magic link", mutants=(Mutant("init/logfile.py", "        _make(self.folder)\n", "        os.makedirs(self.folder, exist_ok=True)\n"),))
+NO_MAGIC_LOG = Defence("no folder of logs is found by a magic link", mutants=(Mutant("init/archives.py", "                os.close(mount.folder_plainly(one, _FOLDER_MODE))\n", "                os.makedirs(one, exist_ok=True)\n"),))
 
 
 KEPT_NEW = Defence(
