@@ -1,13 +1,14 @@
 """`pyinit enter [-c NAME] [-- COMMAND]`: a shell in a container whose PID 1 is not asked.
 
 Owns the words, and where we are executed from. Must not know the way in (launch/enter.py). Law: who is in a container, and
-is to execute what the image says, was itself executed from a read-only mount: there is no writing to /proc/PID/exe then.
+is to execute what the image says, was itself executed from a read-only mount, or as an ordinary user from sealed memory:
+there is no writing to /proc/PID/exe then.
 """
 
 import os
 import sys
 
-from pyinit.errors import EXIT_OK, ControlError, UsageError
+from pyinit.errors import EXIT_OK, UsageError
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pyinit.launch.enter import Target
 
 _USAGE = """\
-usage: pyinit enter [-c NAME] [OPTION...] [-- COMMAND [ARGUMENT...]]
+usage: pyinit enter [-c NAME | --socket PATH] [OPTION...] [-- COMMAND [ARGUMENT...]]
 
 Run a command, or root's shell of the image, inside all namespaces of a container, under its limits, capabilities and
 filters, without asking its PID 1: that may be stuck. Its exit code is ours, 128 plus the number of a signal.
@@ -41,15 +42,15 @@ def run(arguments: list[str]) -> int:
     words = exec_.parse("enter", arguments, _USAGE)
     if words is None:
         return EXIT_OK
-    if words.names or words.chosen.values.get("--socket"):
-        what = words.names[0] if words.names else "--socket"
-        raise UsageError(f"enter {what}: expected a container by -c NAME, and a command behind --")
+    if words.names:
+        raise UsageError(f"enter {words.names[0]}: expected a container by -c NAME, and a command behind --")
     os.close(int(str(sys._xoptions[_MARK])))  # the mount lasts as long as something is executed from it
     from pyinit.control import places
     from pyinit.init.shell import Wishes
     from pyinit.launch import enter
 
-    target = enter.find(places.find(words.chosen.values.get("-c")))
+    socket = words.chosen.values.get("--socket")
+    target = enter.find(places.at(socket) if socket else places.find(words.chosen.values.get("-c")))
     wishes = Wishes(words.user, words.directory, tuple(words.environment.items()))
     return _on_terminal(target, words, wishes) if words.tty else _on_pipes(target, words, wishes)
 
@@ -60,12 +61,25 @@ def _go_on_from_a_copy() -> None:
     program = os.path.realpath(sys.executable)
     attributes = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
     try:
-        tree = mount.detached_copy(os.path.dirname(program), attributes)
-    except PermissionError:
-        raise ControlError("enter: it takes the root of this host: try as root") from None
-    os.set_inheritable(tree, True)  # noqa: FBT003 - no keywords there
+        fd = mount.detached_copy(os.path.dirname(program), attributes)
+        path = f"/proc/self/fd/{fd}/{os.path.basename(program)}"
+    except PermissionError:  # an ordinary user makes no mount here, and root in his container would be whose the program may be
+        fd = _sealed(program)
+        path = f"/proc/self/fd/{fd}"
+    os.set_inheritable(fd, True)  # noqa: FBT003 - no keywords there
     own, *rest = sys.orig_argv
-    os.execve(f"/proc/self/fd/{tree}/{os.path.basename(program)}", [own, "-X", f"{_MARK}={tree}", *rest], os.environ)
+    os.execve(path, [own, "-X", f"{_MARK}={fd}", *rest], os.environ)
+
+
+def _sealed(path: str) -> int:
+    """A copy in memory that nobody can write to."""
+    from pyinit.launch import clone  # as above
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return clone.sealed(fd, "pyinit-enter")
+    finally:
+        os.close(fd)
 
 
 def _on_terminal(target: "Target", words: "Words", wishes: "Wishes") -> int:

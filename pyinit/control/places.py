@@ -1,7 +1,8 @@
 """Where running containers are found on a host.
 
 Owns the folders and their meaning. Must not know what a container is made of. Laws: `lock` is held while monitor or
-PID 1 lives, so a free one is a stale folder; without root nobody else's folder is trusted.
+PID 1 lives, so a free one is a stale folder; without root nobody else's folder is trusted; no file in one is waited for,
+since root may be shown another's.
 """
 
 import fcntl
@@ -16,6 +17,8 @@ from pyinit.records import NamedTuple
 CONTROL_SOCKET = "control.sock"
 _LONGEST_PATH = 107  # of a unix socket's address
 INSIDE = "/run/pyinit/control.sock"
+_TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_DIGITS = 20
 
 
 class Running(NamedTuple):
@@ -73,7 +76,7 @@ def running() -> list[Running]:
 
 def _is_locked(path: str) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, _TO_READ)
     except OSError:
         return False
     try:
@@ -87,9 +90,14 @@ def _is_locked(path: str) -> bool:
 
 def read_pid(path: str) -> int:
     """0 if it is not there yet."""
-    with contextlib.suppress(OSError, ValueError), open(path) as file:
-        return int(file.read())
+    with contextlib.suppress(OSError, ValueError), open(path, opener=plainly) as file:
+        return int(file.read(_MOST_DIGITS))
     return 0
+
+
+def plainly(path: str, _flags: int) -> int:
+    """An opener of open() that neither waits nor follows a link."""
+    return os.open(path, _TO_READ)
 
 
 def find_socket(name: str | None, explicit: str | None, environment: Mapping[str, str]) -> str:
@@ -119,6 +127,20 @@ def find(name: str | None) -> Running:
         names = " or ".join(f"-c {one.name}" for one in found)
         raise ControlError(f"several run here: say {names}")
     return found[0]
+
+
+def at(socket: str) -> Running:
+    """The one that has that control socket; ControlError. Only root may be led into another's folder, whose files say what he likes."""
+    directory, name = os.path.split(os.path.abspath(socket))
+    try:
+        owner = os.lstat(directory).st_uid
+    except OSError as error:
+        raise ControlError(f"{socket}: {error.strerror}", exit_code=3) from error
+    if os.geteuid() not in (0, owner):
+        raise ControlError(f"{socket} is in a folder of someone else's: try as root")
+    if name != CONTROL_SOCKET or not _is_locked(f"{directory}/lock"):
+        raise ControlError(f"{socket}: no container runs there; expected the {CONTROL_SOCKET} of one", exit_code=3)
+    return Running(os.path.basename(directory), read_pid(f"{directory}/pid"), socket, directory)
 
 
 def short(path: str, folder_fd: int) -> str:

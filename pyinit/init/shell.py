@@ -1,10 +1,9 @@
 """What a command runs as that belongs to no service: `pyinit exec` without one, and `pyinit enter`.
 
-Owns these defaults, and what the words of the command line change. Must not know how it is started. Law: it is held by
-all that holds the container's services by default, and gets no more than they.
+Owns these defaults, and what the words of the command line change. Must not know how it is started. Laws: it is held by
+all that holds the container's services by default, and gets no more than they; what is kept of that is text, since root
+reads an ordinary user's, too.
 """
-
-import marshal
 
 from pyinit import __version__
 from pyinit.model import Config, Origin, ProcessSpec, Seccomp, ServiceSpec
@@ -48,17 +47,19 @@ def basis(config: Config) -> Basis:
 
 def packed(config: Config) -> bytes:
     """Its basis, for who can't ask PID 1."""
-    return marshal.dumps((_STAMP, *basis(config)))
+    return ascii((_STAMP, *basis(config))).encode()
 
 
 def unpacked(data: bytes) -> Basis:
-    """What packed() was given by the same pyinit; else ValueError."""
+    """What packed() was given by the same pyinit; else ValueError. Nothing that `data` may be is more than a value."""
+    from ast import literal_eval  # for who enters
+
     try:
-        stamp, *values = marshal.loads(data)
+        stamp, *values = literal_eval(data.decode())
         if stamp != _STAMP:
             raise ValueError(stamp)
         return Basis(*values)
-    except (EOFError, TypeError) as error:
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 

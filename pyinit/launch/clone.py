@@ -115,11 +115,16 @@ def _copy_file(fd: int, *, is_of_all: bool) -> int:
     if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
         return os.dup(fd)
     if is_of_all or mount.refused_mounts() or not os.fstat(fd).st_nlink:  # another start may have put a new one in its place
-        import fcntl  # for those few
-
-        memory = os.memfd_create("pyinit-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        while os.sendfile(memory, fd, os.lseek(memory, 0, os.SEEK_CUR), 1 << 24):
-            pass
-        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-        return memory
+        return sealed(fd, "pyinit-code")
     return mount.detached_copy(f"/proc/self/fd/{fd}", _ATTRIBUTES)
+
+
+def sealed(fd: int, name: str) -> int:
+    """A memfd with what is in the file behind `fd`, which nobody can write to any more."""
+    import fcntl  # for those few
+
+    memory = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    while os.sendfile(memory, fd, os.lseek(memory, 0, os.SEEK_CUR), 1 << 24):
+        pass
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+    return memory

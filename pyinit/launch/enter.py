@@ -3,7 +3,9 @@
 Owns the way in: who PID 1 is, its namespaces and groups, and what a process of ours becomes in there. Must not know how
 bytes go to and fro. Laws: a pid is taken for PID 1 only by what that holds, and only while its pidfd says that it is the
 same; nothing of the image is looked at before the process is confined as the container's own are; nothing of the host's is
-left to it: no descriptor, no variable, no capability, no keyring; it is executed from a read-only mount (clone.py says why).
+left to it: no descriptor, no variable, no capability, no keyring; it is executed from a read-only mount (clone.py says why),
+or from sealed memory. Root may be shown the folder of an ordinary user, who writes in it what he likes: such a one leads
+nowhere but into a user namespace and groups of that user's own.
 
 We fork a helper, which joins the groups and namespaces: it must be another, since from then on every path is the image's.
 It forks the command as our child (CLONE_PARENT), says its pidfd, and is gone.
@@ -18,15 +20,16 @@ import sys
 from _collections_abc import Callable
 
 from pyinit import scopes as contextlib
-from pyinit.control.places import Running
+from pyinit.control.places import Running, plainly
 from pyinit.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ControlError, LaunchError
 from pyinit.init import shell, spawn, users
 from pyinit.init.environment import DEFAULT_PATH
 from pyinit.init.shell import Wishes
 from pyinit.launch.claim import SHELL, groups_of
-from pyinit.linux import caps, namespaces, process, pty
+from pyinit.linux import caps, cgroup, namespaces, process, pty
 from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
+from pyinit.linux.mount import filesystem_magic
 from pyinit.model import ServiceSpec
 from pyinit.records import NamedTuple
 
@@ -35,8 +38,11 @@ _SHELLS = ("/bin/bash", "/bin/sh")
 _KINDS = {"mount": "mnt"}  # as /proc/PID/ns has it
 _HUP, _KILL, _CONT = 1, 9, 18
 _STEPS = ("CHOWN", "SETUID", "SETGID", "SETPCAP", "SYS_ADMIN")  # what the last steps before exec need
-_MOST_TEXT = 4096
+_MOST_TEXT, _MOST_SHELL = 4096, 1 << 20
+_CGROUP_MAGICS = (0x63677270, 0x27E0EB)  # of v2, of v1
 
+# cgroups(7), "Cgroups delegation": what is above both groups must be his as well.
+_ELSEWHERE = "; an ordinary user comes there only from a group below the one that is delegated to him, as `systemd-run --user --scope` gives him"
 _LIMIT_NAME = 26  # bytes of a line of /proc/PID/limits
 _LIMITS = {
     "Max cpu time": resource.RLIMIT_CPU, "Max file size": resource.RLIMIT_FSIZE, "Max data size": resource.RLIMIT_DATA,
@@ -56,6 +62,7 @@ class Target(NamedTuple):
     pidfd: int
     kinds: tuple[str, ...]  # of namespaces that are not ours
     groups: tuple[str, ...]
+    owner: int  # of its folder
     capabilities: tuple[str, ...]  # the bounding set
     no_new_privileges: bool
     may_set_groups: bool
@@ -101,20 +108,32 @@ def _look(one: Running, pidfd: int) -> Target:
     if not _is_its_first(one):
         raise _gone(one)
     kinds = tuple(kind for kind in namespaces.CLONE_FLAGS if _is_other(one.pid, kind))
+    owner = os.lstat(one.directory).st_uid
+    if owner != os.geteuid() and not ("user" in kinds and _made_its_ids(one.pid) == owner):
+        raise ControlError(f"PID 1 of {one.name} ({one.pid}) is in no user namespace of the user {owner}, whose {one.directory} is: it is not entered by that")
     if not kinds:
         raise ControlError(f"{one.name} is a supervisor and no container: `pyinit exec -c {one.name} -- COMMAND` runs a command in it")
     try:
-        with open(f"{one.directory}/{SHELL}", "rb") as file:
-            basis = shell.unpacked(file.read())
+        with open(f"{one.directory}/{SHELL}", "rb", opener=plainly) as file:
+            basis = shell.unpacked(file.read(_MOST_SHELL))
     except (FileNotFoundError, ValueError):
         raise ControlError(f"{one.name} was started by another pyinit, so what confines its processes is not known: enter it by that one") from None
     status, may_set_groups = _status(one.pid), True
     with contextlib.suppress(OSError), open(f"/proc/{one.pid}/setgroups") as file:
         may_set_groups = "user" not in kinds or file.read() != "deny\n"
     return Target(
-        one.name, one.pid, pidfd, kinds, tuple(groups_of(one.directory)), caps.named(int(status["CapBnd"], 16)),
+        one.name, one.pid, pidfd, kinds, tuple(groups_of(one.directory)), owner, caps.named(int(status["CapBnd"], 16)),
         status.get("NoNewPrivs") == "1", may_set_groups, _limits(one.pid), basis,
     )  # fmt: skip
+
+
+def _made_its_ids(pid: int) -> int:
+    """The uid of who made its user namespace."""
+    fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return namespaces.owner_of(fd)
+    finally:
+        os.close(fd)
 
 
 def _is_its_first(one: Running) -> bool:
@@ -198,16 +217,42 @@ def start(target: Target, argv: tuple[str, ...], wishes: Wishes, stdio: tuple[in
 
 
 def _open_groups(target: Target) -> list[int]:
-    """`cgroup.procs` of a leaf below the container's group of v2, and of its groups of v1."""
+    """`cgroup.procs` of a leaf below the container's group of v2, and of its groups of v1; LaunchError."""
     found = []
     for directory in target.groups:
-        with contextlib.suppress(FileNotFoundError):  # noted, and never made
-            if os.path.exists(f"{directory}/cgroup.controllers"):
-                directory = f"{directory}/{LEAF}"
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(directory)
-            found.append(os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+        try:
+            place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # noted, and never made
+            continue
+        try:
+            _check_group(target, directory, place)
+            found.append(_open_group(target, place))
+        except OSError as error:
+            raise LaunchError(f"enter: the container's group {directory}: {error.strerror}") from error
+        finally:
+            os.close(place)
     return found
+
+
+def _check_group(target: Target, directory: str, place: int) -> None:
+    if filesystem_magic(place) not in _CGROUP_MAGICS or (target.owner != os.geteuid() and os.fstat(place).st_uid != target.owner):
+        raise LaunchError(f"enter: the journal of {target.name} names {directory}, which is no group of the user {target.owner}: it is not entered by that")
+
+
+def _open_group(target: Target, place: int) -> int:
+    """By what is there: there are no links in such a file system."""
+    name = "cgroup.procs"
+    if cgroup.has_at(place, "cgroup.controllers"):
+        name = f"{LEAF}/{name}"
+        own = os.geteuid(), os.getegid()
+        if target.owner != own[0]:  # he may come himself
+            process.set_fs_ids(target.owner, os.fstat(place).st_gid)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(LEAF, dir_fd=place)
+        finally:
+            process.set_fs_ids(*own)
+    return os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=place)
 
 
 def _help(target: Target, groups: list[int], reports: int, theirs: socket.socket, become: Callable[[], None]) -> None:
@@ -246,7 +291,8 @@ def _help(target: Target, groups: list[int], reports: int, theirs: socket.socket
                 os._exit(EXIT_NOT_FOUND)
         socket.send_fds(theirs, [b"made"], [pidfd])
     except OSError as error:
-        os.write(reports, f"!{what} can't be had: {error.strerror}".encode("utf-8", "replace"))
+        hint = _ELSEWHERE if what == "its cgroup" and isinstance(error, PermissionError) else ""
+        os.write(reports, f"!{what} can't be had: {error.strerror}{hint}".encode("utf-8", "replace"))
 
 
 def _become(

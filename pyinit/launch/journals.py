@@ -28,7 +28,7 @@ class Entries(NamedTuple):
 def read(directory: str) -> list[tuple[str, str]]:
     """Of one container's folder; a line that was cut off is none."""
     try:
-        with open(f"{directory}/journal") as file:
+        with open(f"{directory}/journal", opener=places.plainly) as file:
             rows = [line.rstrip("\n").partition("\t") for line in file if line.endswith("\n")]
     except FileNotFoundError:
         return []

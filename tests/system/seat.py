@@ -35,7 +35,7 @@ class Seat:
     """What pyinit wrote to the terminal is in `.shown`; keys are typed by `type()`."""
 
     def __init__(self, *words: str, rows: int = 30, columns: int = 90, command=(sys.executable, "-m", "pyinit"), environment=None, **keys) -> None:
-        """`keys` are Popen's: what of 0, 1 and 2 is not the terminal."""
+        """`keys` are Popen's: what of 0, 1 and 2 is not the terminal, another folder."""
         self.keyboard, slave = pty.openpty()
         set_size(self.keyboard, rows, columns)
         self.slave = slave
@@ -46,9 +46,9 @@ class Seat:
             os.setsid()
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
-        stdio = {"stdin": slave, "stdout": slave, "stderr": slave, **keys}
+        keys = {"stdin": slave, "stdout": slave, "stderr": slave, "cwd": REPO, **keys}
         environment = {**os.environ, "TERM": "vt220", **(environment or {})}
-        self.process = subprocess.Popen([*command, *words], cwd=REPO, env=environment, preexec_fn=sit, **stdio)  # noqa: PLW1509 - one thread
+        self.process = subprocess.Popen([*command, *words], env=environment, preexec_fn=sit, **keys)  # noqa: PLW1509 - one thread
 
     def __enter__(self) -> Self:
         return self

@@ -191,7 +191,7 @@ def test_wrong_words_and_what_cant_be_entered(box, bench, tmp_path):
         (("-t", "--", "/none"), 127, "enter: cannot execute /none: No such file or directory; is it in the image?"),
         (("--", "/etc/passwd"), 126, "enter: cannot execute /etc/passwd: Permission denied"),
         (("app", "--", "id"), 2, "enter app: expected a container by -c NAME, and a command behind --"),
-        (("--socket", "/x", "--", "id"), 2, "enter --socket: expected a container by -c NAME, and a command behind --"),
+        (("--socket", "/x", "--", "id"), 3, "/x: no container runs there; expected the control.sock of one"),
     ):
         done = enter(*words)
         assert (done.returncode, done.stdout, done.stderr) == (code, "", f"pyinit: {text}\n")
