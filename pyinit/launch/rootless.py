@@ -19,6 +19,8 @@ from pyinit.linux.programs import find_program
 from pyinit.model import LINKED, NETWORK_TYPES, SLIRP, CgroupLimits, Config, Container, UserNamespace
 
 _MOST_TEXT = 4096
+# setns(2) takes CAP_SYS_ADMIN in the user namespace that the other belongs to: the host's, or that of another container.
+_ALONE = "an ordinary user's container has a user namespace of its own, from which nobody else's namespaces can be joined"
 
 
 class Ours(Ids):
@@ -79,9 +81,10 @@ def _refuse(box: Container) -> None:
     if box.network.mode in LINKED:
         what = "veth on a bridge" if box.network.mode == "veth" else "macvlan"
         raise LaunchError(f'{box.network.origin}: container.network: an ordinary user can make no {what}; write mode = "{SLIRP}", or run pyinit as root')
+    if box.network.mode == "netns":
+        raise LaunchError(f'{box.network.origin}: container.network: {_ALONE}; write mode = "{SLIRP}", or run pyinit as root')
     for one in box.share:
-        if one.kind == "user":
-            raise LaunchError(f"{one.origin}: container.share: an ordinary user's container is in the user namespace of its launcher{root}")
+        raise LaunchError(f"{one.origin}: container.share: {_ALONE}; make both services of one container, or run both as root")
     for mount in box.mounts:
         at = mount.origin
         if mount.type in NETWORK_TYPES or mount.type == "erofs" or mount.source.startswith("image:"):
