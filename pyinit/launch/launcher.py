@@ -177,11 +177,12 @@ class Launch:
 
     def _keeper(self) -> "Keeper | None":
         programs = self.outside.programs if self.outside is not None else []
-        if not programs and self.slirp is None:
+        images = self.outside.servers if self.outside is not None else []
+        if not programs and not images and self.slirp is None:
             return None
         from pyinit.launch.keeper import Keeper  # for those who have FUSE, or slirp4netns
 
-        return Keeper(programs, self.slirp, self.born.pidfd, self.report)
+        return Keeper(programs, images, self.slirp, self.born.pidfd, self.report)
 
     def _parting(self) -> "Parting | None":
         targets = tuple(one.target for one in self.box.mounts if one.type in NETWORK_TYPES)

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import stat
 import subprocess
 
@@ -181,6 +182,22 @@ def test_a_killed_launcher_leaves_nothing(user):
     again = user.start("")
     again.wait_for("app: ready")
     assert again.stop() == 0
+
+
+def test_what_has_lost_its_squashfuse_is_told_and_stopped(user):
+    """The page cache is no root: a service that starts again finds nothing to execute."""
+    more = WAIT + "stop_timeout = \"1s\"\n"
+    box = user.start("", more)
+    box.wait_for("app: ready")
+    (server,) = map(int, servers())
+    os.kill(server, signal.SIGKILL)
+    assert box.wait() == 111
+    text = f"pyinit: image {user.folder}/image.squashfs: squashfuse was killed by signal 9, and the container has lost its files; it is stopped\n"
+    assert box.output.count("squashfuse") == box.output.count(text) == 1, box.output
+    again = user.start("", more)
+    again.wait_for("app: ready")
+    assert again.stop() == 0
+    assert "squashfuse" not in again.output
 
 
 def test_the_network_of_the_host_and_clocks_of_its_own(user):
