@@ -160,10 +160,12 @@ class Launch:
 
         return rootless.Ours()
 
-    def _may_make(self, step: operations.MakeCgroup) -> bool:
+    def _delegated(self, step: operations.MakeCgroup) -> "list[cgroup.Hierarchy] | None":
+        if not self.box.rootless:
+            return None
         from pyinit.launch import rootless  # for ordinary users
 
-        return rootless.may_make(step, self.report)
+        return rootless.delegated(step, self.report)
 
     def _help(self, taken: "Taken") -> "NetworkHelper":
         from pyinit.launch.nethelper import NetworkHelper  # for those who have a network
@@ -215,9 +217,10 @@ class Launch:
                         self.outside.run(step)
                 elif isinstance(step, operations.MakeCgroup):
                     with carried_out(step, self.trace):
-                        if self.box.rootless and not self._may_make(step):
+                        places = self._delegated(step)
+                        if places == []:
                             continue
-                        self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report)
+                        self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report, places)
                         if self.born.ids is not None:
                             self.born.ids.take_groups(self.groups)
                 elif isinstance(step, operations.LimitDevices):

@@ -151,16 +151,17 @@ def _map(gate: int, teller: int, target: int, step: operations.MapUsers) -> None
         os._exit(0)
 
 
-def may_make(step: operations.MakeCgroup, report: Callable[[str], None]) -> bool:
-    """Whether this user has a group to make others in; else that is told, once. LaunchError if it matters."""
-    if any(is_delegated(one.directory) for one in cgroup.hierarchies()):
-        return True
+def delegated(step: operations.MakeCgroup, report: Callable[[str], None]) -> list[cgroup.Hierarchy]:
+    """Those in which this user has a group to make others in; if there is none that is told, once. LaunchError if it matters."""
+    found = [one for one in cgroup.hierarchies() if is_delegated(one.directory)]
+    if found:
+        return found
     text = f"{step.origin}: {step.describe()}: no group is delegated to this user"
     fix = "start pyinit in one, as `systemd-run --user --scope -p Delegate=yes` does"
     if step.strict and (step.of_services or step.limits != CgroupLimits(origin=step.limits.origin)):
         raise LaunchError(f"{text}; {fix}")
     report(f"{text}; it runs without groups and limits; {fix}")
-    return False
+    return []
 
 
 def is_delegated(directory: str) -> bool:
