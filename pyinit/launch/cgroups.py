@@ -23,12 +23,15 @@ _ACCOUNTED = {"memory", "cpu", "cpuacct", "blkio", "pids"}
 _KILL_DEADLINE_S, _FREEZE_S = 5.0, 0.1
 
 
-def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Callable[[str], None]) -> tuple[list[str], str, dict[str, str]]:
+def make(
+    operation: MakeCgroup, journal: Callable[[str, str], None], report: Callable[[str], None], delegated: list[cgroup.Hierarchy] | None = None,
+) -> tuple[list[str], str, dict[str, str]]:  # fmt: skip
     """Make the groups; (all directories, the v2 one or "", those of v1 by controller). `journal(kind, path)` is told before each.
 
     `report` gets a line for each limit that can't be held here; with `operation.strict` that is a LaunchError.
+    `delegated`: to an ordinary user, who has no other groups; None: we are none.
     """
-    found = cgroup.hierarchies()
+    found = cgroup.hierarchies() if delegated is None else delegated
     limits = operation.limits
     made: list[str] = []
     lacks: list[Lack] = []
@@ -59,7 +62,8 @@ def make(operation: MakeCgroup, journal: Callable[[str, str], None], report: Cal
         left -= here
     if not unified:
         _make_tracker(found, operation, made, journal)
-    texts = [f"{operation.origin}: cgroup: {lack}" for lack in sorted([*lacks, *_without_controller(left, operation)])]
+    lacks += _without_controller(left, operation) if delegated is None else _undelegated(left, operation)
+    texts = [f"{operation.origin}: cgroup: {lack}" for lack in sorted(lacks)]
     if texts and operation.strict:
         raise LaunchError("\n".join(texts))
     for text in texts:
@@ -77,6 +81,12 @@ def _without_controller(left: set[str], operation: MakeCgroup) -> list[Lack]:
         )
     keys = dict.fromkeys((one.key, one.controller) for one in lost)
     return [Lack(key, f"no mounted hierarchy has the controller {controller}") for key, controller in keys]
+
+
+def _undelegated(left: set[str], operation: MakeCgroup) -> list[Lack]:
+    lost = [one for one in v2_settings(operation.limits) if one.controller in left]
+    keys = dict.fromkeys((one.key, one.controller) for one in lost)
+    return [Lack(key, f"no group with the controller {controller} is delegated to this user") for key, controller in keys]
 
 
 def _make_accounting(hierarchy: cgroup.Hierarchy, directory: str, made: list[str], journal: Callable[[str, str], None]) -> None:

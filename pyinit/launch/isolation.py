@@ -113,6 +113,9 @@ def _of_process(step: operations.JoinNamespace, pid: int) -> int:
             fd = os.open(f"/proc/{pid}/ns/{shared.kind}", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             raise gone from None
+        except PermissionError as error:
+            why = "it takes CAP_SYS_PTRACE in the user namespace that it runs in: run pyinit where that is, or as root"
+            raise OSError(error.errno, f"{_named(shared)} may not be looked at: {why}") from error
         if select.select([pidfd], [], [], 0)[0]:
             os.close(fd)
             raise gone

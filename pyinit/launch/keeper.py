@@ -1,5 +1,8 @@
 """Programs are kept: one that ends is started again, and a new mount of FUSE takes the old one's place.
 
+One that serves an image can't be: files of the container's root are open by it, and no new mount takes a layer's place. What
+has lost that is told and stopped in order; PID 1 itself needs no file of it.
+
 Owns the waiting between two lives and the change of the mounts. Must not know how a program is started (fuse.py, slirp.py). Laws:
 the monitor never blocks here: who asks a file system, or walks a path of the container, is a child with a deadline; in
 the container only a mount that is FUSE's is taken away; no namespace is held, for with it the container would not end.
@@ -22,16 +25,22 @@ if TYPE_CHECKING:
 _FIRST_S, _MOST_S, _FACTOR = 0.1, 30.0, 2.0
 _HEALTHY_S = 10.0  # a life as long as that counts as none of a row
 _ENDING_S = 2.0
-_KILL = 9
+_KILL, _TERM = 9, 15
 
 
 class Keeper:
     """Of one container, whose PID 1 is behind `pidfd`. `report` gets a line for each thing that people should know."""
 
-    def __init__(self, programs: list[Program], slirp: "Slirp | None", pidfd: int, report: Callable[[str], None]) -> None:
-        self._kept: list[_Kept] = [_KeptMount(program, pidfd, report) for program in programs]
+    def __init__(self, programs: list[Program], images: list[Program], slirp: "Slirp | None", pidfd: int, report: Callable[[str], None]) -> None:
+        self._images = [_Image(program, pidfd, report) for program in images]
+        self._kept: list[_Kept] = [*self._images, *(_KeptMount(program, pidfd, report) for program in programs)]
         if slirp is not None:
             self._kept.append(_KeptNetwork(slirp, report))
+
+    @property
+    def has_lost_its_files(self) -> bool:
+        """So its end is a failure, however it ends."""
+        return any(one.is_lost for one in self._images)
 
     def fds(self) -> list[int]:
         """What to wait for; it changes with every `turn`."""
@@ -164,6 +173,29 @@ class _Kept:
             select.select([self._program.pidfd], [], [], _ENDING_S)
         os.waitid(os.P_PIDFD, self._program.pidfd, os.WEXITED | os.WNOHANG)
         self._program.close()
+
+
+class _Image(_Kept):
+    """Of a squashfs that squashfuse serves; it has no second life."""
+
+    def __init__(self, program: Program, pidfd: int, report: Callable[[str], None]) -> None:
+        super().__init__(program, report)
+        self._container = pidfd
+        self.where = f"image {program.entry.source}"
+        self.is_lost = False
+
+    def _again(self, how: str, now: float) -> None:
+        self.due = now + _FIRST_S
+        self._untold = f"{how}, and the container has lost its files; it is stopped"
+
+    def _say(self, text: str) -> None:
+        if not select.select([self._container], [], [], 0)[0]:  # else the container's end is the program's
+            super()._say(text)
+
+    def _wait_on(self, now: float) -> None:
+        if not select.select([self._container], [], [], 0)[0]:
+            self.is_lost = True
+            process.pidfd_send_signal(self._container, _TERM)
 
 
 class _KeptMount(_Kept):

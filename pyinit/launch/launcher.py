@@ -160,10 +160,12 @@ class Launch:
 
         return rootless.Ours()
 
-    def _may_make(self, step: operations.MakeCgroup) -> bool:
+    def _delegated(self, step: operations.MakeCgroup) -> "list[cgroup.Hierarchy] | None":
+        if not self.box.rootless:
+            return None
         from pyinit.launch import rootless  # for ordinary users
 
-        return rootless.may_make(step, self.report)
+        return rootless.delegated(step, self.report)
 
     def _help(self, taken: "Taken") -> "NetworkHelper":
         from pyinit.launch.nethelper import NetworkHelper  # for those who have a network
@@ -177,11 +179,12 @@ class Launch:
 
     def _keeper(self) -> "Keeper | None":
         programs = self.outside.programs if self.outside is not None else []
-        if not programs and self.slirp is None:
+        images = self.outside.servers if self.outside is not None else []
+        if not programs and not images and self.slirp is None:
             return None
         from pyinit.launch.keeper import Keeper  # for those who have FUSE, or slirp4netns
 
-        return Keeper(programs, self.slirp, self.born.pidfd, self.report)
+        return Keeper(programs, images, self.slirp, self.born.pidfd, self.report)
 
     def _parting(self) -> "Parting | None":
         targets = tuple(one.target for one in self.box.mounts if one.type in NETWORK_TYPES)
@@ -214,9 +217,10 @@ class Launch:
                         self.outside.run(step)
                 elif isinstance(step, operations.MakeCgroup):
                     with carried_out(step, self.trace):
-                        if self.box.rootless and not self._may_make(step):
+                        places = self._delegated(step)
+                        if places == []:
                             continue
-                        self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report)
+                        self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report, places)
                         if self.born.ids is not None:
                             self.born.ids.take_groups(self.groups)
                 elif isinstance(step, operations.LimitDevices):

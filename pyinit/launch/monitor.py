@@ -9,6 +9,7 @@ import os
 import select
 import time
 
+from pyinit.errors import EXIT_SYSTEM
 from pyinit.launch import cgroups
 from pyinit.launch.clone import Born
 from pyinit.launch.start import FORWARDED
@@ -164,7 +165,9 @@ class Monitor:
     def _exit_code(self) -> int:
         found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         assert found is not None
-        return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+        code = found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+        is_lost = self._keeper is not None and self._keeper.has_lost_its_files
+        return EXIT_SYSTEM if is_lost and code == 0 else code
 
 
 def _fields_of_self() -> list[str]:

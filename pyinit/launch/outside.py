@@ -45,7 +45,7 @@ class Outside:
         self._waiting: list[_Connection | _Start] = []
         self._images: dict[str, int] = {}
         self.programs: list[Program] = []  # that live as long as their mounts, kept by the monitor
-        self._servers: list[Program] = []  # of images: what has lost its layers is beyond repair, so nobody starts them again
+        self.servers: list[Program] = []  # of images: what has lost its layers is beyond repair, so nobody starts them again
 
     def run(self, step: Step) -> None:
         """Carry out one step; of what has to be waited for, only begin it. OSError."""
@@ -65,7 +65,7 @@ class Outside:
         """Wait for what was begun; LaunchError. `note` writes a kind and a value to the journal."""
         if not self._waiting:
             return
-        for program in (*self.programs, *self._servers):
+        for program in (*self.programs, *self.servers):
             note("program", identity(program.pid))
         stops = process.signalfd(list(_STOPS))
         try:
@@ -110,7 +110,7 @@ class Outside:
     def end(self) -> None:
         """Once the container is no more: what serves it ends, too."""
         self.close()
-        for program in (*self.programs, *self._servers):
+        for program in (*self.programs, *self.servers):
             if program.pidfd >= 0:
                 program.kill()
                 if select.select([program.pidfd], [], [], 1.0)[0]:
@@ -123,7 +123,7 @@ class Outside:
             return
         if entry.type.startswith(FUSE):
             program = Program(entry, self._hidden)
-            (self._servers if step.is_image else self.programs).append(program)
+            (self.servers if step.is_image else self.programs).append(program)
             self._waiting.append(_Start(step, program))
             return
         secret = {name: self.take_content(entry.target, OPTION, name) for name, _ in entry.secret_options}

@@ -19,6 +19,8 @@ from pyinit.linux.programs import find_program
 from pyinit.model import LINKED, NETWORK_TYPES, SLIRP, CgroupLimits, Config, Container, UserNamespace
 
 _MOST_TEXT = 4096
+# setns(2) takes CAP_SYS_ADMIN in the user namespace that the other belongs to: the host's, or that of another container.
+_ALONE = "an ordinary user's container has a user namespace of its own, from which nobody else's namespaces can be joined"
 
 
 class Ours(Ids):
@@ -79,9 +81,10 @@ def _refuse(box: Container) -> None:
     if box.network.mode in LINKED:
         what = "veth on a bridge" if box.network.mode == "veth" else "macvlan"
         raise LaunchError(f'{box.network.origin}: container.network: an ordinary user can make no {what}; write mode = "{SLIRP}", or run pyinit as root')
+    if box.network.mode == "netns":
+        raise LaunchError(f'{box.network.origin}: container.network: {_ALONE}; write mode = "{SLIRP}", or run pyinit as root')
     for one in box.share:
-        if one.kind == "user":
-            raise LaunchError(f"{one.origin}: container.share: an ordinary user's container is in the user namespace of its launcher{root}")
+        raise LaunchError(f"{one.origin}: container.share: {_ALONE}; make both services of one container, or run both as root")
     for mount in box.mounts:
         at = mount.origin
         if mount.type in NETWORK_TYPES or mount.type == "erofs" or mount.source.startswith("image:"):
@@ -148,16 +151,17 @@ def _map(gate: int, teller: int, target: int, step: operations.MapUsers) -> None
         os._exit(0)
 
 
-def may_make(step: operations.MakeCgroup, report: Callable[[str], None]) -> bool:
-    """Whether this user has a group to make others in; else that is told, once. LaunchError if it matters."""
-    if any(is_delegated(one.directory) for one in cgroup.hierarchies()):
-        return True
+def delegated(step: operations.MakeCgroup, report: Callable[[str], None]) -> list[cgroup.Hierarchy]:
+    """Those in which this user has a group to make others in; if there is none that is told, once. LaunchError if it matters."""
+    found = [one for one in cgroup.hierarchies() if is_delegated(one.directory)]
+    if found:
+        return found
     text = f"{step.origin}: {step.describe()}: no group is delegated to this user"
     fix = "start pyinit in one, as `systemd-run --user --scope -p Delegate=yes` does"
     if step.strict and (step.of_services or step.limits != CgroupLimits(origin=step.limits.origin)):
         raise LaunchError(f"{text}; {fix}")
     report(f"{text}; it runs without groups and limits; {fix}")
-    return False
+    return []
 
 
 def is_delegated(directory: str) -> bool:

@@ -286,6 +286,19 @@ def test_ids_that_are_not_ours_to_give_are_told(bench, image):
     )
 
 
+def test_a_namespace_beyond_our_own_user_namespace_is_told(bench, image):
+    """Of a process that may not be looked at, and the one that we are in."""
+    command = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs run /run; exec "$@"', "sh", sys.executable, "-m", "pyinit")
+    assert refused(bench, image, 'share = ["net:1"]\n', command=command) == (
+        "4: join the net namespace of pid 1: the process 1 may not be looked at: it takes CAP_SYS_PTRACE in the user namespace that it runs in: "
+        "run pyinit where that is, or as root"
+    )
+    assert refused(bench, image, 'share = ["net:/proc/self/ns/net"]\n', command=command) == (
+        "1: clone PID 1 into new namespaces: pid mount uts ipc cgroup: the net namespace can't be joined: "
+        "it takes CAP_SYS_ADMIN in the user namespace that it belongs to: run pyinit where that is, or as root"
+    )
+
+
 def test_an_image_whose_file_system_can_map_no_ids_is_told(bench, image):
     """An overlay of the host as a layer."""
     for name in ("lower", "upper", "work", "merged"):
