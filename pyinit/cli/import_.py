@@ -3,6 +3,7 @@
 Owns what the user sees of an import. Must not know how one is done.
 """
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -12,9 +13,10 @@ from pyinit.config import layouts
 from pyinit.config.decode import SIZES
 from pyinit.errors import EXIT_OK, UsageError
 from pyinit.image import store
+from pyinit.launch.stores import default_folder
 
 _USAGE = """\
-usage: pyinit import oci [--output FOLDER] [--max-size SIZE] LAYOUT[:TAG]
+usage: pyinit import oci [--output FOLDER] [--max-size SIZE] [--sha256 DIGEST] [--quiet] LAYOUT[:TAG]
 
 Makes squashfs layers of an image in an OCI image layout, such as `skopeo copy` and `umoci` write. Digests and sizes are
 verified before anything is unpacked; an entry that would lead out of its layer is refused. stdout gets a line
@@ -22,6 +24,9 @@ verified before anything is unpacked; an entry that would lead out of its layer 
 
   --output FOLDER   where the layers go; by default where `layers = ["oci:LAYOUT:TAG"]` has them
   --max-size SIZE   how much a layer may be without its compression: 16G by default
+  --sha256 DIGEST   refuse an image whose manifest has another digest
+  --tag TAG         the same as :TAG, of a LAYOUT whose path has a colon
+  --quiet           tell errors only
 """
 _TOLD = ("Entrypoint", "Cmd", "User", "WorkingDir", "StopSignal", "ExposedPorts", "Volumes")
 
@@ -33,17 +38,18 @@ def run(words: list[str]) -> int:
         return EXIT_OK
     if words[0] != "oci":
         raise UsageError(f"{words[0]}: expected `pyinit import oci LAYOUT`")
-    options = parse(words[1:], usage=_USAGE, values=("--output", "--max-size"), flags=("--quiet",))
+    options = parse(words[1:], usage=_USAGE, values=("--output", "--tag", "--max-size", "--sha256"), flags=("--quiet",))
     if options is None:
         return EXIT_OK
     if len(options.names) != 1:
         raise UsageError(f"import: expected one LAYOUT[:TAG], found {' '.join(options.names) or 'nothing'}")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    folder = options.values.get("--output", "") or store.default_folder()
-    layout, tag = layouts.split(options.names[0])
+    folder = options.values.get("--output", "") or default_folder()
+    layout, tag = (options.names[0], options.values["--tag"]) if "--tag" in options.values else layouts.split(options.names[0])
     quiet = "--quiet" in options.flags
-    found = store.bring(layout, tag, folder, _silent if quiet else _told, most_bytes=_size(options.values.get("--max-size")))
+    report, most_bytes = _silent if quiet else _told, _size(options.values.get("--max-size"))
+    found = store.bring(layout, tag, os.path.abspath(folder), report, most_bytes=most_bytes, sha256=options.values.get("--sha256", ""))
     for layer in found.layers:
         print(f"{layer.sha256}  {layer.path}")
     said = [f"{key} {found.runs[key]}" for key in _TOLD if found.runs.get(key)]

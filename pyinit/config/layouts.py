@@ -96,6 +96,12 @@ def _of_machine(layout: str, rows: list[dict[str, Any]], architecture: str, dept
     return found[0]
 
 
+def check_pin(layout: str, found: Blob, sha256: str) -> None:
+    """LayoutError if the image is not the one that is pinned. `sha256`: "" if none is."""
+    if sha256 and found.sha256 != sha256:
+        raise LayoutError(f"{layout}: the image is not the one that is pinned: expected sha256:{sha256}, found sha256:{found.sha256}")
+
+
 def manifest(layout: str, blob: Blob) -> Manifest:
     """Of what `chosen` found; LayoutError."""
     what = f"{layout}: manifest sha256:{blob.sha256}"

@@ -4,6 +4,7 @@ Owns that folder and the way of a layer into it. Must not know an entry's meanin
 Laws: what is in a blob is looked at when its digest and size are right, and not before; no more is read out of one than was
 allowed; a layer's file has its own digest for a name and is there whole or not at all; one import at a time in a folder.
 In it stand SHA256.squashfs for each layer and, for each image, MANIFEST.layers: the digests of its layers, lowest first.
+Two images with a layer in common have one file of it, if it is the same over what is below it in each.
 """
 
 import fcntl
@@ -18,7 +19,6 @@ from typing import IO
 
 from pyinit.config import layouts
 from pyinit.config.decode import show
-from pyinit.control import places
 from pyinit.core.limits import size_text
 from pyinit.errors import LaunchError
 from pyinit.image import tar, tools, unpack
@@ -32,7 +32,7 @@ MOST_BYTES = 16 << 30  # of one layer's archive, without compression
 _FORMAT = "pyinit-layers 1"  # another one as soon as we make other bytes of the same layer
 _LOCK, _NEW = ".lock", ".new"
 _PIECE = 1 << 20
-_DIGESTS = ".digests"  # the launcher's memory of what it has verified
+_DIGESTS = ".digests"  # what was verified, as launch/digests.py has it
 _LINE = re.compile(r"[0-9a-f]{64}")
 
 Report = Callable[[str], None]
@@ -52,28 +52,33 @@ class Imported(NamedTuple):
     runs: dict[str, object]
 
 
-def default_folder() -> str:
-    """Where images go that nobody named a folder for: of root's, or of the user's own."""
-    if os.geteuid() == 0:
-        return "/var/cache/pyinit/oci"
-    return f"{os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')}/pyinit/oci"
-
-
-def bring(layout: str, tag: str, folder: str, report: Report, *, most_bytes: int = MOST_BYTES) -> Imported:
-    """The layers of an image, imported if they are not in the folder as they were left; BuildError."""
+def bring(layout: str, tag: str, folder: str, report: Report, *, most_bytes: int = MOST_BYTES, sha256: str = "") -> Imported:
+    """The layers of an image, imported if they are not in the folder as they were left; BuildError. `sha256`: it is pinned to that."""
     try:
-        image = layouts.manifest(layout, layouts.chosen(layout, tag, os.uname().machine))
+        found = layouts.chosen(layout, tag, os.uname().machine)
+        layouts.check_pin(layout, found, sha256)
+        image = layouts.manifest(layout, found)
         os.makedirs(folder, 0o755, exist_ok=True)
         _check_owner(folder)
         with _lock(folder) as lock_fd:
-            found = _standing(folder, image)
-            if found is None:
-                found = _Import(layout, image, folder, lock_fd, report, most_bytes).run()
+            layers = _standing(folder, image)
+            if layers is None:
+                layers = _Import(layout, image, folder, lock_fd, report, most_bytes).run()
     except layouts.LayoutError as error:
         raise BuildError(str(error)) from error
     except OSError as error:
         raise BuildError(f"{error.filename or folder}: {error.strerror}") from error
-    return Imported(found, dict(image.runs.get("config") or {}))
+    return Imported(layers, dict(image.runs.get("config") or {}))
+
+
+def standing(layout: str, tag: str, folder: str, sha256: str) -> tuple[Stored, ...]:
+    """The layers of an image that was imported before; none if it was not. BuildError; nothing is changed."""
+    try:
+        found = layouts.chosen(layout, tag, os.uname().machine)
+        layouts.check_pin(layout, found, sha256)
+        return _noted(folder, layouts.manifest(layout, found)) or ()
+    except layouts.LayoutError as error:
+        raise BuildError(str(error)) from error
 
 
 def _check_owner(folder: str) -> None:
@@ -95,6 +100,16 @@ def _lock(folder: str) -> Iterator[int]:
 
 def _standing(folder: str, image: layouts.Manifest) -> tuple[Stored, ...] | None:
     """What an earlier import left, if each file is what its name says."""
+    found = _noted(folder, image)
+    try:
+        for one in found or ():
+            digests.verify(VerifyImage(one.path, one.sha256, NOWHERE), f"{folder}/{_DIGESTS}")
+    except LaunchError:
+        return None
+    return found
+
+
+def _noted(folder: str, image: layouts.Manifest) -> tuple[Stored, ...] | None:
     try:
         with open(f"{folder}/{image.sha256}.layers", encoding="ascii") as file:
             head, *lines = file.read().splitlines()
@@ -102,15 +117,7 @@ def _standing(folder: str, image: layouts.Manifest) -> tuple[Stored, ...] | None
         return None
     if head != _FORMAT or len(lines) != len(image.layers) or not all(_LINE.fullmatch(line) for line in lines):
         return None
-    found = tuple(Stored(f"{folder}/{line}.squashfs", line) for line in lines)
-    memory = f"{places.runtime_dir()}/{_DIGESTS}"
-    os.makedirs(os.path.dirname(memory), 0o700, exist_ok=True)
-    try:
-        for one in found:
-            digests.verify(VerifyImage(one.path, one.sha256, NOWHERE), memory)
-    except LaunchError:
-        return None
-    return found
+    return tuple(Stored(f"{folder}/{line}.squashfs", line) for line in lines)
 
 
 class _Import:

@@ -21,8 +21,7 @@ TOP = archive(entry("bin/.wh.su"), entry("new", data=b"new"))
 
 
 @pytest.fixture
-def layout(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{tmp_path}/run")
+def layout(tmp_path):
     return Layout(tmp_path / "layout")
 
 
@@ -37,7 +36,7 @@ def refusal(layout, tag="", **keys):
         bring(layout, tag, **keys)
     folder = f"{layout.path.parent}/store"
     left = os.listdir(folder) if os.path.exists(folder) else []
-    assert [name for name in left if not re.fullmatch(r"\.lock|[0-9a-f]{64}\.(squashfs|layers)", name)] == []
+    assert [name for name in left if not re.fullmatch(r"\.lock|\.digests|[0-9a-f]{64}\.(squashfs|layers)", name)] == []
     return str(caught.value).replace(str(layout.path), "LAYOUT")
 
 
