@@ -345,11 +345,16 @@ IMAGES = ("squashfs", "erofs")
 
 
 class Layer(NamedTuple):
-    """One layer of the root, lowest first: an absolute path of a squashfs or EROFS file, or a directory."""
+    """One layer of the root, lowest first: an absolute path of a squashfs or EROFS file, or a directory.
+
+    `oci`: `path` is an OCI layout, whose image `tag` ("": the only one) has one or more layers, which the launcher finds.
+    """
 
     path: str
     origin: Origin = NOWHERE
-    sha256: str = ""  # the digest that it is pinned to, in lower case
+    sha256: str = ""  # the digest that it is pinned to, in lower case; of an image in a layout: its manifest's
+    oci: bool = False
+    tag: str = ""
 
 
 class Content(NamedTuple):

@@ -11,8 +11,8 @@ from _collections_abc import Iterator, Mapping
 from pyinit.config.load import load
 from pyinit.core import graph
 from pyinit.errors import EXIT_OK, LaunchError, UsageError
-from pyinit.launch import plan, rootless, start, users
-from pyinit.model import Config, Landlock
+from pyinit.launch import plan, rootless, start, stores, users
+from pyinit.model import Config, Landlock, Layer
 
 _SHORTEST = 3  # of a value that is told from chance
 _HELP = "usage: pyinit plan FILE\n\nShow each step of the launch with its config line and what undoes it; do nothing.\n"
@@ -89,12 +89,31 @@ def _landlock(rules: Landlock) -> str:
 
 def _resolved(config: Config) -> Config:
     """With this host's ids, if it has them; else the plan tells whose they would be."""
+    config = _stored(config)
     try:
         if config.container is not None and start.is_rootless(config.container):
             return rootless.adapted(config)
         return users.resolved(config)
     except LaunchError:
         return config
+
+
+def _stored(config: Config) -> Config:
+    """With the files of images that were imported before; what is still in its layout stands for its layers."""
+    box = config.container
+    if box is None or not any(layer.oci for layer in box.layers):
+        return config
+    from pyinit.image import store  # for those who have an image of a layout
+
+    found: list[Layer] = []
+    for layer in box.layers:
+        rows = store.standing(layer.path, layer.tag, stores.default_folder(), layer.sha256) if layer.oci else ()
+        found += [Layer(one.path, layer.origin, one.sha256) for one in rows]
+        if layer.oci and not rows:
+            found.append(Layer(f"the layers of {layer.path}:{layer.tag}, imported before all that", layer.origin))
+        elif not layer.oci:
+            found.append(layer)
+    return config._replace(container=box._replace(layers=tuple(found)))
 
 
 def _quote(word: str) -> str:

@@ -19,6 +19,7 @@ from pyinit.model import (
     Config,
     Container,
     Content,
+    Layer,
     Mount,
     Origin,
     ServiceSpec,
@@ -124,7 +125,9 @@ def container(box: Container) -> list[Problem]:
     """Layers and sources that are not there, or no whole images."""
     found: list[Problem] = []
     for layer in box.layers:
-        if not os.path.isdir(layer.path):
+        if layer.oci:
+            found += _layout(layer)
+        elif not os.path.isdir(layer.path):
             found += _image(layer.path, layer.origin, "container.layers", (images.SQUASHFS, images.EROFS))
         elif layer.sha256:
             text = f"container.layers: {layer.path} is a folder, which has no digest; pin an image, or take @sha256:... out"
@@ -203,6 +206,19 @@ def _source(mount: Mount) -> list[Problem]:
         return _image(mount.source, at, "container.mounts.source", (mount.type,))
     if mount.type == "bind" and mount.source and not mount.create and not os.path.exists(mount.source):
         return [Problem(at, f"container.mounts.source: {mount.source} is not there; make it, or write create = true")]
+    return []
+
+
+def _layout(layer: Layer) -> list[Problem]:
+    """An image that is not there, or is not the one that is meant."""
+    from pyinit.config import layouts  # for those who have one
+
+    try:
+        found = layouts.chosen(layer.path, layer.tag, os.uname().machine)
+        layouts.manifest(layer.path, found)
+        layouts.check_pin(layer.path, found, layer.sha256)
+    except layouts.LayoutError as error:
+        return [Problem(layer.origin, f"container.layers: {error}")]
     return []
 
 

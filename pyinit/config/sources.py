@@ -7,10 +7,11 @@ import os
 
 from pyinit.config.decode import Table, show
 from pyinit.errors import hint
-from pyinit.model import Layer
+from pyinit.model import Layer, Origin
 
 _DIGESTS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
 _SHA256_DIGITS = 64
+_OCI = "oci:"
 
 
 def layers(table: Table) -> tuple[Layer, ...]:
@@ -25,8 +26,22 @@ def layers(table: Table) -> tuple[Layer, ...]:
         if not text:
             table.fault("layers", "expected a squashfs file or a folder, found nothing", number)
         path, sha256 = pinned(table, "layers", text, number)
-        found.append(Layer(absolute(table, path), table.document.origin((*table.path, "layers", number)), sha256))
+        at = table.document.origin((*table.path, "layers", number))
+        if text.startswith(_OCI):
+            found.append(_oci(table, path.removeprefix(_OCI), at, sha256, number))
+        else:
+            found.append(Layer(absolute(table, path), at, sha256))
     return tuple(found)
+
+
+def _oci(table: Table, text: str, at: Origin, sha256: str, number: int) -> Layer:
+    """An image of a layout, LAYOUT:TAG: as skopeo has it, a layout's path has no colon."""
+    path, _, tag = text.partition(":")
+    if not path:
+        table.fault("layers", "expected an OCI layout, as oci:LAYOUT:TAG, found nothing behind oci:", number)
+    if table.path[-1] != "container":
+        table.fault("layers", "an image of an OCI layout has layers of a root; `pyinit import oci` makes files of them, for here", number)
+    return Layer(absolute(table, path), at, sha256, oci=True, tag=tag)
 
 
 def pinned(table: Table, key: str, text: str, *tail: int) -> tuple[str, str]:

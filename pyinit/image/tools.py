@@ -8,14 +8,17 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from _collections_abc import Callable, Sequence
+from typing import IO, Any
 
 from pyinit.image.spec import BuildError
 
-_PACKAGES = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools"}
+_PACKAGES = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools", "tar2sqfs": "squashfs-tools-ng", "zstd": "zstd"}
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # mmdebstrap wants chroot and ldconfig, users' PATHs lack them
 _TAIL_LINES = 15
 _END_S = 10.0
+_PIECE = 1 << 20
 
 
 def find(name: str) -> str:
@@ -61,8 +64,76 @@ def run(argv: Sequence[str], *, epoch: int, lock_fd: int, on_line: Callable[[str
             _end(child)
             raise
     if code:
-        how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        raise BuildError("\n".join([f"{argv[0]} {how}; it said last:", *(f"    {line}" for line in tail)]))
+        raise BuildError(_failure(argv[0], code, tail))
+
+
+def feed(argv: Sequence[str], write: Callable[[IO[bytes]], None], *, lock_fd: int) -> None:
+    """Run a program that reads what `write(its input)` gives it; BuildError with its last lines if it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"} | {"LC_ALL": "C.UTF-8", "PATH": _path()}
+    with tempfile.TemporaryFile() as said:  # not a pipe, which it would wait at while we wait for it
+        interrupt = _Interrupt()
+        try:
+            child = subprocess.Popen(
+                [find(argv[0]), *argv[1:]], stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, pass_fds=(lock_fd,), process_group=0,
+            )  # fmt: skip
+        except BaseException:
+            interrupt.end()
+            raise
+        try:
+            interrupt.end()
+            assert child.stdin is not None
+            try:
+                write(child.stdin)
+                child.stdin.close()
+            except BrokenPipeError:  # it has ended, and says why
+                pass
+            code = child.wait()
+        except BaseException:
+            _end(child)
+            raise
+        finally:
+            _close(child)
+        if code:
+            said.seek(0)
+            raise BuildError(_failure(argv[0], code, said.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]))
+
+
+def drain(argv: Sequence[str], source: IO[bytes], take: Callable[[bytes], None]) -> None:
+    """Run a program that reads a file, and hand on what it writes; BuildError with its last lines if it fails."""
+    with tempfile.TemporaryFile() as said:
+        interrupt = _Interrupt()
+        try:
+            environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": _path()}
+            child = subprocess.Popen([find(argv[0]), *argv[1:]], stdin=source, stdout=subprocess.PIPE, stderr=said, env=environment, process_group=0)
+        except BaseException:
+            interrupt.end()
+            raise
+        with child:
+            try:
+                interrupt.end()
+                assert child.stdout is not None
+                while data := child.stdout.read(_PIECE):
+                    take(data)
+                code = child.wait()
+            except BaseException:
+                _end(child)
+                raise
+        if code:
+            said.seek(0)
+            raise BuildError(_failure(argv[0], code, said.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]))
+
+
+def _close(child: subprocess.Popen[bytes]) -> None:
+    try:
+        if child.stdin is not None:
+            child.stdin.close()
+    except BrokenPipeError:
+        pass
+
+
+def _failure(name: str, code: int, tail: Sequence[str]) -> str:
+    how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
+    return "\n".join([f"{name} {how}; it said last:", *(f"    {line}" for line in tail)])
 
 
 class _Interrupt:
@@ -82,7 +153,7 @@ class _Interrupt:
             raise KeyboardInterrupt
 
 
-def _end(child: subprocess.Popen[str]) -> None:
+def _end(child: subprocess.Popen[Any]) -> None:
     """TERM to the group, so that mmdebstrap takes down what it mounted; then KILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:

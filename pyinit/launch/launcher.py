@@ -306,7 +306,12 @@ class Launch:
         """For a reload; in a process of its own."""
         from pyinit.config.load import load
 
-        return load(self.config.path, os.environ, extra=instances)
+        config = load(self.config.path, os.environ, extra=instances)
+        if config.container is None or not any(layer.oci for layer in config.container.layers):
+            return config
+        from pyinit.launch import stores  # for those who have an image of a layout
+
+        return stores.resolved(config)
 
     def _connect(self, helper: "NetworkHelper", builder: Builder) -> None:
         try:

@@ -42,7 +42,7 @@ def birth(config: "Config") -> Birth:
 
 
 def _is_plain(box: "Container") -> bool:
-    return not (box.share or {"user", "time"} & set(box.namespaces))
+    return not (box.share or {"user", "time"} & set(box.namespaces) or any(layer.oci for layer in box.layers))
 
 
 def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None], trace: "Trace | None" = None) -> "int | Config":
@@ -98,6 +98,12 @@ def _apart(config: "Config", report: Callable[[str], None], trace: "Trace | None
     """As this host and this user can have it; LaunchError. What a birth apart needs is loaded, once it is known to be one."""
     box = config.container
     assert box is not None
+    if any(layer.oci for layer in box.layers):
+        from pyinit.launch import stores  # for those who have an image of a layout
+
+        config = stores.resolved(config)
+        box = config.container
+        assert box is not None
     if is_rootless(box):
         from pyinit.launch import rootless, tracing  # for ordinary users
 
