@@ -24,7 +24,8 @@ from _frozen_importlib_external import MAGIC_NUMBER
 from pyinit import bundle
 from pyinit.image.spec import BuildError
 
-_RECIPE = 1  # goes up when this code makes other bytes of the same sources
+_NO_REFERENCES = 2  # marshal's version: later ones tell whether somebody else holds an object, which differs from run to run
+_RECIPE = 2  # goes up when this code makes other bytes of the same sources
 _FIRST_EPOCH = 315532800  # 1980: a zip knows no earlier time
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _IMPORTER = "pyinit.image.onefile"
@@ -141,9 +142,8 @@ _COMPILE = "import sys; sys.path.insert(0, {parent!r}); from pyinit.image import
 
 @functools.cache
 def _code(_digest: str) -> tuple[bytes, int, int]:
-    """(importer, index and modules; bytes of the importer; bytes of the index), compiled in a process that is the same each time:
-    what marshal writes depends on who else holds an object.
-    """
+    """(importer, index and modules; bytes of the importer; bytes of the index), compiled in a process of its own, with no
+    columns, whatever we were started with."""
     words = [sys.executable, "-I", "-S", "-B", "-X", "no_debug_ranges", "-c", _COMPILE.format(parent=os.path.dirname(_PACKAGE))]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:
@@ -161,11 +161,11 @@ def _compile_all() -> None:
             continue
         name = f"pyinit/{inner.removesuffix('.py')}".removesuffix("/__init__").replace("/", ".")
         is_package = inner.endswith("__init__.py")
-        data = marshal.dumps(bundle.compiled(_PACKAGE, name, is_package, f"{_PACKAGE}/{inner}")[3])
+        data = marshal.dumps(bundle.compiled(_PACKAGE, name, is_package, f"{_PACKAGE}/{inner}")[3], _NO_REFERENCES)
         rows[name] = (is_package, f"pyinit/{inner}", len(modules), len(data))
         modules += data
         if name == _IMPORTER:
             importer = data
     with open(1, "wb") as out:
-        out.write(marshal.dumps((importer, marshal.dumps(rows), bytes(modules))))
+        out.write(marshal.dumps((importer, marshal.dumps(rows, _NO_REFERENCES), bytes(modules))))
 
