@@ -70,5 +70,5 @@ def test_a_room_imports_only_what_is_below_it(path):
             assert top not in {"asyncio", "threading", "logging"}, f"{name} imports {module}"
             assert not (room in NO_SUBPROCESS and top == "subprocess"), f"{name} imports {module}"
             assert top not in {"ctypes", "_ctypes"} or room == "linux", f"{name} imports {module}: ctypes is for linux only"
-    if name in ("launch/plan.py", "launch/operations.py"):
-        assert imports_of(path) <= {"pyinit.records", "pyinit.model", "pyinit.core.limits", "pyinit.launch.operations"}
+    if name in ("launch/plan.py", "launch/operations.py", "launch/onhost.py"):
+        assert imports_of(path) <= {"pyinit.records", "pyinit.model", "pyinit.core.limits", "pyinit.launch.operations", "pyinit.launch.onhost"}

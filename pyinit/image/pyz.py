@@ -143,7 +143,8 @@ _COMPILE = "import sys; sys.path.insert(0, {parent!r}); from pyinit.image import
 @functools.cache
 def _code(_digest: str) -> tuple[bytes, int, int]:
     """(importer, index and modules; bytes of the importer; bytes of the index), compiled in a process of its own, with no
-    columns, whatever we were started with."""
+    columns, whatever we were started with.
+    """
     words = [sys.executable, "-I", "-S", "-B", "-X", "no_debug_ranges", "-c", _COMPILE.format(parent=os.path.dirname(_PACKAGE))]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:

@@ -24,7 +24,7 @@ from pyinit.errors import LaunchError
 from pyinit.image import tar, tools, unpack
 from pyinit.image.spec import BuildError
 from pyinit.launch import digests
-from pyinit.launch.operations import VerifyImage
+from pyinit.launch.onhost import VerifyImage
 from pyinit.model import NOWHERE
 from pyinit.records import NamedTuple
 

@@ -10,7 +10,7 @@ import os
 import stat
 from _collections_abc import Callable
 
-from pyinit.launch import imaging
+from pyinit.launch import imaging, onhost
 from pyinit.launch import operations as p
 from pyinit.launch.declared import Declared
 from pyinit.launch.digests import Identity
@@ -218,14 +218,14 @@ class Builder:
     def _devices(self) -> None:
         dev = self.root.open("/dev", os.O_RDONLY | os.O_DIRECTORY)
         try:
-            for name, major, minor in p.DEVICES if self.root.ids.makes_devices else ():
+            for name, major, minor in onhost.DEVICES if self.root.ids.makes_devices else ():
                 os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
                 os.chmod(name, 0o666, dir_fd=dev)  # mknod obeys the umask
             for name, target in p.DEVICE_LINKS:
                 os.symlink(target, name, dir_fd=dev)
             for name in ("pts", "shm", "mqueue"):
                 os.mkdir(name, 0o755, dir_fd=dev)
-            for name, _, _ in () if self.root.ids.makes_devices else p.DEVICES:
+            for name, _, _ in () if self.root.ids.makes_devices else onhost.DEVICES:
                 self._bind_device(name)
         finally:
             os.close(dev)

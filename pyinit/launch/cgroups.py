@@ -15,7 +15,7 @@ from pyinit import scopes as contextlib
 from pyinit.core.limits import PROTECTING, V1_NAMES, V2_NAMES, Setting, controllers, tracker, v1_settings, v2_settings
 from pyinit.errors import LaunchError
 from pyinit.init.limiting import Lack, hold, seed_cpuset
-from pyinit.launch.operations import MakeCgroup
+from pyinit.launch.onhost import MakeCgroup
 from pyinit.linux import cgroup, process
 
 _KILL = 9

@@ -15,7 +15,7 @@ from pyinit import scopes as contextlib
 from pyinit.control import places
 from pyinit.errors import LaunchError
 from pyinit.launch import cgroups, fuse, hooks, journals
-from pyinit.launch.operations import UPPER_FOLDERS
+from pyinit.launch.onhost import UPPER_FOLDERS
 from pyinit.model import Origin
 
 _ENDING_S = 1.0  # between the closing of one fd of a process that ends and of the next

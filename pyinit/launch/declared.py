@@ -9,7 +9,8 @@ import errno
 import os
 
 from pyinit.launch import imaging
-from pyinit.launch.operations import FILE, Point, is_elsewhere, point
+from pyinit.launch.onhost import FILE
+from pyinit.launch.operations import Point, is_elsewhere, point
 from pyinit.launch.root import Ids, Root, attach, write_all
 from pyinit.linux import mount
 from pyinit.model import IMAGES, FileSpec, Mount

@@ -9,7 +9,7 @@ import stat
 from _collections_abc import Callable
 
 from pyinit.errors import LaunchError
-from pyinit.launch.operations import DEVICES, LimitDevices
+from pyinit.launch.onhost import DEVICES, LimitDevices
 from pyinit.linux import bpf, cgroup
 from pyinit.model import Device
 

@@ -10,7 +10,7 @@ import os
 import time
 
 from pyinit.errors import LaunchError
-from pyinit.launch.operations import VerifyImage
+from pyinit.launch.onhost import VerifyImage
 from pyinit.linux import process
 from pyinit.records import NamedTuple
 

@@ -7,6 +7,7 @@ import errno
 import os
 
 from pyinit.config import images
+from pyinit.launch import onhost
 from pyinit.launch import operations as p
 from pyinit.model import FUSE, IMAGES, NETWORK_TYPES, SLIRP, Mount
 
@@ -16,23 +17,23 @@ _OF_THE_HOST = (errno.EPERM, errno.EACCES, errno.ENODEV, errno.ENOSYS, errno.ENO
 def _subjects(operation: p.Operation) -> tuple[str, ...]:
     """What of the host an operation needs, by the doctor's names."""
     match operation:
-        case p.Isolate():
+        case onhost.Isolate():
             return tuple(f"namespace {name}" for name in operation.namespaces)
         case p.AttachLayer():
             return of_image(operation.path)
         case p.MountDeclared():
             return of_mount(operation.mount)
-        case p.ConnectMount():
+        case onhost.ConnectMount():
             return of_mount(operation.mount)
-        case p.LimitDevices():
+        case onhost.LimitDevices():
             return ("cgroup devices",)
-        case p.MapIds():
+        case onhost.MapIds():
             return ("namespace user", "idmap")
-        case p.MapUsers():
+        case onhost.MapUsers():
             return ("userns",) if os.geteuid() else ("namespace user",)
         case p.MakeRoot():
             return ("filesystem overlay", "filesystem tmpfs")
-        case p.MakeNetwork() if operation.network.mode == SLIRP:
+        case onhost.MakeNetwork() if operation.network.mode == SLIRP:
             return ("tun", "program slirp4netns")
         case p.FilterCalls():
             return ("seccomp",)

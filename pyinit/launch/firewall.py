@@ -11,7 +11,7 @@ from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch import rules
 from pyinit.launch.journals import Entries, mark_gone, others
-from pyinit.launch.operations import MakeRules
+from pyinit.launch.onhost import MakeRules
 from pyinit.linux import process
 from pyinit.linux.addresses import bits_of
 from pyinit.linux.netlink import Netlink

@@ -9,7 +9,7 @@ import os
 from _collections_abc import Callable
 
 from pyinit.errors import EXIT_OK, LaunchError
-from pyinit.launch.operations import NoteHook, RunHook
+from pyinit.launch.onhost import NoteHook, RunHook
 from pyinit.launch.plan import Plan
 from pyinit.launch.tracing import SILENT, Trace, carried_out
 from pyinit.linux import process

@@ -12,7 +12,7 @@ from pyinit.config import images
 from pyinit.errors import LaunchError
 from pyinit.launch import release
 from pyinit.launch.digests import Identity, identity
-from pyinit.launch.operations import UPPER_FOLDERS
+from pyinit.launch.onhost import UPPER_FOLDERS
 from pyinit.launch.resolve import canonical_target
 from pyinit.launch.root import Ids, attach
 from pyinit.linux import loop, mount

@@ -14,7 +14,7 @@ from pyinit import scopes as contextlib
 from pyinit.bundle import Bundle
 from pyinit.config import cache
 from pyinit.control import places
-from pyinit.launch import clone, operations, plan, users
+from pyinit.launch import clone, onhost, plan, users
 from pyinit.launch.tracing import Trace, carried_out, explained
 from pyinit.linux import namespaces, process
 from pyinit.model import Config, Shared
@@ -38,22 +38,22 @@ def bear(config: Config, code: Bundle, trace: Trace) -> clone.Born:
     try:
         for step in steps:
             match step:
-                case operations.JoinNamespace():
+                case onhost.JoinNamespace():
                     with carried_out(step, trace):
                         joined[step.shared.kind] = _open(step)
-                case operations.SetClocks():
+                case onhost.SetClocks():
                     with carried_out(step, trace):
                         joined["time"] = _clocks(step)
-                case operations.Isolate():
+                case onhost.Isolate():
                     with carried_out(step, trace):
                         birth = _Birth(joined, has_ids="user" in joined or "user" in box.namespaces)
                         born = clone.start(clone.flags_of(box), cache.pack(config), code, birth)
-                case operations.MapUsers() if not box.rootless:  # else it is the launcher's own, and done
+                case onhost.MapUsers() if not box.rootless:  # else it is the launcher's own, and done
                     assert born is not None
                     with carried_out(step, trace):
                         users.write_map(born.pid, step.users.ranges)
         assert born is not None and birth is not None
-        with explained(next(step for step in steps if isinstance(step, operations.Isolate))):
+        with explained(next(step for step in steps if isinstance(step, onhost.Isolate))):
             if birth.has_ids:
                 born.ids = users.of(born)
             birth.open_gate()
@@ -69,7 +69,7 @@ def bear(config: Config, code: Bundle, trace: Trace) -> clone.Born:
     return born
 
 
-def _clocks(step: operations.SetClocks) -> int:
+def _clocks(step: onhost.SetClocks) -> int:
     try:
         return namespaces.time_namespace(step.offsets)
     except OSError as error:
@@ -80,7 +80,7 @@ def _clocks(step: operations.SetClocks) -> int:
         raise
 
 
-def _open(step: operations.JoinNamespace) -> int:
+def _open(step: onhost.JoinNamespace) -> int:
     """fd of the namespace; OSError, LaunchError."""
     shared = step.shared
     if shared.by == "path":
@@ -98,7 +98,7 @@ def _open(step: operations.JoinNamespace) -> int:
     return fd
 
 
-def _of_process(step: operations.JoinNamespace, pid: int) -> int:
+def _of_process(step: onhost.JoinNamespace, pid: int) -> int:
     """The number can't become another's between two looks at who has it."""
     shared = step.shared
     gone = OSError(errno.ESRCH, f"{_named(shared)} does not run; start it first")
@@ -124,7 +124,7 @@ def _of_process(step: operations.JoinNamespace, pid: int) -> int:
         os.close(pidfd)
 
 
-def _pid_of(step: operations.JoinNamespace) -> int:
+def _pid_of(step: onhost.JoinNamespace) -> int:
     """PID 1's of a container whose lock is held."""
     what = step.shared.what
     found = next((one.pid for one in places.running() if one.name == what), 0)

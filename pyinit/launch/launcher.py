@@ -26,7 +26,7 @@ from pyinit.control import places
 from pyinit.control.listener import bind
 from pyinit.errors import LaunchError
 from pyinit.init import shell
-from pyinit.launch import cgroups, operations, plan
+from pyinit.launch import cgroups, onhost, operations, plan
 from pyinit.launch.builder import Builder, text_of
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.launch.clone import Born
@@ -94,7 +94,7 @@ class Launch:
         self.config = config
         self.box = config.container
         self.steps = steps
-        self.isolate = next(step for step in steps.host if isinstance(step, operations.Isolate))
+        self.isolate = next(step for step in steps.host if isinstance(step, onhost.Isolate))
         self.held = held
         self.born = born
         self.folder_fds: list[int] = []
@@ -114,14 +114,14 @@ class Launch:
         try:
             # 0. The images are those that are meant.
             for step in self.steps.host:
-                if isinstance(step, operations.VerifyImage):
+                if isinstance(step, onhost.VerifyImage):
                     from pyinit.launch import digests  # for pinned ones
 
                     with carried_out(step, self.trace):
                         self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
             # 1. What is taken by others is told before anything is made. The network's helper is forked first: nft waits for the kernel.
             for take in self.steps.host:
-                if isinstance(take, operations.TakeAddress):
+                if isinstance(take, onhost.TakeAddress):
                     from pyinit.launch import leases  # for those who have a network
 
                     with carried_out(take, self.trace):
@@ -160,7 +160,7 @@ class Launch:
 
         return rootless.Ours()
 
-    def _delegated(self, step: operations.MakeCgroup) -> "list[cgroup.Hierarchy] | None":
+    def _delegated(self, step: onhost.MakeCgroup) -> "list[cgroup.Hierarchy] | None":
         if not self.box.rootless:
             return None
         from pyinit.launch import rootless  # for ordinary users
@@ -170,8 +170,8 @@ class Launch:
     def _help(self, taken: "Taken") -> "NetworkHelper":
         from pyinit.launch.nethelper import NetworkHelper  # for those who have a network
 
-        rules = next((step for step in self.steps.host if isinstance(step, operations.MakeRules)), None)
-        links = next(step for step in self.steps.host if isinstance(step, operations.MakeNetwork))
+        rules = next((step for step in self.steps.host if isinstance(step, onhost.MakeRules)), None)
+        links = next(step for step in self.steps.host if isinstance(step, onhost.MakeNetwork))
         if links.network.mode == "veth":
             self.held.note("bridge", links.network.bridge)
             self.held.note("link", f"{links.link} {links.name}")
@@ -204,18 +204,18 @@ class Launch:
         control_fd = bind(f"{self.held.directory}/{CONTROL_SOCKET}")
         try:
             for step in self.steps.host:
-                if isinstance(step, operations.TakeFolder):
+                if isinstance(step, onhost.TakeFolder):
                     with carried_out(step, self.trace):
                         self.folder_fds.append(self.held.take_folder(step.path, step.origin))
-                elif isinstance(step, operations.Outside):
+                elif isinstance(step, onhost.Outside):
                     if self.outside is None:
                         from pyinit.launch.outside import Outside  # for those who need more of the host
 
-                        taken = [one.content for one in self.steps.host if isinstance(one, operations.TakeContent)]
+                        taken = [one.content for one in self.steps.host if isinstance(one, onhost.TakeContent)]
                         self.outside = Outside(frozenset(one.text for one in taken if one.kind == "env"), self.ids)
                     with carried_out(step, self.trace):
                         self.outside.run(step)
-                elif isinstance(step, operations.MakeCgroup):
+                elif isinstance(step, onhost.MakeCgroup):
                     with carried_out(step, self.trace):
                         places = self._delegated(step)
                         if places == []:
@@ -223,7 +223,7 @@ class Launch:
                         self.groups, self.unified, self.v1_places = cgroups.make(step, self.held.note, self.report, places)
                         if self.born.ids is not None:
                             self.born.ids.take_groups(self.groups)
-                elif isinstance(step, operations.LimitDevices):
+                elif isinstance(step, onhost.LimitDevices):
                     from pyinit.launch import devices  # for those who have some
 
                     with carried_out(step, self.trace):
@@ -289,7 +289,7 @@ class Launch:
     def _move_in(self, control_fd: int) -> None:
         """PID 1 into its groups, and the word to it where that is."""
         self.held.write_pid(self.born.pid)
-        group = next((step for step in self.steps.host if isinstance(step, operations.MakeCgroup)), self.isolate)
+        group = next((step for step in self.steps.host if isinstance(step, onhost.MakeCgroup)), self.isolate)
         with explained(group):
             self._tell_where(control_fd)
 
@@ -331,7 +331,7 @@ class Launch:
     def _serve(self, builder: Builder) -> None:
         from pyinit.launch import slirp  # for those who have it
 
-        step = next(step for step in self.steps.host if isinstance(step, operations.MakeNetwork))
+        step = next(step for step in self.steps.host if isinstance(step, onhost.MakeNetwork))
         slirp.check_ports(step.network)
         self.slirp = slirp.Slirp(step, self.held.directory, self.born.pid)
         try:

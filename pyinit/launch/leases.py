@@ -15,7 +15,7 @@ from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch import firewall, names, rules
 from pyinit.launch.journals import locked, others
-from pyinit.launch.operations import TakeAddress
+from pyinit.launch.onhost import TakeAddress
 from pyinit.linux import addresses
 from pyinit.linux import sock as socket
 from pyinit.linux.netlink import Netlink

@@ -12,7 +12,7 @@ from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError, PyinitError
 from pyinit.launch.journals import locked
 from pyinit.launch.leases import Taken
-from pyinit.launch.operations import MakeNetwork, MakeRules
+from pyinit.launch.onhost import MakeNetwork, MakeRules
 from pyinit.linux import sock as socket
 from pyinit.records import TYPE_CHECKING
 

@@ -13,7 +13,7 @@ from pyinit.errors import LaunchError
 from pyinit.launch import firewall, rules
 from pyinit.launch.firewall import ALIAS
 from pyinit.launch.journals import locked
-from pyinit.launch.operations import MakeNetwork
+from pyinit.launch.onhost import MakeNetwork
 from pyinit.linux import addresses, arp, namespaces
 from pyinit.linux.netlink import Link, Macvlan, Netlink, Veth, index_of
 from pyinit.model import Network

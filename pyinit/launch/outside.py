@@ -17,8 +17,8 @@ from pyinit.launch import netfs
 from pyinit.launch.declared import make_source
 from pyinit.launch.explain import explain
 from pyinit.launch.fuse import Program, await_root, identity
-from pyinit.launch.operations import OPTION, ConnectMount, MapIds, OpenTree, TakeContent
-from pyinit.launch.operations import Outside as Step
+from pyinit.launch.onhost import OPTION, ConnectMount, MapIds, OpenTree, TakeContent
+from pyinit.launch.onhost import Outside as Step
 from pyinit.launch.root import Ids, write_all
 from pyinit.linux import mount, namespaces, process
 from pyinit.linux import sock as socket

@@ -3,6 +3,7 @@
 Owns what is done and in which order. Must not know how: no syscall, no clock, no file is touched here.
 """
 
+import pyinit.launch.onhost as on_host
 import pyinit.launch.operations as ops
 from pyinit.core.limits import controllers, size_text
 from pyinit.model import FUSE, LINKED, SECRETS, SLIRP, CgroupLimits, Config, Container, Mount, Origin
@@ -18,17 +19,17 @@ _SHARED_BYTES = 64 << 20  # of /dev/shm, at most
 class Plan(NamedTuple):
     """`host`: done by the launcher; `inside`: by its builder; `own`: by PID 1 itself; `built`: by the launcher, then."""
 
-    host: tuple[ops.OnHost, ...]
+    host: tuple[on_host.OnHost, ...]
     inside: tuple[ops.Inside, ...]
     own: tuple[ops.Own, ...]
-    built: tuple[ops.WhenBuilt, ...] = ()
+    built: tuple[on_host.WhenBuilt, ...] = ()
 
     def operations(self) -> tuple[ops.Operation, ...]:
         return self.host + self.inside + self.own + self.built
 
     def network_first(self) -> bool:
         """Whether PID 1 has to wait for the network: settings of its links, or of what is the default of later ones."""
-        return any(isinstance(step, ops.MakeNetwork) for step in self.host) and any(
+        return any(isinstance(step, on_host.MakeNetwork) for step in self.host) and any(
             isinstance(step, ops.SetSysctl) and step.path.startswith("net/") for step in self.inside
         )
 
@@ -38,18 +39,18 @@ def make(config: Config) -> Plan:
     box = config.container
     assert box is not None
     host = _birth(box)  # first: Python takes longer to start than all that follows
-    host += [ops.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
+    host += [on_host.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
     mounts = _with_defaults(config, box)
     for mount in mounts:
-        host += [ops.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
+        host += [on_host.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
         if mount.sha256:
-            host.append(ops.VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)))
+            host.append(on_host.VerifyImage(mount.source, mount.sha256, _first(mount.source_origin, mount.origin)))
     net, link = box.network, link_name(box.name)
     if net.mode in LINKED:
-        host.append(ops.TakeAddress(net, box.name, link, net.origin))
+        host.append(on_host.TakeAddress(net, box.name, link, net.origin))
     if box.writable not in ("none", "tmpfs"):
-        host.append(ops.TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
-    host += [ops.TakeFolder(mount.writable, mount.origin) for mount in mounts if mount.writable not in ("none", "tmpfs")]
+        host.append(on_host.TakeFolder(box.writable, _first(box.writable_origin, box.origin)))
+    host += [on_host.TakeFolder(mount.writable, mount.origin) for mount in mounts if mount.writable not in ("none", "tmpfs")]
     if box.rootless:
         host += _served(box, mounts)
     for mount in mounts:
@@ -59,13 +60,13 @@ def make(config: Config) -> Plan:
     limits_devices = bool(box.security.devices) or "MKNOD" in box.security.capabilities  # else it has no others, and can make none
     if "cgroup" in box.namespaces or box.cgroup != CgroupLimits() or of_services or joins_pid or limits_devices:
         at = _first(box.cgroup.origin, box.origin)
-        host.append(ops.MakeCgroup(box.name, box.cgroup, at, of_services, config.init.strict, limits_devices))
+        host.append(on_host.MakeCgroup(box.name, box.cgroup, at, of_services, config.init.strict, limits_devices))
     if limits_devices:
-        host.append(ops.LimitDevices(box.security.devices, _first(box.security.devices_origin, box.origin), config.init.strict))
+        host.append(on_host.LimitDevices(box.security.devices, _first(box.security.devices_origin, box.origin), config.init.strict))
     if net.mode in LINKED and (net.nat or net.publish or net.outbound is not None):
-        host.append(ops.MakeRules(net, box.name, link, net.origin))
+        host.append(on_host.MakeRules(net, box.name, link, net.origin))
     if net.mode in (*LINKED, SLIRP):
-        host.append(ops.MakeNetwork(net, box.name, link, net.origin))
+        host.append(on_host.MakeNetwork(net, box.name, link, net.origin))
     inside: list[ops.Inside] = [ops.Stage(box.origin)]
     inside += [ops.AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
     inside += [ops.CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
@@ -81,30 +82,30 @@ def make(config: Config) -> Plan:
         inside.append(ops.SetHostname(box.hostname, box.origin))
     inside += [ops.SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
     hooks = box.hooks
-    built: list[ops.WhenBuilt] = [ops.NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
-    built += [ops.RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
+    built: list[on_host.WhenBuilt] = [on_host.NoteHook(one.command, hooks.timeout_s, one.origin) for one in hooks.poststop]
+    built += [on_host.RunHook(one.command, hooks.timeout_s, one.origin) for one in hooks.prestart]
     return Plan(tuple(host), tuple(inside), (*own(box), *_filters(config, box)), tuple(built))
 
 
-def _birth(box: Container) -> list[ops.OnHost]:
+def _birth(box: Container) -> list[on_host.OnHost]:
     """PID 1 is born where it will be; what its ids are it is told then, for its namespace must be there."""
-    users = ops.MapUsers(box.user_namespace, _first(box.user_namespace.origin, box.origin))
-    found: list[ops.OnHost] = [users] if box.rootless else []  # the launcher's own, which all else is made in
-    found += [ops.JoinNamespace(one, one.origin) for one in box.share]
+    users = on_host.MapUsers(box.user_namespace, _first(box.user_namespace.origin, box.origin))
+    found: list[on_host.OnHost] = [users] if box.rootless else []  # the launcher's own, which all else is made in
+    found += [on_host.JoinNamespace(one, one.origin) for one in box.share]
     if "time" in box.namespaces:
-        found.append(ops.SetClocks(box.time_offsets, _first(box.time_origin, box.origin)))
-    found.append(ops.Isolate(box.namespaces, box.origin))
+        found.append(on_host.SetClocks(box.time_offsets, _first(box.time_origin, box.origin)))
+    found.append(on_host.Isolate(box.namespaces, box.origin))
     if "user" in box.namespaces:
         found.append(users)
     return found
 
 
-def _served(box: Container, mounts: list[Mount]) -> list[ops.OnHost]:
+def _served(box: Container, mounts: list[Mount]) -> list[on_host.OnHost]:
     """Each once, whoever needs it."""
     layers = [*box.layers, *(layer for mount in mounts for layer in mount.layers)]
     needed = {layer.path: layer.origin for layer in reversed(layers)}
     needed |= {mount.source: _first(mount.source_origin, mount.origin) for mount in mounts if mount.type == "squashfs"}
-    return [ops.ConnectMount(Mount(_SERVER, path, path, origin=origin), origin, is_image=True) for path, origin in needed.items() if not path.startswith("image:")]
+    return [on_host.ConnectMount(Mount(_SERVER, path, path, origin=origin), origin, is_image=True) for path, origin in needed.items() if not path.startswith("image:")]
 
 
 def shows_groups(box: Container) -> bool:
@@ -133,21 +134,21 @@ def _filters(config: Config, box: Container) -> list[ops.FilterCalls]:
     return found
 
 
-def _outside(mount: Mount) -> list[ops.Outside]:
+def _outside(mount: Mount) -> list[on_host.Outside]:
     """What a mount needs of the host that can't be had from inside."""
     at = _first(mount.origin)
-    found: list[ops.Outside] = [
-        ops.TakeContent(mount.target, ops.FILE, one.name, one.content, _first(one.content.origin, at))
+    found: list[on_host.Outside] = [
+        on_host.TakeContent(mount.target, on_host.FILE, one.name, one.content, _first(one.content.origin, at))
         for one in mount.files
         if one.content.kind != "text"
     ]
-    found += [ops.TakeContent(mount.target, ops.OPTION, name, content, content.origin) for name, content in mount.secret_options]
+    found += [on_host.TakeContent(mount.target, on_host.OPTION, name, content, content.origin) for name, content in mount.secret_options]
     if mount.idmap:
-        found.append(ops.MapIds(mount.target, mount.idmap, at))
+        found.append(on_host.MapIds(mount.target, mount.idmap, at))
     if mount.propagation != "private":
-        found.append(ops.OpenTree(mount, at))
+        found.append(on_host.OpenTree(mount, at))
     if ops.is_elsewhere(mount):
-        found.append(ops.ConnectMount(mount, at))
+        found.append(on_host.ConnectMount(mount, at))
     return found
 
 

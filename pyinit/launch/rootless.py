@@ -11,7 +11,7 @@ from _collections_abc import Callable
 
 from pyinit.control import places
 from pyinit.errors import LaunchError
-from pyinit.launch import operations, plan, users
+from pyinit.launch import onhost, plan, users
 from pyinit.launch.root import Ids
 from pyinit.launch.tracing import Trace, carried_out
 from pyinit.linux import cgroup, namespaces, process
@@ -100,13 +100,13 @@ def enter(config: Config, trace: Trace, report: Callable[[str], None]) -> Config
     box = config.container
     assert box is not None
     places.keep_runtime_dir()
-    step = next(one for one in plan.make(config).host if isinstance(one, operations.MapUsers))
+    step = next(one for one in plan.make(config).host if isinstance(one, onhost.MapUsers))
     with carried_out(step, trace):
         _enter(step)
     return config
 
 
-def _enter(step: operations.MapUsers) -> None:
+def _enter(step: onhost.MapUsers) -> None:
     gate, opener = os.pipe2(os.O_CLOEXEC)
     answer, teller = os.pipe2(os.O_CLOEXEC)
     target = os.getpid()
@@ -137,7 +137,7 @@ def _enter(step: operations.MapUsers) -> None:
     process.prctl(process.PR_SET_DUMPABLE, 1)  # whose the files in our /proc are
 
 
-def _map(gate: int, teller: int, target: int, step: operations.MapUsers) -> None:
+def _map(gate: int, teller: int, target: int, step: onhost.MapUsers) -> None:
     """In a child, which stays outside: only from there is a map written."""
     try:
         if os.read(gate, 1) == b".":
@@ -151,7 +151,7 @@ def _map(gate: int, teller: int, target: int, step: operations.MapUsers) -> None
         os._exit(0)
 
 
-def delegated(step: operations.MakeCgroup, report: Callable[[str], None]) -> list[cgroup.Hierarchy]:
+def delegated(step: onhost.MakeCgroup, report: Callable[[str], None]) -> list[cgroup.Hierarchy]:
     """Those in which this user has a group to make others in; if there is none that is told, once. LaunchError if it matters."""
     found = [one for one in cgroup.hierarchies() if is_delegated(one.directory)]
     if found:

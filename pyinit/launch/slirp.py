@@ -15,7 +15,7 @@ from _collections_abc import Callable
 from pyinit.errors import LaunchError
 from pyinit.launch.claim import SLIRP_SOCKET
 from pyinit.launch.fuse import Served, identity
-from pyinit.launch.operations import MakeNetwork
+from pyinit.launch.onhost import MakeNetwork
 from pyinit.linux import mount, namespaces, process
 from pyinit.linux import sock as socket
 from pyinit.linux.programs import find_program

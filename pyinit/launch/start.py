@@ -146,14 +146,14 @@ def check_privileges(box: "Container") -> None:
 
 
 def _born(config: "Config", code: Bundle, trace: "Trace | None") -> clone.Born:
-    from pyinit.launch import operations, plan, tracing  # of the launcher's section, which is loaded next
+    from pyinit.launch import onhost, plan, tracing  # of the launcher's section, which is loaded next
 
     assert config.container is not None
     if not _is_plain(config.container):
         from pyinit.launch import isolation  # for those who join one, or have ids or clocks of their own
 
         return isolation.bear(config, code, trace or tracing.SILENT)
-    isolate = next(step for step in plan.make(config).host if isinstance(step, operations.Isolate))
+    isolate = next(step for step in plan.make(config).host if isinstance(step, onhost.Isolate))
     born: clone.Born | None = None
     try:
         with tracing.carried_out(isolate, trace or tracing.SILENT):

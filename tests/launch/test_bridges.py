@@ -6,7 +6,7 @@ import pytest
 
 from pyinit.errors import LaunchError
 from pyinit.launch import firewall, network
-from pyinit.launch.operations import MakeNetwork
+from pyinit.launch.onhost import MakeNetwork
 from pyinit.linux.netlink import Link
 from pyinit.model import Network, Origin
 

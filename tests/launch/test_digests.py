@@ -10,7 +10,8 @@ import pytest
 from pyinit.errors import LaunchError
 from pyinit.launch import digests
 from pyinit.launch.apply import Builder
-from pyinit.launch.operations import AttachLayer, VerifyImage
+from pyinit.launch.onhost import VerifyImage
+from pyinit.launch.operations import AttachLayer
 from pyinit.launch.outside import Outside
 from pyinit.launch.root import Ids
 from pyinit.model import Origin

@@ -9,7 +9,7 @@ import pytest
 from pyinit.errors import LaunchError
 from pyinit.launch import hooks
 from pyinit.launch.claim import Claim
-from pyinit.launch.operations import NoteHook, RunHook
+from pyinit.launch.onhost import NoteHook, RunHook
 from pyinit.launch.plan import Plan
 from pyinit.model import Config, Container, InitSpec, Origin
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import REPO, Pyinit, erofs, leftovers, make_busybox, squash, wait_until
 from test_images import no_digests_left  # noqa: F401 - a fixture
 
-from pyinit.launch import operations
+from pyinit.launch import onhost, operations
 
 pytestmark = pytest.mark.usefixtures("nothing_left", "no_digests_left")
 
@@ -101,7 +101,7 @@ log = {{ to = "stdout", timestamp = "none" }}
 command = ["/bin/sh", "/bin/inventory"]
 """
 OTHERS = 6  # calls of each side, besides the first of each kind
-HOST, INSIDE, BUILT = ([kind.__name__ for kind in typing.get_args(kinds)] for kinds in (operations.OnHost, operations.Inside | operations.Own, operations.WhenBuilt))
+HOST, INSIDE, BUILT = ([kind.__name__ for kind in typing.get_args(kinds)] for kinds in (onhost.OnHost, operations.Inside | operations.Own, onhost.WhenBuilt))
 ERRNOS = (errno.EPERM, errno.ENOSPC, errno.EBUSY, errno.ENOENT)
 # All that a start makes, as the container sees it; without numbers that differ at each.
 INVENTORY = """

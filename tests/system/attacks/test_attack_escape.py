@@ -64,7 +64,7 @@ OWN_DEV = Defence(
     "/dev is not the image's", keys=(("readonly_paths", "[]"),),
     mutants=(
         *RAM_DEV.mutants,
-        Mutant("launch/apply.py", "for name, major, minor in p.DEVICES if", "for name, major, minor in [one for one in p.DEVICES if one[0] not in os.listdir(dev)] if"),
+        Mutant("launch/apply.py", "for name, major, minor in onhost.DEVICES if", "for name, major, minor in [one for one in onhost.DEVICES if one[0] not in os.listdir(dev)] if"),
     ),
 )  # fmt: skip
 IS_DEVPTS = Defence("the folder of a terminal is a devpts, by its magic", mutants=(Mutant("linux/pty.py", "if filesystem_magic(place) != _DEVPTS_SUPER_MAGIC:", "if False:"),))
