@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _HUP, _CONT = 1, 18
 _AFTER_HANGUP_S = 5.0
-_NO_ROOM = (errno.ENFILE, errno.EMFILE, errno.ENOMEM)  # of ours, for whatever was to be opened before
+NO_ROOM = (errno.ENFILE, errno.EMFILE, errno.ENOMEM)  # of ours, for whatever was to be opened before
 
 
 class Beside:
@@ -130,5 +130,5 @@ def failure(spec: ServiceSpec, error: OSError | RefusedError, command: str) -> e
     if isinstance(error, RefusedError):
         return e.ExecFailed(spec.name, 0, error.stage, error.number, str(error))
     number = error.errno or 0
-    stage = "exec" if error.filename and number not in _NO_ROOM else "fork"
+    stage = "exec" if error.filename and number not in NO_ROOM else "fork"
     return e.ExecFailed(spec.name, 0, stage, number, explain(spec, command, stage, number))

@@ -4,6 +4,7 @@ Owns what was said and the watchdogs. Must not know sockets (notify.py). Laws: a
 what is kept for it is bounded; a process is taken for the main one only if it is one of the service's.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -11,8 +12,10 @@ import time
 
 from pyinit import scopes as contextlib
 from pyinit.core import events as e
+from pyinit.init.beside import NO_ROOM
 from pyinit.init.loop import Deadline
 from pyinit.init.notify import Notify
+from pyinit.init.privileges import RefusedError
 from pyinit.linux import process
 from pyinit.linux.fds import discard
 from pyinit.model import ServiceSpec
@@ -43,8 +46,15 @@ class Words:
         self._fds: dict[str, list[tuple[str, int]]] = {}  # name, fd
 
     def prepare(self, spec: ServiceSpec, uid: int) -> None:
-        """Before a fork; OSError."""
-        self._notify.prepare(spec, uid)
+        """Before a fork; OSError, RefusedError."""
+        try:
+            self._notify.prepare(spec, uid)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            hint = "; it is pyinit's: remove what is there" if error.errno == errno.EEXIST else ""
+            raise RefusedError("files", error.errno or 0, f"{spec.origin}: NOTIFY_SOCKET: {where}{error.strerror}{hint}") from error
         self._silence(spec.name)
 
     def environment(self, spec: ServiceSpec) -> dict[str, str]:

@@ -6,12 +6,13 @@ Owns the call, and the end of what came and is not kept. Must not know who sends
 what came by `discard`, and the socket by `close`.
 
 The last close of a TCP socket waits for up to its SO_LINGER (socket(7)), also of one that doesn't block, and the sender
-has chosen it. What is left: a sender with a copy of its own can set it again behind `discard`'s look, and must have closed
-that copy, too, before the close that is the next call, or it would not be the last one; a sender that holds the
-socket's lock (a sendmsg whose memory waits, by userfaultfd or FUSE); files whose every close asks somebody (FUSE); and
-what the kernel closes since we have no descriptor free. Where nobody passes descriptors, `pass_none` leaves none of it.
+has chosen it. A sender with a copy of its own can set it again behind `discard`'s look, and close that copy before we do:
+so a signal ends such a wait, soon. What is left: a sender that holds the socket's lock (a sendmsg whose memory waits, by
+userfaultfd or FUSE); files whose every close asks somebody (FUSE); and what the kernel closes since we have no descriptor
+free. Where nobody passes descriptors, `pass_none` leaves none of it.
 """
 
+import _signal  # type: ignore[import-not-found]  # built in: no enum is made
 import errno
 import os
 import struct
@@ -24,6 +25,8 @@ _SIZE = struct.calcsize("i")
 _SO_PASSRIGHTS = 83  # Linux 6.16
 _LINGER = struct.Struct("ii")  # struct linger
 _MOST_BYTES = 1 << 16
+_SO_DOMAIN = 39
+_LONGEST_WAIT_S = 0.01
 
 
 def receive(sock: socket.socket, most_bytes: int, most_fds: int, flags: int = 0) -> tuple[bytes, list[int]]:
@@ -62,7 +65,29 @@ def discard(fd: int) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
     except (OSError, struct.error):  # a family that knows no such option
         pass
-    sock.close()
+    if sock.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN) == socket.AF_UNIX:
+        sock.close()
+    else:
+        _close_soon(sock)
+
+
+def _close_soon(sock: socket.socket) -> None:
+    """A close(2) that ends with SIGALRM if it waits (sk_stream_wait_close() in net/core/stream.c heeds signals).
+
+    One that was pending is so again; one that comes from elsewhere in these microseconds is lost.
+    """
+    was_pending = _signal.SIGALRM in _signal.sigpending()
+    handler = _signal.signal(_signal.SIGALRM, lambda *_: None)
+    mask = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGALRM,))
+    timer = _signal.setitimer(_signal.ITIMER_REAL, _LONGEST_WAIT_S, _LONGEST_WAIT_S)
+    try:
+        sock.close()
+    finally:
+        _signal.setitimer(_signal.ITIMER_REAL, *timer)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        _signal.signal(_signal.SIGALRM, _signal.SIG_DFL if handler is None else handler)
+        if was_pending:
+            os.kill(os.getpid(), _signal.SIGALRM)
 
 
 def _as_socket(fd: int) -> socket.socket | None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import pathlib
+import signal
 import socket
 import struct
 import time
@@ -12,7 +14,7 @@ from turns import Turns
 from pyinit.control.server import Server, bind
 from pyinit.init import syslog
 from pyinit.init.notify import Notify
-from pyinit.linux import fds
+from pyinit.linux import fds, process, seccomp
 from pyinit.model import Readiness, ServiceSpec
 
 LINGER_S = 4
@@ -71,6 +73,54 @@ def test_what_is_discarded_does_not_wait(linger):
     fd = linger().detach()
     with at_once():
         fds.discard(fd)
+
+
+def no_setsockopt() -> None:
+    """From here on it says 0 and does nothing: as if the sender had set its wish again in that very moment, and every time."""
+    allow, pretend = 0x7FFF0000, 0x00050000  # SECCOMP_RET_ALLOW, _ERRNO of 0
+    load, if_equal, answer = 0x20, 0x15, 0x06
+    number = {"x86_64": 54, "aarch64": 208}[os.uname().machine]
+    program = ((load, 0, 0, 0), (if_equal, 0, 1, number), (answer, 0, 0, pretend), (answer, 0, 0, allow))
+    ready = seccomp.prepare(b"".join(struct.pack("=HBBI", *one) for one in program))
+    process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+    seccomp.install(ready)
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["", "as in PID 1, which has signals blocked"])
+def test_whose_sender_sets_it_again_and_again_does_not_wait_either(linger, blocked):
+    kept = [linger().detach(), linger().detach()]
+    pid = os.fork()
+    if pid == 0:
+        if blocked:
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        no_setsockopt()
+        began = time.monotonic()
+        for fd in kept:
+            fds.discard(fd)
+        is_as_before = signal.pthread_sigmask(signal.SIG_BLOCK, ()) == (signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} if blocked else set())
+        os._exit(0 if time.monotonic() - began < DEADLINE_S and is_as_before else 1)
+    for fd in kept:
+        os.close(fd)  # not the last close: the child has them
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_the_signal_that_ends_a_wait_is_nobodys(linger):
+    """As it was before, and no timer goes on; one that was pending is still."""
+
+
+    def state() -> tuple[tuple[float, float], list[str]]:
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        return signal.getitimer(signal.ITIMER_REAL), [line for line in lines if line.startswith(("Sig", "ShdPnd"))]
+
+    before = state()
+    fds.discard(linger().detach())
+    assert state() == before
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    os.kill(os.getpid(), signal.SIGALRM)
+    fds.discard(linger().detach())
+    assert signal.sigtimedwait({signal.SIGALRM}, 0) is not None
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert state() == before
 
 
 def test_a_socket_without_linger_is_left_as_it_is():

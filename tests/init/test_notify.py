@@ -1,18 +1,33 @@
 """sd_notify over the real socket."""
 
+import contextlib
 import os
+import resource
 import socket
 import stat
+import types
 
 import pytest
 from just_before import just_before
 from turns import Turns
 
 from pyinit.init.notify import Notify, wants
-from pyinit.model import Readiness, ServiceSpec
+from pyinit.init.privileges import RefusedError
+from pyinit.init.words import Words
+from pyinit.model import Origin, Readiness, ServiceSpec
 from pyinit.protocol.notify import Message
 
 SPEC = ServiceSpec("web", ("x",), ready=Readiness("notify"), watchdog_s=1.5)
+
+
+@contextlib.contextmanager
+def no_descriptor_left():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.fixture
@@ -168,3 +183,24 @@ def test_who_makes_a_socket_stands_where_it_stood(notify, tmp_path, monkeypatch)
     assert os.getcwd() == str(tmp_path / "mine")
     monkeypatch.chdir("/")
     (tmp_path / "mine").rmdir()
+
+
+def test_what_keeps_a_service_from_its_socket_is_told_with_its_line(turns, tmp_path):
+    """It was told as if the command could not be executed."""
+    spec, path = SPEC._replace(origin=Origin("s.toml", 7)), tmp_path / "notify/web"
+    words = Words(types.SimpleNamespace(loop=turns.loop), str(tmp_path))
+    words.prepare(spec, os.getuid())
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    with pytest.raises(RefusedError) as caught:
+        words.prepare(spec, os.getuid())
+    assert (caught.value.stage, caught.value.number) == ("files", 17)
+    assert str(caught.value) == f"s.toml:7: NOTIFY_SOCKET: {path}: another file took its place; it is pyinit's: remove what is there"
+    words.close()
+
+
+def test_having_no_descriptor_left_is_no_fault_of_the_socket(turns, tmp_path):
+    words = Words(types.SimpleNamespace(loop=turns.loop), str(tmp_path))
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+        words.prepare(SPEC, os.getuid())
+    words.close()

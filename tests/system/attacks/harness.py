@@ -6,7 +6,7 @@ that must be there exactly once; what succeeds harms nothing of this machine: op
 
 A row's attack is a function of a payload_*.py, which runs in the container as a service (`inside`), or one of the test's
 that has a `Stage` to start containers on (`outside`). What it returns is its outcome; of an OSError that is its name.
-Rows that need the same container share it.
+Rows that need the same container share it, and those that are the same function on the same setting share what it gave.
 """
 
 import errno
@@ -80,6 +80,12 @@ DEVICES = Defence(
 )
 PIDS = Defence("pid namespace", container='share = ["pid:/proc/self/ns/pid"]')  # the host's
 SECCOMP = Defence("seccomp", keys=(("seccomp", '"unconfined"'),))
+# A container of other ids, and how it becomes one without.
+OTHER_IDS = "user_namespace = { map = [{ inside = 0, outside = 200000, count = 70000 }] }"
+USERS = Defence(
+    "user namespace",
+    mutants=(Mutant("config/namespaces.py", "    return tuple(dict.fromkeys(found))\n", '    return tuple(name for name in dict.fromkeys(found) if name != "user")\n'),),
+)
 MASKED = Defence("masked paths", keys=(("masked_paths", "[]"),))
 READ_ONLY = Defence("read-only paths", keys=(("readonly_paths", "[]"),))
 
@@ -170,10 +176,10 @@ class Stage:
     def start(self, text: str, *options: str, **keys) -> Pyinit:
         return self.bench.start(text, *options, **{"cwd": self.package, **keys})
 
-    def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pyinit", *words], cwd=self.package, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-        )
+    def verb(self, *words: str, program: str = sys.executable, **keys) -> subprocess.CompletedProcess[str]:
+        """`keys` are subprocess.run's."""
+        keys = {"cwd": self.package, **keys}
+        return subprocess.run([program, "-m", "pyinit", *words], capture_output=True, text=True, timeout=PATIENCE_S, check=False, **keys)
 
 
 class Arena:
@@ -184,6 +190,7 @@ class Arena:
         self._note = note
         self._rows: list[Row] = []
         self._told: dict[Setting, dict[str, object]] = {}
+        self._gave: dict[tuple[Callable[[Stage], object], Setting], object] = {}
         self._packages: dict[tuple[Mutant, ...], pathlib.Path] = {(): REPO}
         self._image: pathlib.Path | None = None
 
@@ -200,7 +207,9 @@ class Arena:
     def _outcome(self, row: Row, off: tuple[Defence, ...]) -> object:
         wanted = setting(row, off)
         if row.outside is not None:
-            return self._from_outside(row, wanted)
+            if (row.outside, wanted) not in self._gave:
+                self._gave[row.outside, wanted] = self._from_outside(row, wanted)
+            return self._gave[row.outside, wanted]
         if wanted not in self._told:
             self._told[wanted] = self._from_inside(wanted, self._sharing(wanted))
         return self._told[wanted].get(row.id, "no word of it")

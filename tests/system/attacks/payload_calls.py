@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import mmap
 import os
 import signal
 import socket
@@ -230,12 +231,12 @@ def af_alg() -> str:
     return "asked"
 
 
-def _asked(wrong: int, x86_64: int, aarch64: int, *arguments: object) -> str:
+def _asked(wrong: int | tuple[int, ...], x86_64: int, aarch64: int, *arguments: object) -> str:
     """What the kernel looks at only after who asks is wrong: it says `wrong`, and does nothing. It may be built without the call."""
     try:
         syscall(x86_64, aarch64, *arguments)
     except OSError as error:
-        if error.errno not in (wrong, errno.ENOSYS):
+        if error.errno not in (*(wrong if isinstance(wrong, tuple) else (wrong,)), errno.ENOSYS):
             raise
     return "asked"
 
@@ -286,3 +287,183 @@ def cgroup_again() -> str:
     """cgroup2 anew, this time writable."""
     _mount(b"none", b"/root", b"cgroup2", 0)
     return _opened(os.open("/root/cgroup.procs", os.O_WRONLY))
+
+
+_OTHERS = {"net": 0x40000000, "pid": 0x20000000, "uts": 0x04000000, "ipc": 0x08000000, "cgroup": 0x02000000, "time": 0x80}
+
+
+def unshare_others() -> str:
+    """Each other namespace, in a child of its own."""
+    return _each({name: lambda flag=flag: check(LIBC.unshare(flag)) for name, flag in _OTHERS.items()})
+
+
+def clone_others() -> str:
+    """By clone(2), which has no flag for clocks."""
+
+    def clone(flag: int) -> None:
+        if syscall(56, 220, flag | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+            os._exit(0)
+
+    return _each({name: lambda flag=flag: clone(flag) for name, flag in _OTHERS.items() if name != "time"})
+
+
+def _each(attempts) -> str:
+    """What of it came to something; else OSError of what the first was told."""
+    found, codes = [], []
+    for name, attempt in attempts.items():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                attempt()
+            except OSError as error:
+                os._exit(error.errno)
+            os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        found += [name] if not codes[-1] else []
+    if not found:
+        raise OSError(codes[0], "")
+    return ", ".join(found)
+
+
+def pivot_root() -> str:
+    """To a folder that is no mount."""
+    return _asked((errno.EINVAL, errno.EBUSY), 155, 41, b"/attacks", b"/attacks")
+
+
+def fspick() -> str:
+    """Flags that there are none."""
+    return _asked(errno.EINVAL, 433, 433, -100, b"/tmp", 0x1000)
+
+
+def move_mount() -> str:
+    return _asked(errno.EINVAL, 429, 429, -1, b"", -1, b"", 0x1000)
+
+
+def fsmount() -> str:
+    return _asked(errno.EINVAL, 432, 432, -1, 0x1000, 0)
+
+
+def fanotify() -> str:
+    """A watch over all files of a file system's; its flags are none."""
+    return _asked(errno.EINVAL, 300, 262, 0x40000000, 0)
+
+
+def process_madvise() -> str:
+    """Of nobody's memory: a descriptor that is none."""
+    return _asked(errno.EBADF, 440, 440, -1, 0, 0, 0, 0)
+
+
+def kcmp() -> str:
+    """What a process has open, compared; by a kind that is none."""
+    return _asked(errno.EINVAL, 312, 272, os.getpid(), os.getpid(), 99, 0, 0)
+
+
+def personality() -> str:
+    """READ_IMPLIES_EXEC: what may be read may be executed from then on."""
+    syscall(135, 92, 0x0400000)
+    return "set"
+
+
+def reboot() -> str:
+    """By numbers that mean nothing."""
+    return _asked(errno.EINVAL, 169, 142, 1, 1, 1, 0)
+
+
+def delete_module() -> str:
+    return _asked((errno.ENOENT, errno.EFAULT), 176, 106, b"pyinit-attack", os.O_NONBLOCK)
+
+
+def finit_module() -> str:
+    return _asked((errno.EBADF, errno.EINVAL), 313, 273, -1, b"", 0x1000)
+
+
+def kexec_file() -> str:
+    return _asked(errno.EINVAL, 320, 294, -1, -1, 0, 0, 0x1000)
+
+
+def swapoff() -> str:
+    return _asked(errno.EFAULT, 168, 225, 0)
+
+
+def acct() -> str:
+    """The record of processes, to a file that is nowhere."""
+    return _asked(errno.ENOENT, 163, 89, b"/nowhere/at/all")
+
+
+def setdomainname() -> str:
+    syscall(171, 162, b"attack", 6)
+    return "set"
+
+
+def vhangup() -> str:
+    """Of a process that has no terminal: nothing is hung up."""
+    os.setsid() if os.getsid(0) != os.getpid() else None
+    syscall(153, 58)
+    return "asked"
+
+
+def move_pages() -> str:
+    return _asked(errno.EINVAL, 279, 239, 0, 0, 0, 0, 0, 0x1000)
+
+
+def io_uring_enter() -> str:
+    return _asked((errno.EBADF, errno.EINVAL), 426, 426, -1, 0, 0, 0x100000, 0, 0)
+
+
+def vm_write() -> str:
+    """process_vm_writev of the init: any address, as process_vm_readv."""
+    local = ctypes.create_string_buffer(8)
+    ours = (ctypes.c_uint64 * 2)(ctypes.addressof(local), 8)
+    theirs = (ctypes.c_uint64 * 2)(8, 8)
+    return _asked(errno.EFAULT, 311, 271, 1, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0)
+
+
+def af_alg_wide() -> str:
+    """A bit above those that the kernel looks at: it takes the family as an int."""
+    return _asked(errno.EAFNOSUPPORT, 41, 198, 1 << 32 | 38, socket.SOCK_SEQPACKET, 0)
+
+
+def vsock_wide() -> str:
+    os.close(syscall(41, 198, 1 << 32 | 40, socket.SOCK_STREAM, 0))
+    return "a socket"
+
+
+def tiocsti_wide() -> str:
+    """On a terminal of our own; CVE-2019-10063: a bit above got through a filter that compared 64."""
+    return _typed(1 << 32 | 0x5412)
+
+
+def tioclinux() -> str:
+    """What the console's selection would paste; no terminal of ours is a console, and says so."""
+    return _typed(0x541C)
+
+
+def _typed(request: int) -> str:
+    main, side = os.openpty()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            syscall(16, 29, side, 0x540E, 0)  # TIOCSCTTY
+            syscall(16, 29, side, request, ctypes.create_string_buffer(b"#", 64))
+        except OSError as error:
+            os._exit(0 if error.errno in (errno.ENOTTY, errno.EINVAL) else error.errno)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(main)
+    os.close(side)
+    if code:
+        raise OSError(code, "ioctl")
+    return "asked"
+
+
+def of_32_bits() -> str:
+    """getpid by int 0x80: the numbers of another architecture mean other calls."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")  # mov eax, 20; int 0x80; ret
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return f"killed by {-code}" if code < 0 else "answered"

@@ -183,11 +183,14 @@ ROWS = (
     ),
     Row(
         "bomb-lingering", "a descriptor whose close waits", "a full TCP socket with SO_LINGER is sent to PID 1 by NOTIFY_SOCKET, and its sender's is closed",
-        off(
-            "what was sent and is not kept is closed without its linger",
-            Mutant("linux/fds.py", "sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))", "pass"),
+        (
+            Defence(
+                "what was sent and is not kept is closed without its linger",
+                mutants=(Mutant("linux/fds.py", "sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))", "pass"),),
+            ),
+            Defence("a signal ends its wait", mutants=(Mutant("linux/fds.py", "        _close_soon(sock)\n", "        sock.close()\n"),)),
         ),
-        f"sent; {GOOD}", "sent; status not answered, exit 0", outside=lingering,
+        f"sent; {GOOD}", "sent; status not answered, exit 0", outside=lingering, alone=(f"sent; {GOOD}", f"sent; {GOOD}"),
     ),
     Row(
         "bomb-zombies", "zombies", "100,000 orphans that have ended, in batches, under a pids limit of 2000",

@@ -1,6 +1,7 @@
 """System calls by which a service would get more than it has: each refused, most of them twice."""
 
 import json
+import os
 
 import payload_calls as payload
 import pytest
@@ -26,6 +27,11 @@ def perhaps_missing(name: str, title: str, attack: str, succeeds: str, code) -> 
 def by_filter(name: str, title: str, attack: str, succeeds: str, code, *, refused: str = "EPERM") -> Row:
     """Everybody may, but for the filter."""
     return Row(name, title, attack, (SECCOMP,), refused, succeeds, code)
+
+
+def of_x86(row: Row) -> tuple[Row, ...]:
+    """Where there are two sets of numbers."""
+    return (row,) if os.uname().machine == "x86_64" else ()
 
 
 def mknod_granted(stage: Stage) -> object:
@@ -73,6 +79,32 @@ ROWS = (
     Row("mknod-granted", "mknod", "with CAP_MKNOD a node of the host's disk is made and opened", (DEVICES,), "EPERM", "opened", outside=mknod_granted),
     Row("dev-mem", "/dev/mem", "a node of the machine's memory, or of the kernel's log, is made and opened", (CAPABILITIES,), "EPERM", "opened", payload.mknod_memory),
     twice("release-agent", "CVE-2022-0492, release_agent", "a hierarchy of cgroup v1 is mounted, and its release_agent opened for writing", "opened", payload.release_agent),
+    twice("unshare-others", "namespaces", "unshare makes each other one", "net, pid, uts, ipc, cgroup, time", payload.unshare_others),
+    twice("clone-others", "namespaces", "clone makes each other one", "net, pid, uts, ipc, cgroup", payload.clone_others),
+    twice("pivot-root", "pivot_root", "another root is taken", "asked", payload.pivot_root),
+    twice("fspick", "new mount API", "a mounted file system's settings are picked up", "asked", payload.fspick),
+    twice("fsmount", "new mount API", "a file system context becomes a mount", "asked", payload.fsmount),
+    twice("move-mount", "new mount API", "a mount is moved", "asked", payload.move_mount),
+    twice("fanotify", "fanotify", "all files of a file system are watched", "asked", payload.fanotify),
+    by_filter("process-madvise", "process_madvise", "another process's memory is advised on", "asked", payload.process_madvise),
+    by_filter("kcmp", "kcmp", "what processes have open is compared, by which the kernel's addresses are told", "asked", payload.kcmp),
+    by_filter("personality", "personality", "what may be read may be executed from then on", "set", payload.personality),
+    twice("reboot", "reboot", "the machine is restarted", "asked", payload.reboot),
+    perhaps_missing("delete-module", "delete_module", "a module is taken out of the kernel", "asked", payload.delete_module),
+    perhaps_missing("finit-module", "finit_module", "a module is loaded from a file", "asked", payload.finit_module),
+    perhaps_missing("kexec-file", "kexec_file_load", "another kernel is loaded from a file", "asked", payload.kexec_file),
+    perhaps_missing("acct", "acct", "the record of all processes is directed", "asked", payload.acct),
+    twice("swapoff", "swapoff", "the host's swap space is taken away", "asked", payload.swapoff),
+    twice("setdomainname", "setdomainname", "the domain name is changed", "set", payload.setdomainname),
+    twice("vhangup", "vhangup", "a terminal is hung up", "asked", payload.vhangup),
+    by_filter("move-pages", "move_pages", "memory is moved between nodes", "asked", payload.move_pages),
+    by_filter("io-uring-enter", "io_uring", "a ring that somebody has passed is used", "asked", payload.io_uring_enter),
+    Row("vm-write", "process_vm_writev", "the memory of the init is written to", (CAPABILITIES,), "EPERM", "asked", payload.vm_write),
+    by_filter("af-alg-wide", "AF_ALG, CVE-2019-10063", "such a socket is made, with a bit above in its number", "asked", payload.af_alg_wide),
+    by_filter("vsock-wide", "AF_VSOCK, CVE-2019-10063", "such a socket is made, with a bit above in its number", "a socket", payload.vsock_wide),
+    by_filter("tiocsti-wide", "TIOCSTI, CVE-2019-10063", "a command is typed on a terminal of the service's own, with a bit above in the number", "asked", payload.tiocsti_wide),
+    by_filter("tioclinux", "TIOCLINUX", "the console's selection is pasted", "asked", payload.tioclinux),
+    *of_x86(by_filter("of-32-bits", "calls of another architecture", "a call of i386, whose numbers mean other calls", "answered", payload.of_32_bits, refused="killed by 31")),
     twice("cgroup-mount", "cgroup escape", "cgroup2 is mounted anew, writable", "opened", payload.cgroup_again),
 )
 

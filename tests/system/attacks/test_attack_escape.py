@@ -237,8 +237,8 @@ ROWS = (
     Row("exec-devpts", "CVE-2025-52565", "another devpts is mounted where `pyinit exec -t` makes a terminal", (IS_DEVPTS, SAME_DEVPTS), "the user's", "the attacker's", outside=to_devpts, alone=("the user's", "the user's")),
     Row("procfs-write", "CVE-2019-16884, CVE-2025-52881", "a service that may mount covers /proc, where the init writes another one's oom_score_adj", (IS_PROCFS,), "refused: Invalid cross-device link", "written: 500", outside=to_oom_score),
     Row("image-node", "mknod", "a device node of the image is opened", (NODEV,), "EACCES", "opened", outside=by_node),
-    Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", None)),
-    Row("tiocsti-link", "TIOCSTI", "a link to that terminal is what another service gets as its own", (OWN_TTY, SECCOMP), "refused: Too many levels of symbolic links", "typed", outside=to_terminal_by_link),
+    Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", "EPERM")),
+    Row("tiocsti-link", "TIOCSTI", "a link to that terminal is what another service gets as its own", (OWN_TTY, SECCOMP), "refused: Too many levels of symbolic links", "typed", outside=to_terminal_by_link, alone=("refused: Too many levels of symbolic links", "EPERM")),
     Row("init-equal", "/proc/1", "a service that has the init's own capabilities looks into it", (DUMPABLE, SAVED_GID), "nothing", "mem, fd, root, exe, ptrace", outside=as_init, alone=("nothing", "nothing")),
 )  # fmt: skip
 

@@ -22,6 +22,10 @@ CLONE = Defence(
     "interpreter on a read-only clone",
     mutants=(Mutant("launch/clone.py", "_ATTRIBUTES = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID", "_ATTRIBUTES = mount.MOUNT_ATTR_NOSUID"),),
 )
+ENTER_CLONE = Defence(
+    "who enters is executed from a read-only clone",
+    mutants=(Mutant("cli/enter.py", "attributes = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID", "attributes = mount.MOUNT_ATTR_NOSUID"),),
+)
 LEFT_OUT = ("test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "turtledemo", "__pycache__", "config-*", "dist-packages", "tkinter")
 EXE = ("/exe", "-S", "-s", "-B")
 
@@ -52,7 +56,7 @@ def attacked(stage: Stage, services: str, *verb: str, init: str = 'exit = "when-
     said = ""
     if until:
         box.wait_for(until)
-        said = stage.verb(*verb).stdout if verb else ""
+        said = stage.verb(*verb, program=str(program)).stdout if verb else ""
         box.stop()
     box.wait()
     is_setuid = bool(program.stat().st_mode & stat.S_ISUID)
@@ -96,13 +100,17 @@ def by_exec(stage: Stage) -> str:
     return attacked(stage, RUNS, "exec", "-c", NAME, "app", "--", *words(payload.own, "attack", EXE), init="", until="app: up")
 
 
+def by_enter(stage: Stage) -> str:
+    return attacked(stage, RUNS, "enter", "-c", NAME, "--", *words(payload.own, "attack", EXE), init="", until="app: up")
+
+
 REFUSED, SUCCEEDS = "chmod: EROFS, write: ETXTBSY", "chmod: done, write: ETXTBSY"
 CLOSED = "chmod: EACCES, write: EACCES"
 OF_ALL = "pyinit: {0}; pyinit-logger: {0}".format
 
 
-def row(name: str, attack: str, code) -> Row:
-    return Row(f"exe-{name}", "CVE-2019-5736", f"{attack} is a symlink to /proc/self/exe, so it is the host's interpreter, and changes that", (CLONE,), REFUSED, SUCCEEDS, outside=code)
+def row(name: str, attack: str, code, held: Defence = CLONE) -> Row:
+    return Row(f"exe-{name}", "CVE-2019-5736", f"{attack} is a symlink to /proc/self/exe, so it is the host's interpreter, and changes that", (held,), REFUSED, SUCCEEDS, outside=code)
 
 
 ROWS = (
@@ -113,6 +121,7 @@ ROWS = (
     row("hook", "the command of a hook", by_hook),
     row("probe", "the command of a probe", by_probe),
     row("exec", "the command of `pyinit exec`", by_exec),
+    row("enter", "the command of `pyinit enter`", by_enter, ENTER_CLONE),
 )
 
 

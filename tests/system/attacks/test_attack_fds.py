@@ -12,6 +12,7 @@ from harness import NAME, Defence, Mutant, Row, Stage, answers, expected, inside
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
+LENT = 1000  # the user of a service
 RUNS = '[services.app]\nlog = { to = "stdout", timestamp = "none" }\ncommand = ["/bin/sh", "-c", "echo up; while :; do sleep 0.1; done"]\n'
 AT_BIRTH = Defence("fds are closed at the birth of PID 1", mutants=(Mutant("launch/clone.py", "        process.close_from(3)\n", ""),))
 AFTER_PIVOT = Defence("fds are closed after the pivot", mutants=(Mutant("launch/inside.py", "    process.close_all_but({0, 1, 2, *kept})\n", ""),))
@@ -51,6 +52,13 @@ KEPT_NEW = Defence(
     ),
 )  # fmt: skip
 
+KEPT_SOCKET = Defence(
+    "no socket of state_dir is followed",
+    mutants=(
+        Mutant("init/notify.py", "            if not stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):\n", "            if not name:\n"),
+        Mutant("init/notify.py", "os.chown(name, uid, -1, dir_fd=folder, follow_symlinks=False)", "os.chown(name, uid, -1, dir_fd=folder)"),
+    ),
+)
 
 
 def leaked(stage: Stage, services: str, *verb: str) -> str:
@@ -179,6 +187,7 @@ def by_log(stage: Stage) -> str:
     return group_is_made(stage, "logs", services, 'log_dir = "/logs"', "by", "by: done")
 
 
+SPEAKS = RUNS.replace("services.app]", "services.speaks]").replace("echo up", "echo speaks") + f'user = "{LENT}"\nfd_store = 1\n'
 
 
 def replaced(stage: Stage, services: str, up: str, name: str):
@@ -199,17 +208,36 @@ def by_kept(stage: Stage) -> str:
     return "written to the host's file" if "-app\n" in box.output.replace("\r", "") else f"{found} is kept inside"
 
 
+def by_notify(stage: Stage) -> str:
+    box = replaced(stage, RUNS + SPEAKS, "speaks: speaks", "notify/speaks")
+    before = os.fstat(box.process.stdout.fileno()).st_uid
+    stage.verb("restart", "--no-wait", "-c", NAME, "speaks")  # one that is refused is tried again and again
+
+    def is_settled() -> bool:
+        box.read(0.05)
+        return os.fstat(box.process.stdout.fileno()).st_uid == LENT or "another file took its place" in box.output
+
+    wait_until(is_settled, "the socket is made, or refused")
+    owner = os.fstat(box.process.stdout.fileno()).st_uid
+    box.stop()
+    assert before != LENT
+    return "the host's file is the user's" if owner == LENT else "refused: EEXIST" if "another file took its place" in box.output else box.output
+
+
 REFUSED = f"{len(PLACES)} of {len(PLACES)} refused: ELOOP"
 CLOSED = (AT_BIRTH, AFTER_PIVOT, IN_INIT)
-LEAK = "a folder of the host's"
+LEAK, OWN = "a folder of the host's", "only the init's own"
 ROWS = (
-    Row("fd-service", "CVE-2024-21626", "a service looks for descriptors that it was not given", CLOSED, "none", LEAK, outside=by_service),
+    Row(
+        "fd-service", "CVE-2024-21626", "a service looks for descriptors that it was not given", CLOSED, "none", LEAK,
+        outside=by_service, alone=(OWN, "none", "none"),
+    ),
     Row(
         "fd-service-cloned", "CVE-2024-21626", "a service with limits does", (*CLOSED, BEFORE_EXEC), "none", LEAK,
-        outside=by_service_with_limits, alone=("only the init's own", "none", "none", "none"),
+        outside=by_service_with_limits, alone=(OWN, "none", "none", "none"),
     ),
-    Row("fd-hook", "CVE-2024-21626", "a hook does", (*CLOSED, BEFORE_EXEC), "none", LEAK, outside=by_hook),
-    Row("fd-exec", "CVE-2024-21626", "a command of `pyinit exec` does", (*CLOSED, BEFORE_EXEC), "none", LEAK, outside=by_exec),
+    Row("fd-hook", "CVE-2024-21626", "a hook does", (*CLOSED, BEFORE_EXEC), "none", LEAK, outside=by_hook, alone=(OWN, "none", "none", "none")),
+    Row("fd-exec", "CVE-2024-21626", "a command of `pyinit exec` does", (*CLOSED, BEFORE_EXEC), "none", LEAK, outside=by_exec, alone=(OWN, "none", "none", "none")),
     Row(
         "cwd-service", "CVE-2024-21626", "working_directory is a symlink of the image's to /proc/self/fd/N", (NO_MAGIC,), REFUSED,
         "/, a cgroup of the host's, the host's interpreter, the package", outside=by_working_directory,
@@ -221,6 +249,7 @@ ROWS = (
     Row("log-folder", "CVE-2024-21626", "the folder of the logs is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC_LOG,), "refused: ELOOP", "made on the host",
         outside=by_log, container='writable = "tmpfs"'),
     Row("kept-file", "a link below /run/pyinit", "root inside puts a link to /proc/1/fd/1 where `pyinit disable` is kept", (KEPT_NEW,), "-app is kept inside", "written to the host's file", outside=by_kept),
+    Row("notify-socket", "a link below /run/pyinit", "root inside puts a link to /proc/1/fd/1 in the place of NOTIFY_SOCKET", (KEPT_SOCKET,), "refused: EEXIST", "the host's file is the user's", outside=by_notify),
     Row("chroot-service", "CVE-2024-21626", "chroot is a symlink of the image's to /proc/1/fd/N", (NO_MAGIC,), "37 refused: ELOOP", "the interpreter", outside=by_chroot),
 )  # fmt: skip
 

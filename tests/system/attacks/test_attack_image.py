@@ -1,11 +1,13 @@
 """An image that wants to be run by PID 1, or to be taken for another: what of it is opened, by whom, and what is said of a bad one.
 
-PID 1 tells itself what it opens, by an audit hook in a copy of the package; what the C library would open besides is seen
-by inotify on the image's files as the container has them. tests/system/test_hostile.py asks the kernel, by strace.
+Launcher, builder and PID 1 tell themselves what they open, by audit hooks in a copy of the package; what the C library
+would open besides is seen by inotify on the image's files, as they lie on the host up to the pivot, and as the container has
+them from then on. tests/system/test_hostile.py asks the kernel, by strace.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import pathlib
 import re
@@ -26,13 +28,14 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 NAME = "attack"
 CONTAINER = '[container]\nname = "attack"\nlayers = ["{layer}"]\n'
 HAPPENED = ("the logger died and is started again", "RuntimeError: a fault of ours at host.py")
+MOST_TOLD = 1 << 20  # bytes that wait in the pipe of what is said, while nobody reads it: none is dropped
 NO_DESCRIPTOR = "by: can't be paused: Too many open files"
 ASKING_S = 5.0
 NOTHING = "nothing but passwd and group"
 IN_OPEN = 0x20
 # Of the kernel's, of the copies that PID 1 runs from, of our own making, and the two files that are read by our own reader.
 ALLOWED = re.compile(
-    r"/proc/(self|\d+)/(?!root|cwd|exe).*|/proc/?|/dev/null|/etc/(passwd|group)|/run/pyinit(/.*)?|/var/log/pyinit(/.*)?|(cgroup|memory|pids|tasks|freezer|cpu\w*|io|blkio)\.\S+|svc-\S+|\.|/"
+    r"/proc/(self|\d+)/(?!root|cwd|exe).*|/proc/?|/dev/null|/etc/(passwd|group)|/run/pyinit(/.*)?|/var/log/pyinit(/.*)?|(cgroup|memory|pids|tasks|freezer|cpu\w*|io|blkio)\.\S+|svc-\S+|current|\.|/"
 )
 # Where Python and the C library look.
 TRAPS = (
@@ -44,12 +47,31 @@ TRAPS = (
     "lib64/ld-linux-x86-64.so.2",
 )  # fmt: skip
 PROBE = 'raise ImportError("code of the image ran")\n'
+# On the host: the image's folder, and what is mounted of it. Names without a folder are those of the builder's own staging, where it makes things.
+IN_IMAGE = re.compile(r"/run/pyinit/attack/(root|view|\d+)/.+")
+OF_BUILDER = re.compile(r"\.|0|view|root|generated/.*|ptmx|ns|(cgroup|memory|pids|cpu\w*|io|freezer|devices|tasks)(\.\S+)?")
 
-# What the audited copy has besides: the hook at PID 1's first line, a fault of ours in a request, and one that leaves no descriptor for a while.
-HOOK = '''
+EVENTS = ("open", "import", "ctypes.dlopen", "os.listdir", "os.scandir", "os.chdir", "os.exec", "os.posix_spawn")
+# What the audited copy has besides: a hook at the launcher's first line, which its forks have, too, one at PID 1's, a fault of ours in a request, and one that leaves no descriptor for a while.
+HOST_HOOK = f'''
+import posix
+
+posix_told = posix.open(TOLD, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o600)
+posix_root = posix.stat("/")[1:3]
+
+
+def posix_tell(event, arguments):
+    if event in {EVENTS}:
+        where = "host" if posix.stat("/")[1:3] == posix_root else "image"
+        posix.write(posix_told, f"{{where}} {{event}} {{arguments[0]!r}}\\n".encode("utf-8", "replace"))
+
+
+sys.addaudithook(posix_tell)
+'''
+HOOK = f'''
     def tell(event, arguments):
-        if event in ("open", "import", "ctypes.dlopen", "os.listdir", "os.scandir", "os.chdir", "os.exec", "os.posix_spawn") or event.startswith("socket.get"):
-            posix.write(2, f"AUDIT {event} {arguments[0]!r}\\n".encode("utf-8", "replace"))
+        if event in {EVENTS} or event.startswith("socket.get"):
+            posix.write(2, f"AUDIT {{event}} {{arguments[0]!r}}\\n".encode("utf-8", "replace"))
 
     sys.addaudithook(tell)
     bundle.load("inside")
@@ -106,6 +128,7 @@ class Watch:
     def __init__(self, root: pathlib.Path, tree: pathlib.Path) -> None:
         self._fd = LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         self._names: dict[int, str] = {}
+        self._found: set[str] = set()
         for path in (path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()):
             name = str(path.relative_to(tree))
             if name.startswith("bin/") or name in ("etc/passwd", "etc/group"):
@@ -114,20 +137,58 @@ class Watch:
             if number >= 0:  # else a mount of ours lies over it
                 self._names[number] = f"/{name}"
 
-    def opened(self) -> set[str]:
-        found = set()
+    def look(self) -> set[str]:
+        """What has been up to now."""
         while select.select([self._fd], [], [], 0)[0]:
             data = os.read(self._fd, 65536)
             while data:
                 number, _, _, length = struct.unpack_from("iIII", data)
-                found.add(self._names[number])
+                self._found.add(self._names[number])
                 data = data[16 + length :]
+        return self._found
+
+    def opened(self) -> set[str]:
+        """In all; it watches no longer."""
+        found = self.look()
         os.close(self._fd)
         return found
 
 
 def haunted(stage) -> str:
     """A life of a container whose image is hostile: what of the image our own processes opened."""
+    box, package, watch, pid, of_host = _born(stage)
+    _perhaps(box, "quick: ready")
+    _perhaps(box, "by: ready")
+    had_none_left = _live(box, pid, watch)
+    opened = watch.opened()
+    assert box.stop(signal.SIGTERM) is not None
+    _, pivoted, told = box.output.partition("AUDIT os.chdir '/'\n")
+    assert pivoted, box.output
+    opened |= {path for path in re.findall(r"^AUDIT (?:open|ctypes\.dlopen|os\.listdir|os\.scandir) b?'(.*)'$", told, re.MULTILINE) if not ALLOWED.fullmatch(path)}
+    opened |= set(re.findall(r"^AUDIT (socket\.get\w+) ", told, re.MULTILINE))
+    found = _words(opened, of_host, package)
+    if found == NOTHING:  # then all of that life has been
+        assert had_none_left
+        assert [text for text in HAPPENED if text not in box.output] == [], box.output
+    return found
+
+
+def begun(stage) -> str:
+    """The same up to where PID 1 stands in its root: by launcher and builder."""
+    box, package, watch, _, of_host = _born(stage)
+    _perhaps(box, "by: ready")
+    watch.opened()
+    box.stop(signal.SIGTERM)
+    return _words(set(), of_host, package)
+
+
+def _words(opened: set[str], of_host: set[str], package: pathlib.Path) -> str:
+    short = sorted({_short(path, package) for path in opened} | {f"{_short(path, package)} on the host" for path in of_host})
+    return f"opened: {' '.join(short)}" if short else NOTHING
+
+
+def _born(stage):
+    """(the container, which goes on; the copy; who watches the image in there; PID 1's number; what was opened up to there)."""
     package = stage.folder / "audited"
     shutil.copytree(stage.package / "pyinit", package / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
     for mutant in INSTRUMENTS:
@@ -135,45 +196,54 @@ def haunted(stage) -> str:
         text = path.read_text()
         assert text.count(mutant.old) >= 1, mutant
         path.write_text(text.replace(mutant.old, mutant.new))
+    started = package / "pyinit/__main__.py"
+    head, begun, rest = started.read_text().partition("import os\nimport sys\n")
+    assert begun
+    started.write_text(head + begun + HOST_HOOK.replace("TOLD", repr(f"{stage.folder}/host")) + rest)
     tree = hostile(stage.folder / "tree", package)
+    before = Watch(tree, tree)
     told, go = stage.folder / "told", stage.folder / "go"
     hook = f"echo $PYINIT_PID > {told}.new; mv {told}.new {told}; while [ ! -e {go} ]; do sleep 0.02; done"
     box = stage.start(CONTAINER.format(layer=tree) + f'[container.hooks]\nprestart = ["/bin/sh", "-c", "{hook}"]\n' + SERVICES, cwd=package)
+    fcntl.fcntl(box.process.stdout, fcntl.F_SETPIPE_SZ, MOST_TOLD)
     wait_until(told.exists, "the hook, when PID 1 stands in its root and nothing runs there yet")
     pid = int(told.read_text())
     watch = Watch(pathlib.Path(f"/proc/{pid}/root"), tree)
+    of_host = before.opened() | _of_image((stage.folder / "host").read_text(), tree)
     go.touch()
-    _perhaps(box, "quick: ready")
-    _perhaps(box, "by: ready")
-    had_none_left = _live(box, pid)
-    opened = watch.opened()
-    assert box.stop(signal.SIGTERM) is not None
-    _, pivoted, told = box.output.partition("AUDIT os.chdir '/'\n")
-    assert pivoted, box.output
-    opened |= {path for path in re.findall(r"^AUDIT (?:open|ctypes\.dlopen|os\.listdir|os\.scandir) b?'(.*)'$", told, re.MULTILINE) if not ALLOWED.fullmatch(path)}
-    opened |= set(re.findall(r"^AUDIT (socket\.get\w+) ", told, re.MULTILINE))
-    short = sorted({_short(path, package) for path in opened})
-    if not short:  # then all of that life has been
-        assert had_none_left
-        missing = [text for text in HAPPENED if text not in box.output]
-        assert not missing or "messages were dropped" in box.output, box.output  # who reads what the hook says may be too slow
-    return f"opened: {' '.join(short)}" if short else NOTHING
+    return box, package, watch, pid, of_host
+
+
+def _of_image(told: str, tree: pathlib.Path) -> set[str]:
+    """What launcher and builder opened, imported and executed of it."""
+    found = set()
+    rows = re.findall(r"^(host|image) (\S+) b?'(.*)'$", told, re.MULTILINE)
+    assert {"open", "import", "os.chdir"} <= {event for _, event, _ in rows}, told
+    for root, event, path in rows:
+        if event == "import":  # a name; its file is opened
+            continue
+        is_inside = path.startswith(f"{tree}/") or IN_IMAGE.fullmatch(path) or not (path.startswith("/") or OF_BUILDER.fullmatch(path))
+        found |= {path} if root == "image" or is_inside else set()
+    return found
 
 
 def _short(path: str, package: pathlib.Path) -> str:
-    if path.startswith("/usr/lib/python3.11"):
+    if path.startswith("/usr/lib/python3.11") or "/tree/usr/lib/python3.11" in path:
         return "/usr/lib/python3.11"
     return "what lies at the paths of our sources" if path.startswith(str(package)) else path
 
 
-def _live(box, pid: int) -> bool:
+def _live(box, pid: int, watch: Watch) -> bool:
     """Users, late imports, faults, execs, no descriptor left, another logger. What is asked may fail: what it makes PID 1 open counts.
 
-    Whether there was no descriptor left at some time.
+    Whether there was no descriptor left at some time. It ends once the image has been opened: no more is to be seen.
     """
     asked = (("status", "--json"), ("logs", "-n", "3", "quick"), ("events", "--json"), ("ps",), ("stats",), ("exec", "by", "--", "/bin/true"), ("exec", "by", "--", "/no/such"), ("reload",))
     for words in asked:
         _ask(*words)
+        if watch.look():
+            _ask("status")  # whatever it was at is done then
+            return False
     children = [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     for child in children:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a service's process, which lives for a moment
@@ -297,6 +367,15 @@ def off(name: str, *mutants: Mutant) -> tuple[Defence, ...]:
     return (Defence(name, mutants=mutants),)
 
 
+def by_folder(stage) -> str:
+    """Who starts it stands in the image's folder, and has said that Python may look there."""
+    tree = hostile(stage.folder / "tree", stage.package)
+    (tree / "pyinit.py").write_text(f"open({str(stage.folder / 'ran')!r}, 'w')\n{PROBE}")
+    path = stage.bench.write(CONTAINER.format(layer=tree) + '[services.app]\ncommand = ["/bin/true"]\n')
+    subprocess.run([stage.package / "pyinit/cli/pyinit", "plan", path], cwd=tree, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, timeout=60, check=False)
+    return "code of the image ran" if (stage.folder / "ran").exists() else "no code of the image ran"
+
+
 LIFE = "through starts, verbs, an exec, a fault in a callback, no descriptor left, another logger"
 ROWS = (
     Row(
@@ -317,6 +396,34 @@ ROWS = (
             Mutant("bundle.py", '    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"', '    label = "/sitecustomize.py"'),
         ),
         NOTHING, "opened: /sitecustomize.py", outside=haunted,
+    ),
+    Row(
+        "image-builder", "CVE-2019-14271, of the builder", "a hostile image, whose root the builder enters once it is made",
+        off(
+            "into the root only fds lead",
+            Mutant(
+                "launch/builder.py", "        builder.run(launch.steps.inside)\n",
+                '        builder.run(launch.steps.inside)\n        os.chroot(f"{launch.held.directory}/root")\n        with contextlib.suppress(ImportError):\n            import difflib\n',
+            ),
+        ),
+        NOTHING, "opened: /usr/lib/python3.11 on the host what lies at the paths of our sources on the host", outside=begun,
+    ),
+    Row(
+        "image-launcher", "CVE-2019-14271, of the launcher", "a hostile image, where the launcher looks for Python's modules",
+        off(
+            "its import path is the host's",
+            Mutant(
+                "launch/launcher.py", "    box = config.container\n    assert box is not None\n    steps = plan.make(config)\n",
+                "    box = config.container\n    assert box is not None\n    __import__('sys').path.insert(0, box.layers[0].path + '/usr/lib/python3.11')\n"
+                "    with contextlib.suppress(ImportError):\n        import difflib\n    steps = plan.make(config)\n",
+            ),
+        ),
+        NOTHING, "opened: /usr/lib/python3.11 on the host", outside=begun,
+    ),
+    Row(
+        "image-folder", "CVE-2019-14271, of the program", "it is started in the image's folder, with PYTHONPATH=.",
+        off("`python -I`", Mutant("cli/pyinit", 'exec "$python" -IS ', 'exec "$python" -S ')),
+        "no code of the image ran", "code of the image ran", outside=by_folder,
     ),
     Row(
         "image-fifos", "pipes in the image", "passwd, group, hosts, Python's modules and libnss are FIFOs",

@@ -148,6 +148,17 @@ def capabilities(stage) -> str:
     return judged(stage, f'{SERVICE}[container]\nlayers = ["/"]\n[container.security]\ncapabilities = [', {toml(word): f"{toml(word)}," for word in words}, "]\n")
 
 
+def profiles(stage) -> str:
+    """Of seccomp: a call that there is none of would go on to be let through."""
+    calls = ("ptrce", "open_by_handle", "io_uring")
+    (stage.folder / "calls.toml").write_text("deny = [\n" + "".join(f"{toml(name)},\n" for name in calls) + "]\n")
+    done = stage.verb("check", str(stage.bench.write(f'{SERVICE}seccomp = "./calls.toml"\n')))
+    assert done.returncode in (0, 100), done
+    told = {int(number) for number in re.findall(r"calls\.toml:(\d+): .*there is no system call", done.stdout + done.stderr)}
+    taken = [name for number, name in enumerate(calls, 2) if number not in told]
+    return f"taken: {' '.join(taken)}" if taken else ALL
+
+
 def off(name: str, *mutants: Mutant) -> tuple[Defence, ...]:
     return (Defence(name, mutants=mutants),)
 
@@ -244,6 +255,11 @@ ROWS = (
         "parse-capabilities", "a capability misspelt", "a list with a slip of the pen, which would be another list",
         off("known names, did-you-mean", Mutant("config/processes.py", 'if name.removeprefix("CAP_") not in NAMES:', "if False:")),
         ALL, 'taken: "NET_BIND_SERVCE" "cap_sys_admin" "ALL" ""', outside=capabilities,
+    ),
+    Row(
+        "parse-seccomp", "a system call misspelt", "a profile of seccomp that refuses calls that there are none of",
+        off("known names, did-you-mean", Mutant("config/profiles.py", "    if name not in NAMES:\n        table.fault(key, f\"there is no", "    if False:\n        table.fault(key, f\"there is no")),
+        ALL, "taken: ptrce open_by_handle io_uring", outside=profiles,
     ),
 )  # fmt: skip
 
