@@ -300,6 +300,7 @@ class Init:
             self.words.prepare(spec, uid)
             notify = self.readiness.prepare(spec)
             child = self._child(spec, notify)
+            self._watch_group(spec.name, spec.cgroup.pressure)  # before it is there: it may have died of its memory by the next line
             try:
                 spawned = spawn.spawn(child)
             finally:
@@ -325,7 +326,6 @@ class Init:
         self.pids[spawned.pid] = spec.name
         self.current[spec.name] = spawned.pid
         self.groups.started(spec.name, spawned.pid)
-        self._watch_group(spec.name, spec.cgroup.pressure)
         self.readiness.started(spec, spawned.pid, notify)
         self._starting[spawned.pid] = lambda: self._exec_status(spec, spawned)
         if spawned.status_fd < 0:

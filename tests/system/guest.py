@@ -78,16 +78,21 @@ def module_files(base: pathlib.Path, modules: tuple[str, ...]) -> list[pathlib.P
     return found
 
 
-def make_root(folder: pathlib.Path, script: str, files: dict[str, str]) -> pathlib.Path:
-    """busybox, the system's Python and its libraries, this checkout's pyinit, an image for containers."""
+def make_root(folder: pathlib.Path, script: str, files: dict[str, str], programs: tuple[str, ...] = ()) -> pathlib.Path:
+    """busybox, the system's Python and its libraries, this checkout's pyinit, an image and a folder for containers.
+
+    `programs`: more of the system's, such as they are.
+    """
     root = make_busybox(folder / "root")
     for name in ("mkdir", "rmdir", "poweroff", "find", "sort", "uname", "dmesg", "tr"):
         (root / "bin" / name).symlink_to("busybox")
     (root / "usr/bin").mkdir(parents=True)
     shutil.copy("/usr/bin/python3.11", root / "usr/bin/python3.11")
     shutil.copytree("/usr/lib/python3.11", root / "usr/lib/python3.11", ignore=shutil.ignore_patterns(*_STDLIB_LEFT_OUT), ignore_dangling_symlinks=True)
+    for name in programs:
+        shutil.copy(shutil.which(name), root / "usr/bin" / name)
     libraries = set()
-    for path in [root / "usr/bin/python3.11", *(root / "usr/lib/python3.11").rglob("*.so")]:
+    for path in [*(root / "usr/bin").iterdir(), *(root / "usr/lib/python3.11").rglob("*.so")]:
         text = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
         libraries |= set(re.findall(r"(/\S+) \(", text))
     for library in libraries:
@@ -98,6 +103,7 @@ def make_root(folder: pathlib.Path, script: str, files: dict[str, str]) -> pathl
     subprocess.run(["/usr/bin/python3.11", "-m", "compileall", "-q", root / "opt/pyinit", root / "usr/lib/python3.11"], check=False)
     (root / "images").mkdir()
     squash(make_busybox(folder / "box"), root / "images/busybox.squashfs")
+    shutil.copytree(folder / "box", root / "images/busybox", symlinks=True)
     (root / "guest").write_text(GUEST)
     (root / "guest").chmod(0o755)
     (root / "script").write_text(script)
@@ -132,10 +138,11 @@ class Guest:
     def __init__(
         self, folder: pathlib.Path, script: str, files: dict[str, str], *,
         package: str = CLOUD, modules: tuple[str, ...] = (), options: tuple[str, ...] = (), inside: tuple[str, ...] = (),
+        programs: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        """`modules`: loaded besides MODULES; `options`: qemu's, more of them; `inside`: a program that runs qemu."""
+        """`modules`: loaded besides MODULES; `options`: qemu's, more of them; `inside`: a program that runs qemu; `programs`: make_root's."""
         base = kernel(package)
-        image = make_initramfs(folder, make_root(folder, script, files), base, MODULES + modules)
+        image = make_initramfs(folder, make_root(folder, script, files, programs), base, MODULES + modules)
         command = [
             *inside, "qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "768",
             "-kernel", str(next((base / "boot").glob("vmlinuz-*"))), "-initrd", str(image),
@@ -172,9 +179,9 @@ class Guest:
         self.process.stdout.close()
 
 
-def boot(folder: pathlib.Path, script: str, files: dict[str, str], timeout_s: float) -> str:
-    """What the console said between GUEST READY and GUEST DONE."""
-    guest = Guest(folder, script, files)
+def boot(folder: pathlib.Path, script: str, files: dict[str, str], timeout_s: float, **keys) -> str:
+    """What the console said between GUEST READY and GUEST DONE; `keys` are Guest's."""
+    guest = Guest(folder, script, files, **keys)
     try:
         return guest.result(timeout_s)
     finally:
