@@ -20,7 +20,7 @@ policy goes to that container's chain, both to the host and through it; from bri
 br_netfilter. The table of the bridge family holds such a container's port to its own addresses.
 """
 
-from pyinit.linux.addresses import bits_of
+from pyinit.linux.addresses import bits_of, lowest
 from pyinit.model import Network, Outbound
 from pyinit.records import NamedTuple
 
@@ -260,6 +260,22 @@ def _element(one: Element) -> str:
 
 def _has_ports(found: list[Element]) -> bool:
     return any(one.family == "bridge" for one in found)
+
+
+def published(found: list[Element]) -> dict[tuple[str, str, int], list[tuple[str, str, int]]]:
+    """(version, protocol, port of the host) -> (its address, or "" for any; address and port of the container)."""
+    ports: dict[tuple[str, str, int], list[tuple[str, str, int]]] = {}
+    for one in found:
+        if one.place[:-1] in ("any", "at"):
+            *host, protocol, port = one.key.split(" . ")
+            address, to = one.value.split(" . ")
+            ports.setdefault((one.place[-1], protocol, int(port)), []).append((_plain(host[0]) if host else "", _plain(address), int(to)))
+    return ports
+
+
+def _plain(address: str) -> str:
+    """As the kernel writes it, of IPv6 too."""
+    return lowest(f"{address}/{bits_of(address)}")
 
 
 def written(name: str, mine: list[Element]) -> str:
