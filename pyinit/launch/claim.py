@@ -34,6 +34,7 @@ class Claim:
         self.lock_fd = lock_fd
         self.monitor_fd = monitor_fd
         self.failed_hooks: list[str] = []  # why; to be told
+        self.members: list[str] = []  # who lives in the network of its last run
 
     def note(self, kind: str, value: str) -> None:
         """Write to the journal what is about to be made."""
@@ -63,14 +64,19 @@ class Claim:
     def undo(self) -> list[str]:
         """Undo what the journal names, last first, then run the hooks that it has; what could not be undone, in words.
 
-        A hook runs once and is no longer noted, whatever comes of it: see `failed_hooks`.
+        A hook runs once and is no longer noted, whatever comes of it: see `failed_hooks`. Its network is left to `members`.
         """
-        problems, left = [], []
+        problems: list[str] = []
+        left: list[tuple[str, str]] = []
         try:
             entries = journals.read(self.directory)
         except OSError as error:
             return [f"what is in {error.filename} is left behind: {error.strerror}"]
+        self.members = self._members(entries)
         for kind, value in reversed([one for one in entries if one[0] != _HOOK]):
+            if self.members and kind in _OF_NETWORK:
+                left.append((kind, value))
+                continue
             try:
                 _UNDO[kind](value)
             except (OSError, KeyError) as error:
@@ -81,10 +87,30 @@ class Claim:
             why = hooks.poststop(pending.pop(0)[1])
             self.failed_hooks += [why] if why else []
             self._rewrite([*pending, *reversed(left)])
-        if not problems:
+        if self.members:
+            self._rewrite(list(reversed(left)))
+        elif not problems:
             with contextlib.suppress(OSError):  # it is undone again, which is fine
                 os.unlink(f"{self.directory}/journal")
         return problems
+
+    def _members(self, entries: list[tuple[str, str]]) -> list[str]:
+        if not any(kind in _OF_NETWORK for kind, _ in entries):
+            return []
+        from pyinit.launch import pods  # for those who have a network
+
+        return pods.give_back(os.path.basename(self.directory))
+
+    def undo_for_another(self, origin: Origin) -> None:
+        """`undo()` before another run; LaunchError if something is left, which that could not tell from its own, or its network is others' by now."""
+        name, problems = os.path.basename(self.directory), self.undo()
+        if problems:
+            raise LaunchError(f"{origin}: an earlier run of {name} was not cleaned up: {'; '.join(problems)}")
+        if self.members:
+            raise LaunchError(
+                f"{origin}: container {name} has left its network to {', '.join(self.members)} (by share), "
+                "and can't have it twice; stop what shares it first, then start all again"
+            )
 
     def _rewrite(self, entries: list[tuple[str, str]]) -> None:
         path = f"{self.directory}/journal"
@@ -180,6 +206,12 @@ def _remove_names(line: str) -> None:
     leases.forget(line)
 
 
+def _leave_pod(line: str) -> None:
+    from pyinit.launch import pods
+
+    pods.leave(line)
+
+
 def _take_back(leaf: str) -> None:
     from pyinit.launch import delegation  # for those who have limits, and a group that is theirs
 
@@ -195,6 +227,7 @@ def _remove_services(directory: str) -> None:
 _UNDO: dict[str, Callable[[str], None]] = {
     journals.GONE: lambda _: None,
     "address": lambda _: None,  # noted for the others to see
+    "gateway": lambda _: None,  # as the address
     "folder": lambda _: None,  # as the address; it is kept
     "program": fuse.kill_again,
     "cgroup": cgroups.remove,
@@ -204,7 +237,9 @@ _UNDO: dict[str, Callable[[str], None]] = {
     "bridge": _remove_bridge,
     "rules": _remove_rules,
     "names": _remove_names,
+    journals.POD: _leave_pod,
 }
+_OF_NETWORK = ("address", "gateway", "bridge", "link", "rules", "names")
 
 
 def groups_of(directory: str) -> list[str]:
@@ -232,13 +267,30 @@ def claim(name: str, origin: Origin, *, patience_s: float) -> Claim:
         os.close(monitor_fd)
         _outwait(directory, deadline)
     found = Claim(directory, lock_fd, monitor_fd)
-    problems = found.undo()
-    if problems:
-        raise LaunchError(f"{origin}: an earlier run of {name} was not cleaned up: {'; '.join(problems)}")
+    try:
+        found.undo_for_another(origin)
+    except LaunchError:
+        found.release()
+        raise
     for leftover in (CONTROL_SOCKET, "pid"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{directory}/{leftover}")
     return found
+
+
+def tidy(name: str) -> list[str]:
+    """Undo what is left of one that does not run; what could not be undone, in words. One that is being started does it itself."""
+    directory = places.container_dir(name)
+    if not os.path.exists(f"{directory}/journal"):
+        return []
+    monitor_fd = _lock(f"{directory}/monitor", fcntl.lockf)
+    lock_fd = _lock(f"{directory}/lock", fcntl.flock) if monitor_fd >= 0 else -1
+    if lock_fd < 0:
+        if monitor_fd >= 0:
+            os.close(monitor_fd)
+        return []
+    found = Claim(directory, lock_fd, monitor_fd)
+    return [*found.undo(), *found.release()]
 
 
 class _removed_if_it_fails:  # noqa: N801 - a context

@@ -20,10 +20,10 @@ from pyinit.model import LINKED, SLIRP, Config, Container, Origin
 from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
-_SYSCTLS = (  # what keeps ordinary users from user namespaces: (file, the value that does, what it is)
-    ("/proc/sys/user/max_user_namespaces", "0", "no user namespaces are allowed at all"),
-    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "only root may make user namespaces"),
-    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor takes the capabilities in user namespaces away"),
+_SYSCTLS = (  # what keeps ordinary users from user namespaces: (file, the value that does, what it is, one that does not)
+    ("/proc/sys/user/max_user_namespaces", "0", "no user namespaces are allowed at all", "10000"),
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "only root may make user namespaces", "1"),
+    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor takes the capabilities in user namespaces away", "0"),
 )
 _FILESYSTEMS = ("squashfs", "erofs", "overlay", "tmpfs", "fuse")
 _LOOP_CTL_GET_FREE = 0x4C82
@@ -297,10 +297,10 @@ def _landlock(subject: str) -> Finding:
 
 def _userns(subject: str) -> Finding:
     """For ordinary users; root's is "namespace user"."""
-    for path, value, reason in _SYSCTLS:
+    for path, value, reason, fix in _SYSCTLS:
         if _read(path).strip() == value:
             name = path.removeprefix("/proc/sys/").replace("/", ".")
-            return Finding(subject, "lack", f"{name} = {value}", reason, f"sysctl -w {name}={1 if value == '0' else 0}")
+            return Finding(subject, "lack", f"{name} = {value}", reason, f"sysctl -w {name}={fix}")
     return Finding(subject, "ok")
 
 

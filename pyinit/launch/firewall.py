@@ -3,6 +3,10 @@
 Owns the runs of nft and the settings below /proc/sys/net. Must not know the rules (rules.py). Laws: all under the lock of
 the runtime folder, where the journals say who has what; a setting of the host's is only changed where the config asks
 for it, one of a bridge only where the bridge is pyinit's own.
+
+A flow that the kernel remembers never meets the rules again: a sender of datagrams that keeps its own port would talk to
+who had the published port before, for as long as it talks. So who puts a port in forgets what was said to that before, and
+who takes one out what its container answered: whose address it is next is no heir to that.
 """
 
 import os
@@ -14,6 +18,7 @@ from pyinit.launch.journals import Entries, mark_gone, others
 from pyinit.launch.onhost import MakeRules
 from pyinit.linux import process
 from pyinit.linux.addresses import bits_of
+from pyinit.linux.conntrack import Conntrack
 from pyinit.linux.netlink import Netlink
 from pyinit.linux.programs import find_program
 
@@ -22,6 +27,7 @@ RULES = "rules"  # in the journal
 CONF = "/proc/sys/net/ipv4/conf"
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _NFT_S = 30.0
+_BITS = {"4": 32, "6": 128}  # of the addresses of a version
 _FORWARDING = {32: "net/ipv4/ip_forward", 128: "net/ipv6/conf/all/forwarding"}
 
 
@@ -53,6 +59,9 @@ def make(operation: MakeRules, addresses: tuple[str, ...], dns: tuple[str, ...])
     dead = [_elements(one) for one in found if not one.runs]
     rows = rules.policy(operation.network, operation.name, dns) if operation.network.outbound is not None else []
     _run(rules.make(mine, rows, dead, kept))
+    for left in dead:
+        _forget_answered(left, [*kept, *mine])
+    _forget_former(mine)
 
 
 def remove(line: str) -> None:
@@ -68,7 +77,33 @@ def remove(line: str) -> None:
             _unroute_localnet(one.key.strip('"'))
     if find_program("nft", {"PATH": _PATH}):  # else nothing was made
         _run(rules.unmake(mine, kept))
+        _forget_answered(mine, kept)
     mark_gone(name, RULES)
+
+
+def _forget_former(mine: list[rules.Element]) -> None:
+    """Datagrams to ports that are published now, which go elsewhere: to another container, or to the host, that had nobody there."""
+    ports = rules.published(mine)
+    with contextlib.suppress(OSError), Conntrack() as tracked, Netlink() as here:  # without ctnetlink they end once nobody has talked for a while
+        for version in sorted({version for version, protocol, _ in ports if protocol == "udp"}):
+            for flow in tracked.datagrams(_BITS[version]):
+                ours = [to for host, *to in ports.get((version, flow.protocol, flow.port), ()) if host in ("", flow.to)]
+                if ours and [flow.by, flow.by_port] not in ours and (flow.is_translated or here.has_address(flow.to)):
+                    tracked.forget(flow)
+
+
+def _forget_answered(gone: list[rules.Element], kept: list[rules.Element]) -> None:
+    """What DNAT has led to a container that is gone, if no other one has ports at that address by now."""
+    addresses = sorted(_served(gone) - _served(kept))
+    with contextlib.suppress(OSError), Conntrack() as tracked:  # as above
+        for address in addresses:
+            for flow in tracked.answered_by(address):
+                if flow.is_translated:
+                    tracked.forget(flow)
+
+
+def _served(found: list[rules.Element]) -> set[str]:
+    return {address for places in rules.published(found).values() for _, address, _ in places}
 
 
 def route_localnet(bridge: str) -> bool:

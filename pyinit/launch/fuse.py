@@ -143,9 +143,9 @@ def await_root(tree: int) -> int:
 
 
 def identity(pid: int) -> str:
-    """The process's number and birth, for a journal: proc_pid_stat(5), field 22."""
-    with open(f"/proc/{pid}/stat") as file:
-        return f"{pid} {file.read().rpartition(') ')[2].split()[19]}"
+    """The process's number and birth, for a journal: proc_pid_stat(5), field 22, since the boot that it counts from: a journal may outlive that."""
+    with open(f"/proc/{pid}/stat") as file, open("/proc/sys/kernel/random/boot_id") as boot:
+        return f"{pid} {file.read().rpartition(') ')[2].split()[19]} {boot.read().strip()}"
 
 
 def kill_again(value: str) -> None:

@@ -70,7 +70,8 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
         held.write_shell(shell.packed(config))
         _report(held, [], report)  # of the run before, whose monitor was killed
         while (code := Launch(config, steps, held, born, report, trace).run()) == _REBOOT:
-            _report(held, held.undo(), report)
+            held.undo_for_another(box.origin)
+            _report(held, [], report)
             born = bear()
         return code
     except OSError as error:
@@ -112,13 +113,18 @@ class Launch:
     def run(self) -> int:
         helper: NetworkHelper | None = None
         try:
-            # 0. The images are those that are meant.
+            # 0. The images are those that are meant, and a shared network is one that stays.
             for step in self.steps.host:
                 if isinstance(step, onhost.VerifyImage):
                     from pyinit.launch import digests  # for pinned ones
 
                     with carried_out(step, self.trace):
                         self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
+                elif isinstance(step, operations.JoinNamespace) and (step.shared.kind, step.shared.by) == ("net", "container"):
+                    from pyinit.launch import pods  # for those who have the network of another
+
+                    with explained(step):
+                        pods.join(step.shared.what, self.box.name, self.born.pid, self.held.note)
             # 1. What is taken by others is told before anything is made. The network's helper is forked first: nft waits for the kernel.
             for take in self.steps.host:
                 if isinstance(take, onhost.TakeAddress):

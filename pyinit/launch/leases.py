@@ -14,7 +14,7 @@ from _collections_abc import Callable
 from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch import firewall, names, rules
-from pyinit.launch.journals import locked, others
+from pyinit.launch.journals import Entries, Note, locked, others
 from pyinit.launch.onhost import TakeAddress
 from pyinit.linux import addresses
 from pyinit.linux import sock as socket
@@ -92,7 +92,7 @@ def _first_fd(count: int, publish: tuple[Publish, ...]) -> int:
     return first
 
 
-def take(step: TakeAddress, box: Container, note: Callable[[str, str], None], report: Callable[[str], None]) -> Taken:
+def take(step: TakeAddress, box: Container, note: Note, report: Callable[[str], None]) -> Taken:
     """All that it needs, noted; LaunchError."""
     taken = Taken(step.network)
     with locked(), Netlink() as here:
@@ -106,6 +106,7 @@ def take(step: TakeAddress, box: Container, note: Callable[[str, str], None], re
             if here.has_address(address):
                 raise _refused(step, f"{address} is this host's own; choose another")
             note("address", address)
+        _check_gateways(step.network, there, used, taken.addresses, note)
         if rules.are_wanted(taken.net):
             mine = rules.elements(taken.net, step.name, step.link, taken.addresses)
             _check_ports(step, mine)
@@ -123,6 +124,18 @@ def take(step: TakeAddress, box: Container, note: Callable[[str, str], None], re
         note(names.NAMES, f"{step.name}\t{names.entry(box, taken.addresses)}")
         names.make(box, taken.addresses, names.resolver(taken.servers, more))
     return taken
+
+
+def _check_gateways(net: Network, there: list[Entries], used: dict[str, str], own: tuple[str, ...], note: Note) -> None:
+    """A bridge has its containers' gateways as its addresses, so none of these may be a container's; LaunchError."""
+    theirs = {gateway: one.name for one in there for gateway in one.values("gateway")}
+    for key, wanted, taken, what in (("address", own, theirs, "the gateway"), ("gateway", net.gateways if net.mode == "veth" else (), used, "the address")):
+        for address in wanted:
+            if address in taken:
+                raise LaunchError(f"{net.origin}: container.network.{key}: {address} is {what} of container {taken[address]}; choose another")
+    if net.mode == "veth":
+        for gateway in net.gateways:
+            note("gateway", gateway)
 
 
 def _refused(step: TakeAddress, text: str, key: str = "address") -> LaunchError:

@@ -2,7 +2,8 @@
 
 Owns the order of netlink requests. Must not know mounts, services or the packet filter. Laws: a bridge that pyinit
 made carries the alias `pyinit`, a veth `pyinit NAME`; only such a one is changed or removed, a bridge when nothing is left
-on it, a veth by its own container; one lock for all changes of bridges (journals.py), which who calls `make` holds.
+on it, a veth by its own container; one lock for all changes of bridges (journals.py), which who calls `make` holds; nobody
+on a bridge of ours is a router by his own word, neither to the host nor to his neighbours.
 """
 
 import errno
@@ -14,25 +15,30 @@ from pyinit.launch import firewall, rules
 from pyinit.launch.firewall import ALIAS
 from pyinit.launch.journals import locked
 from pyinit.launch.onhost import MakeNetwork
-from pyinit.linux import addresses, arp, namespaces
+from pyinit.linux import addresses, namespaces, probe
 from pyinit.linux.netlink import Link, Macvlan, Netlink, Veth, index_of
 from pyinit.model import Network
 
 INSIDE = "host0"
+_CONF6 = "/proc/sys/net/ipv6/conf"
 CALLS = "/proc/sys/net/bridge/bridge-nf-call-"  # br_netfilter's, which are there while it is
 
 
 def make(operation: MakeNetwork, net: Network, netns_fd: int) -> None:
     """Make it all; LaunchError with the config's line. `net` has the addresses that were taken. The link goes away with its namespace."""
     words = _Words(operation, net)
+    is_ours = False
     with Netlink() as here:
         if net.mode == "veth":
-            _veth(here, operation, net, netns_fd, words)
+            is_ours = _veth(here, operation, net, netns_fd, words)
         else:
             _macvlan(here, net, netns_fd, words)
     namespaces.enter(netns_fd, namespaces.CLONE_FLAGS["net"])
     with Netlink() as there:
         inside = index_of(INSIDE)
+        _trust_own(INSIDE)
+        if is_ours:
+            _ignore_routers(INSIDE)
         with words(f"host0 {' and '.join(net.addresses)}"):
             there.raise_link(inside)
             if net.mode == "macvlan":
@@ -73,7 +79,23 @@ class _Words:
         return LaunchError(f"{self._operation.origin}: {self._operation.describe()}: {text}")
 
 
-def _veth(here: Netlink, operation: MakeNetwork, net: Network, netns_fd: int, words: _Words) -> None:
+def _ignore_routers(link: str) -> None:
+    """Before it is up: no advertisement (RFC 4861) that comes by it makes a route or an address."""
+    _set6(link, "accept_ra")
+
+
+def _trust_own(link: str) -> None:
+    """Before it is up: its link-local address is usable at once, as those that we give are; without one no neighbour can be asked for."""
+    _set6(link, "accept_dad")
+
+
+def _set6(link: str, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError), open(f"{_CONF6}/{link}/{name}", "w") as file:  # a kernel without IPv6
+        file.write("0")
+
+
+def _veth(here: Netlink, operation: MakeNetwork, net: Network, netns_fd: int, words: _Words) -> bool:
+    """Whether its bridge is ours."""
     links = here.links()
     bridge = _bridge(here, net, words, links)
     link = operation.link
@@ -82,9 +104,11 @@ def _veth(here: Netlink, operation: MakeNetwork, net: Network, netns_fd: int, wo
         _probe(net, net.bridge, words)
     with words(f"veth {link}", {errno.EEXIST: taken}):
         here.add_veth(Veth(link, INSIDE, netns_fd, net.mac or _mac_of(net.addresses), net.mtu))
+        _ignore_routers(link)
         here.raise_link(index_of(link), master=bridge, alias=f"{ALIAS} {operation.name}")
         if net.publish:  # to reach its own ports by the host's address: br_netfilter has them go from port to port
             here.reflect(index_of(link))
+    return not any(one.number == bridge and one.alias != ALIAS for one in links)
 
 
 def _bridge(here: Netlink, net: Network, words: _Words, links: list[Link]) -> int:
@@ -105,6 +129,8 @@ def _bridge(here: Netlink, net: Network, words: _Words, links: list[Link]) -> in
     try:
         index = index_of(net.bridge)
         with words(f"bridge {net.bridge}"):
+            _ignore_routers(net.bridge)
+            _trust_own(net.bridge)
             here.raise_link(index, alias=ALIAS)
         _furnish(here, net, index, words)
     except (OSError, LaunchError):
@@ -181,7 +207,7 @@ def _mac_of(own: tuple[str, ...]) -> str:
 def _probe(net: Network, link: str, words: _Words) -> None:
     for one in net.addresses:
         address = one.partition("/")[0]
-        mac = arp.who_has(address, link) if ":" not in address else ""
+        mac = probe.who_has(address, link)
         if mac:
             raise words.error(f"{address} is in use: {mac} answers for it on {link}; choose another")
 

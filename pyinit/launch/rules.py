@@ -11,7 +11,8 @@ there, and then deleted; who else has that key by now keeps it, for it is not na
 
 The rules: a local address and port that are in a map are those of a container (`publish`), for packets from elsewhere and for
 our own; what comes back over the bridge, what has a loopback address, and what goes elsewhere from a container with `nat`
-gets the host's address. `guard`: a packet with a loopback address comes from no link; DNAT is before the kernel's own check
+gets the host's address. ::1 has no such way: a route `local ::1 dev BRIDGE` would be it, but where br_netfilter is loaded an
+answer is translated back at the bridge's port, and ip6_rcv_core drops what has that address then. `guard`: a packet with a loopback address comes from no link; DNAT is before the kernel's own check
 of that, so a frame to 127.0.0.1 would get to a port that is published there, and, with route_localnet, which loopback
 needs, a container to the host's own. What comes back from a container has the bridge's address until conntrack has seen
 it, which is later. `closed`: who has `nat` or `publish` is reached from elsewhere, another bridge too, at its published
@@ -20,7 +21,7 @@ policy goes to that container's chain, both to the host and through it; from bri
 br_netfilter. The table of the bridge family holds such a container's port to its own addresses.
 """
 
-from pyinit.linux.addresses import bits_of
+from pyinit.linux.addresses import bits_of, lowest
 from pyinit.model import Network, Outbound
 from pyinit.records import NamedTuple
 
@@ -260,6 +261,22 @@ def _element(one: Element) -> str:
 
 def _has_ports(found: list[Element]) -> bool:
     return any(one.family == "bridge" for one in found)
+
+
+def published(found: list[Element]) -> dict[tuple[str, str, int], list[tuple[str, str, int]]]:
+    """(version, protocol, port of the host) -> (its address, or "" for any; address and port of the container)."""
+    ports: dict[tuple[str, str, int], list[tuple[str, str, int]]] = {}
+    for one in found:
+        if one.place[:-1] in ("any", "at"):
+            *host, protocol, port = one.key.split(" . ")
+            address, to = one.value.split(" . ")
+            ports.setdefault((one.place[-1], protocol, int(port)), []).append((_plain(host[0]) if host else "", _plain(address), int(to)))
+    return ports
+
+
+def _plain(address: str) -> str:
+    """As the kernel writes it, of IPv6 too."""
+    return lowest(f"{address}/{bits_of(address)}")
 
 
 def written(name: str, mine: list[Element]) -> str:

@@ -204,14 +204,15 @@ class Netlink:
 
 
 def _read_link(message: bytes) -> Link:
-    rows = dict(_attributes(message, 32))
-    info = dict(_attributes(rows.get(IFLA_LINKINFO, b""), 0))
+    rows = dict(attributes(message, 32))
+    info = dict(attributes(rows.get(IFLA_LINKINFO, b""), 0))
     texts = (rows.get(IFLA_IFNAME, b""), rows.get(IFLA_IFALIAS, b""), info.get(IFLA_INFO_KIND, b""))
     name, alias, kind = (text.rstrip(b"\0").decode("utf-8", "replace") for text in texts)
     return Link(struct.unpack_from("=i", message, 20)[0], name, alias, kind, int.from_bytes(rows.get(IFLA_MASTER, b""), sys.byteorder))
 
 
-def _attributes(data: bytes, at: int) -> list[tuple[int, bytes]]:
+def attributes(data: bytes, at: int) -> list[tuple[int, bytes]]:
+    """(kind, value) of each, from the byte `at` on."""
     found = []
     while at + 4 <= len(data):
         size, kind = struct.unpack_from("=HH", data, at)
@@ -235,5 +236,5 @@ def _said(reply: bytes) -> str:
         return ""
     asked = struct.unpack_from("=I", reply, 20)[0]
     at = 20 + (16 if flags & _NLM_F_CAPPED else (asked + 3) & ~3)
-    texts = (text for kind, text in _attributes(reply[:length], at) if kind == _NLMSGERR_ATTR_MSG)
+    texts = (text for kind, text in attributes(reply[:length], at) if kind == _NLMSGERR_ATTR_MSG)
     return next(texts, b"").rstrip(b"\0").decode("utf-8", "replace")

@@ -1,6 +1,7 @@
 """What ships is sound: the example's two files load, and the skeleton is what an image takes."""
 
 import os
+import tomllib
 from pathlib import Path
 
 from pyinit.config.load import load as load_config
@@ -27,6 +28,13 @@ def test_the_config_runs_ssh_nginx_and_the_application() -> None:
         ("nginx-folder", "oneshot", "cgroup"), ("nginx", "service", "cgroup"),
         ("app-folder", "oneshot", "cgroup"), ("app", "service", "cgroup"),
     }  # fmt: skip
+
+
+def test_the_twin_of_an_ordinary_user_differs_by_its_network_alone() -> None:
+    own, twin = (tomllib.loads((WEB / name).read_text()) for name in ("services.toml", "rootless.toml"))
+    assert twin["container"].pop("name") == "web-rootless"
+    assert (own["container"].pop("network")["mode"], twin["container"].pop("network")["mode"]) == ("veth", "slirp4netns")
+    assert own == twin
 
 
 def test_values_of_the_environment_reach_the_ram_disk_and_the_network() -> None:

@@ -124,13 +124,17 @@ def test_a_lack_says_why_and_what_mends_it(monkeypatch, subject, module, name, n
 
 
 def test_sysctls_that_keep_users_from_namespaces(monkeypatch):
-    values = {path: ("1" if value == "0" else "0") for path, value, _ in doctor._SYSCTLS}
+    values = {path: good for path, _, _, good in doctor._SYSCTLS}
     monkeypatch.setattr(doctor, "_read", lambda path: values.get(path, ""))
     assert doctor.examine(("userns",)) == [Finding("userns", "ok")]
     values["/proc/sys/kernel/apparmor_restrict_unprivileged_userns"] = "1"
     assert doctor.examine(("userns",))[0].text() == (
         "kernel.apparmor_restrict_unprivileged_userns = 1; AppArmor takes the capabilities in user namespaces away; "
         "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    )
+    values["/proc/sys/user/max_user_namespaces"] = "0"
+    assert doctor.examine(("userns",))[0].text() == (
+        "user.max_user_namespaces = 0; no user namespaces are allowed at all; sysctl -w user.max_user_namespaces=10000"
     )
 
 

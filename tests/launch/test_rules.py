@@ -38,6 +38,14 @@ def test_a_port_is_published_by_family_and_address():
     ]  # fmt: skip
 
 
+def test_what_is_published_is_read_back_from_the_elements():
+    publish = (Publish("", 8080, 80, "tcp", 2), Publish("2001:DB8:0::1", 53, 5353, "udp"))
+    assert rules.published(rules.elements(NET._replace(publish=publish, nat=True), "web", "ve-web", ("10.1.0.2", "FD01:0::2"))) == {
+        ("4", "tcp", 8080): [("", "10.1.0.2", 80)], ("4", "tcp", 8081): [("", "10.1.0.2", 81)],
+        ("6", "tcp", 8080): [("", "fd01::2", 80)], ("6", "tcp", 8081): [("", "fd01::2", 81)], ("6", "udp", 53): [("2001:db8::1", "fd01::2", 5353)],
+    }  # fmt: skip
+
+
 def test_a_policy_is_a_chain_and_a_port_that_is_held_to_its_addresses():
     assert elements(outbound=()) == [
         'inet bridges "br0"', 'inet same "br0" . "br0"', "inet chain out-web", 'bridge policed "ve-web"', "inet policed4 10.1.0.2 goto out-web",

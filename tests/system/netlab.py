@@ -197,9 +197,7 @@ def remove() -> None:
 
 def send_frame(source: str, to: str, port: int) -> None:
     """A datagram that says `to`, from the outside to the host's link, whatever routes and addresses say."""
-    there, here = (
-        bytes.fromhex(re.findall(r"link/ether (\S+)", ip("-o", "link", "show", "up0", at=at))[0].replace(":", "")) for at in (OUTSIDE, HOST)
-    )
+    there, here = (bytes.fromhex(mac("up0", at).replace(":", "")) for at in (OUTSIDE, HOST))
     data = f"to {to}".encode()
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(data), 1, 0, 64, socket.IPPROTO_UDP, 0, socket.inet_aton(source), socket.inet_aton(to))
     total = sum(struct.unpack("!10H", head))
@@ -208,6 +206,25 @@ def send_frame(source: str, to: str, port: int) -> None:
     with in_net(f"/run/netns/{OUTSIDE}", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as link:
         link.bind(("up0", 0))
         link.send(here + there + struct.pack("!H", 0x0800) + packet)
+
+
+def advertise(place: Place, link: str) -> None:
+    """From there a router's word (RFC 4861, 4.2) that it is the way to everywhere, and that fd66::/64 is on the link."""
+    source, group = (socket.inet_pton(socket.AF_INET6, text) for text in ("fe80::66", "ff02::1"))
+    prefix = struct.pack("!BBBBIII16s", 3, 4, 64, 0xC0, 3600, 3600, 0, socket.inet_pton(socket.AF_INET6, "fd66::"))
+    body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix
+    total = sum(struct.unpack(f"!{20 + len(body) // 2}H", source + group + struct.pack("!II", len(body), 58) + body))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    body = body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:]
+    head = struct.pack("!IHBB16s16s", 6 << 28, len(body), 58, 255, source, group)
+    with in_net(place.path, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as raw:
+        in_net(place.path, lambda: raw.bind((link, 0)))
+        raw.send(bytes.fromhex("333300000001") + raw.getsockname()[4] + struct.pack("!H", 0x86DD) + head + body)
+
+
+def mac(link: str, at: str) -> str:
+    return re.findall(r"link/ether (\S+)", ip("-o", "link", "show", link, at=at))[0]
 
 
 @contextlib.contextmanager

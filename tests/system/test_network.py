@@ -158,6 +158,80 @@ def test_a_neighbour_and_the_container_itself_reach_a_published_port(lab, bridge
         lab.write_setting(f"net/bridge/bridge-nf-call-{name}", "1")
 
 
+def hears(sender: socket.socket, to: tuple[str, int], receiver: socket.socket) -> bool:
+    """Whether a datagram from there comes, the first one. The answer has the kernel take the flow for one that lasts."""
+    sender.sendto(b"ping", to)
+    if not netlab.wait_for_datagram(receiver, 1.0):
+        return False
+    word, peer = receiver.recvfrom(16)
+    receiver.sendto(b"pong", peer)
+    return (word, sender.recvfrom(16)[0]) == (b"ping", b"pong")
+
+
+def test_a_sender_that_keeps_its_port_reaches_who_has_the_published_one_now(lab):
+    """From before there was anybody, over a container of another address, to one that gets the first one's address and publishes nothing."""
+    ports = 'publish = ["8081:81/udp", "127.0.0.1:8082:81/udp"]'
+    lab.start(BOTH + 'publish = ["8080:80"]')  # there are rules already, so the kernel remembers
+    ways = ((lab.outside, HERE4, 8081), (lab.outside, HERE6, 8081), (lab.host, LOOP, 8082))
+    senders = [place.open(address, socket.SOCK_DGRAM) for place, address, _ in ways]
+    try:
+        for sender, (_, address, port) in zip(senders, ways, strict=True):
+            sender.sendto(b"to nobody", (address, port))
+        for name in ("first", "second"):
+            box = lab.start(BOTH + ports, name)
+            four, six = lab.addresses(name)
+            with lab.inside(name).receive(four, 81) as at4, lab.inside(name).receive(six, 81) as at6:
+                for sender, (_, address, port) in zip(senders, ways, strict=True):
+                    assert hears(sender, (address, port), at6 if ":" in address else at4), (name, address)
+            assert box.stop() == 0
+        heir = BOTH.replace('pool = ["10.92.0.0/24", "fd92::/64"]', f'address = ["{four}/24", "{six}/64"]')
+        lab.start(heir, "heir")
+        with lab.inside("heir").receive(four, 81) as at4, lab.inside("heir").receive(six, 81) as at6:
+            for sender, (_, address, port) in zip(senders, ways, strict=True):
+                sender.sendto(b"to nobody", (address, port))
+                assert not netlab.wait_for_datagram(at6 if ":" in address else at4, 0.2), address
+    finally:
+        for sender in senders:
+            sender.close()
+
+
+def test_a_pod_keeps_its_network_until_its_last_member_ends(lab):
+    """Link, address, port, policy and name; who shares it by way of another member, too. Then nothing is left of it."""
+    lab.start(BOTH, "app")
+    text = BOTH + 'publish = ["8080:80"]\noutbound = []\n'
+    web = lab.start(text)
+    four, six = lab.addresses()
+    members = []
+    for name, of in (("one", "web"), ("two", "one")):
+        share = f'[container]\nshare = ["net:pyinit-{of}"]\n'
+        members.append(lab.launch(lab.text("", name).replace("[container]\n", share, 1), name))
+        members[-1].wait_for("app: up")
+    before = lab.left()
+    assert web.stop() == 0
+    two = lab.inside("two")
+    assert os.stat(two.path).st_ino == os.stat(lab.inside("one").path).st_ino
+    assert talks_tcp(lab.outside, (HERE4, 8080), two, (four, 80)) == THERE4
+    assert talks_tcp(lab.host, (LOOP, 8080), two, (four, 80)) == "10.92.0.1"
+    with lab.outside.listen(THERE4, 5000):
+        assert refusal(two, THERE4, 5000) == "ConnectionRefusedError"
+    assert lab.left() == before
+    assert lab.hosts("app")[-2:] == [f"{four}\tpyinit-web", f"{six}\tpyinit-web"]
+    other = f'mode = "veth"\nbridge = "pyinit-t1"\naddress = "{four}/24"\n'
+    assert lab.refused(other) == f"pyinit: services.toml:7: container.network.address: {four} is taken by container pyinit-web; choose another\n"
+    taken = BOTH + 'publish = ["8080:80"]\n'
+    assert lab.refused(taken).endswith("publish: port 8080/tcp of this host is container pyinit-web's; publish another\n")
+    said = "container pyinit-web has left its network to pyinit-{} (by share), and can't have it twice; stop what shares it first, then start all again\n"
+    assert lab.refused(text, "web") == "pyinit: services.toml:4: " + said.format("one, pyinit-two")
+    assert members[0].stop() == 0
+    assert lab.refused(text, "web") == "pyinit: services.toml:4: " + said.format("two")
+    assert talks_tcp(lab.outside, (HERE4, 8080), two, (four, 80)) == THERE4
+    assert members[1].stop() == 0
+    wait_until(lambda: "ve-pyinit-web" not in lab.left()[1] and "8080" not in lab.left()[0], "the end of the pod's network")
+    assert lab.hosts("app")[-1] == "# neighbours on pyinit-t1, as they come and go"
+    assert not pathlib.Path("/run/pyinit/pyinit-web").exists()
+    assert lab.start(text).stop() == 0
+
+
 def test_names_of_the_neighbours_come_and_go(lab):
     first = lab.start(BOTH + 'hosts = { "db.internal" = "10.92.0.200" }', "first")
     own = [f"{address}\tpyinit-first" for address in lab.addresses("first")]
@@ -260,8 +334,13 @@ def test_a_macvlan_is_on_the_hosts_own_net(lab):
         "pyinit: services.toml:7: make macvlan (bridge) on up7, host0 with 198.51.100.7/24 and 2001:db8::7/64 inside, default route by "
         "198.51.100.2: there is no link up7 on this host; name one that `ip link` shows\n"
     )
-    words = lab.refused(MACVLAN.replace("198.51.100.7", THERE4).replace("gateway", "# "))
-    assert "198.51.100.2 is in use: " in words and "answers for it on host0; choose another\n" in words
+    theirs = MACVLAN.replace("gateway", "# ")
+    for own, taken in (("198.51.100.7", THERE4), ("2001:db8::7", THERE6)):
+        four, six = theirs.replace(own, taken).split('["')[1].split('"]')[0].split('", "')
+        assert lab.refused(theirs.replace(own, taken)) == (
+            f"pyinit: services.toml:7: make macvlan (bridge) on up0, host0 with {four} and {six} inside: "
+            f"{taken} is in use: {netlab.mac('up0', netlab.OUTSIDE)} answers for it on host0; choose another\n"
+        )
 
 
 def test_a_bridge_of_somebody_else_is_used_and_left_as_it_is(lab):
@@ -271,6 +350,7 @@ def test_a_bridge_of_somebody_else_is_used_and_left_as_it_is(lab):
     netlab.ip("link", "add", "port7", "type", "veth", "peer", "name", "far7", "netns", netlab.OUTSIDE, at=netlab.HOST)
     netlab.ip("link", "set", "port7", "master", "br7", "up", at=netlab.HOST)
     netlab.ip("addr", "add", "10.97.0.9/24", "dev", "far7", at=netlab.OUTSIDE)
+    netlab.ip("addr", "add", "fd97::9/64", "dev", "far7", "nodad", at=netlab.OUTSIDE)
     netlab.ip("link", "set", "far7", "up", at=netlab.OUTSIDE)
     try:
         before = netlab.ip("-4", "addr", "show", "br7", at=netlab.HOST)
@@ -278,8 +358,17 @@ def test_a_bridge_of_somebody_else_is_used_and_left_as_it_is(lab):
         box = lab.start(theirs.format(2) + 'publish = ["8080:80"]')
         assert talks_tcp(lab.outside, (HERE4, 8080), lab.inside(), ("0.0.0.0", 80)) == THERE4
         assert lab.setting("net/ipv4/conf/br7/route_localnet") == "0"
-        words = lab.refused(theirs.format(9))
-        assert "inside, default route by 10.97.0.1: 10.97.0.9 is in use: " in words and "answers for it on br7; choose another\n" in words
+        for own, taken in (('"10.97.0.9/24"', "10.97.0.9"), ('["10.97.0.3/24", "fd97::9/64"]', "fd97::9")):
+            assert lab.refused(theirs.replace('"10.97.0.{}/24"', own)) == (
+                f"pyinit: services.toml:7: make veth ve-pyinit-other on bridge br7, host0 with {' and '.join(own.strip('[]').replace(chr(34), '').split(', '))} inside, "
+                f"default route by 10.97.0.1: {taken} is in use: {netlab.mac('far7', netlab.OUTSIDE)} answers for it on br7; choose another\n"
+            )
+        gateway = theirs.format(4).replace("10.97.0.1", "10.97.0.254")
+        router = lab.start(gateway, "router")
+        said = "pyinit: services.toml:7: container.network.{}: 10.97.0.{} is the {} of container pyinit-{}; choose another\n"
+        assert lab.refused(theirs.format(254)) == said.format("address", 254, "gateway", "router")
+        assert lab.refused(theirs.format(5).replace("10.97.0.1", "10.97.0.2")) == said.format("gateway", 2, "address", "web")
+        assert router.stop() == 0
         assert lab.refused(theirs.format(3) + 'publish = ["127.0.0.1:9090:80"]').partition("10.97.0.1: ")[2] == (
             "br7 is not of pyinit's making, so its settings are left alone, and 127.0.0.1 needs one; "
             "`sysctl -w net.ipv4.conf.br7.route_localnet=1`, or leave the address out\n"
@@ -290,6 +379,43 @@ def test_a_bridge_of_somebody_else_is_used_and_left_as_it_is(lab):
     finally:
         netlab.ip("link", "del", "port7", at=netlab.HOST)
         netlab.ip("link", "del", "br7", at=netlab.HOST)
+
+
+def test_nobody_on_a_bridge_of_ours_makes_himself_its_router(lab):
+    """Neither the host's nor a neighbour's. What is said is believed where that is asked for, so it is well said."""
+    lab.write_setting(V6, "0")
+    lab.start(BOTH + "nat = false")
+    lab.start(BOTH + "nat = false", "app")
+    web, app = lab.inside(), lab.inside("app")
+
+    def learned(place, link: str) -> list[str]:
+        return [line for line in place.run("ip", "-6", "route", "show", "dev", link).stdout.splitlines() if "proto ra" in line or "fd66" in line]
+
+    netlab.advertise(web, "host0")
+    netlab.advertise(app, "host0")
+    lab.write_setting("net/ipv6/conf/pyinit-t1/accept_ra", "1")
+    assert app.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/host0/accept_ra").returncode == 0
+    assert learned(lab.host, "pyinit-t1") == learned(app, "host0") == learned(web, "host0") == []
+    netlab.advertise(web, "host0")
+    for place, link in ((lab.host, "pyinit-t1"), (app, "host0")):
+        wait_until(lambda place=place, link=link: any("default" in line for line in learned(place, link)), f"a router of {link}")
+    assert learned(web, "host0") == []
+
+
+def test_name_servers_of_the_hosts_own_loopback_are_left_out(lab, tmp_path):
+    """In a view of the host of this test's own."""
+    script = f'for f in /etc/resolv.conf /run/systemd/resolve/resolv.conf; do [ ! -e $f ] || mount --bind {tmp_path}/resolv.conf $f || exit; done; exec {sys.executable} -m pyinit "$@"'
+    command = ("nsenter", f"--net=/run/netns/{netlab.HOST}", "unshare", "-m", "sh", "-c", script, "sh")
+    own = "nameserver 127.0.0.53\nnameserver ::1\nnameserver fe80::1%up0\noptions ndots:2\n"
+    lack = "it has no name server: the host's are its own loopback's, or none; write dns = [...]"
+    for name, more, said in (("web", "nameserver 192.0.2.53\nsearch example.org\nnameserver 2001:db8::53\n", []), ("app", "", [lack])):
+        (tmp_path / "resolv.conf").write_text(own + more)
+        box = lab.bench.start(lab.text(BOTH, name), name=f"{name}/services.toml", command=command)
+        box.wait_for("app: up")
+        pid = pathlib.Path(f"/run/pyinit/pyinit-{name}/pid").read_text().strip()
+        found = pathlib.Path(f"/proc/{pid}/root/etc/resolv.conf").read_text()
+        assert sorted(found.splitlines()) == sorted(["options ndots:2", *more.splitlines()])
+        assert [line.partition(": container.network: ")[2] for line in box.output.splitlines() if "name server" in line] == said
 
 
 def test_what_another_has_is_told_and_nothing_is_left_of_the_try(lab):

@@ -16,7 +16,7 @@ from netlab import HERE4, HOST
 from test_network import BOTH, host, lab  # noqa: F401 - fixtures
 
 ROUNDS, MOST_OF_PODMAN = 7, 1.0
-TRIES, SECONDS, LEAST_OF_PODMAN = 5, 1, 0.9
+PAIRS, BYTES, LEAST_OF_PODMAN = 15, "256M", 0.9
 AT_HOST = ("nsenter", f"--net=/run/netns/{HOST}")
 
 
@@ -66,18 +66,19 @@ def test_what_goes_through_a_published_port_beside_podman(lab, podman, tmp_path,
     try:
         wait_until(lambda: pidfile.exists() and pidfile.read_text(), "podman's container")
         places = {8080: lab.inside(), 8081: netlab.Place(f"/proc/{pidfile.read_text().strip()}/ns/net")}
-        rates = {port: [] for port in places}
-        for _ in range(TRIES):
-            for port, place in places.items():
-                rates[port].append(rate(lab, place, port))
+        pairs = []  # what else the machine does is in both of a pair, and a burst of it in few pairs
+        for number in range(PAIRS):
+            rates = {port: rate(lab, places[port], port) for port in ((8080, 8081), (8081, 8080))[number % 2]}
+            pairs.append((rates[8080], rates[8081]))
     finally:
         if pidfile.exists():
             os.kill(int(pidfile.read_text()), 9)
         other.wait(30)
-    mine, podmans = (max(rates[port]) for port in (8080, 8081))  # what else the machine does only slows
+    mine, podmans = (statistics.median(rates) for rates in zip(*pairs, strict=True))
+    ratio = statistics.median(one / other for one, other in pairs)
     with capsys.disabled():
-        print(f"\nthrough a published port: pyinit {mine / 1e9:.1f} Gbit/s, podman {podmans / 1e9:.1f} Gbit/s, {mine / podmans:.2f} of podman's")
-    assert mine >= LEAST_OF_PODMAN * podmans
+        print(f"\nthrough a published port: pyinit {mine / 1e9:.1f} Gbit/s, podman {podmans / 1e9:.1f} Gbit/s, {ratio:.2f} of podman's")
+    assert ratio >= LEAST_OF_PODMAN
 
 
 def rate(lab, place, port: int) -> float:  # noqa: F811
@@ -86,7 +87,7 @@ def rate(lab, place, port: int) -> float:  # noqa: F811
     try:
         while "listening" not in server.stdout.readline():
             pass
-        done = lab.outside.run("iperf3", "-c", HERE4, "-p", str(port), "-t", str(SECONDS), "-J")
+        done = lab.outside.run("iperf3", "-c", HERE4, "-p", str(port), "-n", BYTES, "-J")
         assert done.returncode == 0, done.stdout
         return json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]
     finally:

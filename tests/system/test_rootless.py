@@ -250,8 +250,49 @@ def test_without_newuidmap_or_a_device_for_fuse_it_is_told(user):
         os.symlink(shutil.which(name), user.folder / "bin" / name)
     box = user.start("user_namespace = {}\n", environment={"PATH": str(user.folder / "bin")})
     assert box.wait() == 111
-    assert box.output.endswith('inside: there is no program newuidmap; install it (Debian: uidmap), or write map = "single"\n')
+    assert box.output == (
+        f"pyinit: {user.folder}/services.toml:4: map the host's ids: uid {user.uid} is 0, uid 500000-565535 is 1-65536, gid {user.uid} is 0, "
+        'gid 500000-565535 is 1-65536 inside: there is no program newuidmap; install it (Debian: uidmap), or write map = "single"\n'
+    )
     os.chmod(user.folder / "fuse", 0o600)
     box = user.start("")
     assert box.wait() == 111
     assert box.output.endswith("by squashfuse, if it is an image: Permission denied; fuse: /dev/fuse can't be opened; set its mode to 0666\n")
+
+
+# What AppArmor does to who is not named in a profile of its own, where this kernel has none: the call is refused, a sysctl says so.
+APPARMOR = """
+import ctypes, os, platform, struct, sys
+number = {"x86_64": 272, "aarch64": 97}[platform.machine()]
+rows = ((0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x45, 0, 1, 0x10000000), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000))
+program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *row) for row in rows))
+libc = ctypes.CDLL(None, use_errno=True)
+wanted = struct.pack("@HP", len(rows), ctypes.addressof(program))
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, wanted, 0, 0):
+    raise OSError(ctypes.get_errno(), "prctl")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_who_forbids_user_namespaces_is_told(user, subids):
+    """By a limit, in a user namespace that has one of its own; by AppArmor."""
+    subids("root:0:65536\n")  # so that unshare(1) may map the host's own
+    (user.folder / "apparmor.py").write_text(APPARMOR)
+    (user.folder / "kernel").mkdir()
+    (user.folder / "kernel/apparmor_restrict_unprivileged_userns").write_text("1\n")
+    *before, python, option, module = user.command()
+    inner = ("unshare", "--user", "--map-users=0,0,65536", "--map-groups=0,0,65536", "sh", "-c", 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"', "sh")
+    bind = ("unshare", "-m", "sh", "-c", f'mount --bind {user.folder}/kernel /proc/sys/kernel && exec "$@"', "sh")
+    path = user.folder / "services.toml"
+    path.write_text(f'[container]\nname = "mine"\nlayers = ["image.squashfs"]\nuser_namespace = {{ map = "single" }}\n{WAIT}')
+    for command, why in (
+        ((*inner, *user.command()), "No space left on device; userns: user.max_user_namespaces = 0; no user namespaces are allowed at all; sysctl -w user.max_user_namespaces=10000"),
+        (
+            (*bind, *before, python, str(user.folder / "apparmor.py"), python, option, module),
+            "Operation not permitted; userns: kernel.apparmor_restrict_unprivileged_userns = 1; AppArmor takes the capabilities in user namespaces away; "
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ):  # fmt: skip
+        box = Pyinit(path, command=command, cwd=user.folder / "home", env=user.environment())
+        user.running.append(box)
+        assert (box.wait(), box.output) == (111, f"pyinit: {path}:4: map the host's ids: uid {user.uid} is 0, gid {user.uid} is 0 inside: unshare: {why}\n")

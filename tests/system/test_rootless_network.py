@@ -105,6 +105,25 @@ def test_a_whole_container_of_an_ordinary_user(user):
     user.up(publish)  # at once, whatever is left of the old connections
 
 
+def test_root_alone_serves_a_published_port(user):
+    """One id, and no program that gives others: what the container's own service says comes out by curl."""
+    serve = '[services.app]\ncommand = ["/bin/nc", "-ll", "-p", "80", "-e", "/bin/cat", "/data/app"]\nready = { tcp = "127.0.0.1:80" }\n'
+    path = user.folder / "services.toml"
+    path.write_text(
+        '[container]\nname = "mine"\nlayers = ["image.squashfs"]\nwritable = "tmpfs"\nuser_namespace = { map = "single" }\n'
+        f'[container.network]\nmode = "slirp4netns"\npublish = ["8080:80"]\n{serve}'
+    )
+    box = Pyinit(path, command=user.command(), cwd=user.folder / "home", env=user.environment())
+    user.running.append(box)
+    box.wait_for("app: ready")
+    assert pathlib.Path(f"/proc/{user.pid()}/uid_map").read_text().split() == ["0", str(user.uid), "1"]
+    assert (len(servers()), len(slirps())) == (1, 1)
+    for place, address in ((user.outside, HERE4), (user.host, LOOP)):
+        done = place.run("curl", "-sS", "--http0.9", "--max-time", "10", f"http://{address}:8080/")
+        assert done.stdout == "app", done
+    assert box.stop() == 0
+
+
 def test_ipv6_a_network_of_its_own_choice_and_an_mtu(user):
     user.up('pool = "10.77.0.0/16"\nipv6 = true\nmtu = 1400\ndns = ["192.0.2.9"]\n')
     inside = user.inside()
