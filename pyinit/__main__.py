@@ -12,7 +12,7 @@ if os.getpid() == 1:
 
     MASK = frozenset(_signal.pthread_sigmask(_signal.SIG_BLOCK, {n for n in range(1, 65) if n not in (32, 33)}))
 
-from pyinit.errors import EXIT_USAGE, PyinitError
+from pyinit.errors import EXIT_SYSTEM, EXIT_USAGE, PyinitError, lacking
 
 PERSONALITIES = ("tini", "docker-init", "dumb-init", "catatonit", "podman-init")
 VERBS = {
@@ -54,6 +54,11 @@ def main() -> int:
         for line in str(error).split("\n"):
             print(f"pyinit: {_plain(line)}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "pyinit":
+            raise
+        print(f"pyinit: {lacking(error)}", file=sys.stderr)
+        return EXIT_SYSTEM
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `pyinit status | head`

@@ -117,7 +117,7 @@ def build(folder: str) -> bytes:
         sections[section] = [row for row in found if row[0] not in known]
         known |= {row[0] for row in found}
         sources |= dict.fromkeys(row[2] for row in found if row[2].startswith("/"))  # the standard library's
-    code = _row(folder, "pyinit.bundle", False, f"{folder}/bundle.py")[3]  # noqa: FBT003
+    code = compiled(folder, "pyinit.bundle", False, f"{folder}/bundle.py")[3]  # noqa: FBT003
     out = bytearray(MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
     places = {}
     for section, rows in sections.items():
@@ -169,12 +169,12 @@ def _tell(folder: str, name: str) -> None:
 
     SourceFileLoader.exec_module = exec_module  # type: ignore[method-assign,assignment]
     __import__(name)
-    rows = [_row(folder, *row) for row in list(found) if row[0] not in _EXCEPT]  # what _row() itself brings is not of it
+    rows = [compiled(folder, *row) for row in list(found) if row[0] not in _EXCEPT]  # what that itself brings is not of it
     with open(1, "wb") as out:
         out.write(marshal.dumps(rows))
 
 
-def _row(folder: str, name: str, is_package: bool, path: str) -> _Row:  # noqa: FBT001 - a row, as it came
+def compiled(folder: str, name: str, is_package: bool, path: str) -> _Row:  # noqa: FBT001 - a row, as it came
     """Without what no start reads: texts for readers, types, columns."""
     import __future__
 

@@ -68,6 +68,11 @@ def fault(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{at}"
 
 
+def lacking(error: ModuleNotFoundError) -> str:
+    """Of a Python that is not whole, as python3-minimal alone; it has no traceback to show, either."""
+    return f"this Python has no module {error.name}, which is of its standard library: install that (Debian: libpython3-stdlib), or a whole python3"
+
+
 def hint(word: object, known: Iterable[str]) -> str:
     """`; did you mean NAME?`, or nothing."""
     if not isinstance(word, str):

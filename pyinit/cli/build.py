@@ -1,4 +1,4 @@
-"""`pyinit build FILE`: the images of a build file, made where they are missing or out of date.
+"""`pyinit build FILE`: the images of a build file, made where they are missing or out of date; `--pyz`: pyinit itself in one file.
 
 Owns what the user sees of a build. Must not know how an image is made.
 """
@@ -10,17 +10,21 @@ import time
 from types import FrameType
 
 from pyinit.errors import EXIT_OK, UsageError
+from pyinit.image import pyz
 from pyinit.image.build import build
-from pyinit.image.load import load
+from pyinit.image.load import epoch, load
 
 _HELP = """\
 usage: pyinit build [--force] FILE
+       pyinit build --pyz PROGRAM
 
 Makes the squashfs images that FILE (build.toml) describes: base systems of Debian packages with a skeleton over
 them, and folders. What has not changed since it was built is left alone; the same inputs make the same bytes.
 Steps go to stderr; stdout gets a line `SHA256  PATH` for each image.
 
   --force   make all images anew, with the packages that the mirror has now
+  --pyz     make PROGRAM (pyinit.pyz): all of pyinit in one file, the entry point of an image that has Python and no more;
+            `init = "/usr/bin/pyinit"` in an [[image]] adds the same to that image
 """
 
 
@@ -29,6 +33,8 @@ def run(words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         print(_HELP, end="")
         return EXIT_OK
+    if words[:1] == ["--pyz"]:
+        return _program(words[1:])
     force = "--force" in words
     paths = [word for word in words if word != "--force"]
     if len(paths) != 1 or paths[0].startswith("-"):
@@ -37,6 +43,13 @@ def run(words: list[str]) -> int:
     signal.signal(signal.SIGHUP, _interrupt)
     for image in build(load(paths[0], os.environ), force=force, report=_Steps().show):
         print(f"{image.sha256}  {image.path}")
+    return EXIT_OK
+
+
+def _program(words: list[str]) -> int:
+    if len(words) != 1 or words[0].startswith("-"):
+        raise UsageError(f"build --pyz: expected one PROGRAM to be made, found {' '.join(words) or 'nothing'}")
+    print(f"{pyz.write(words[0], epoch(os.environ))}  {words[0]}")
     return EXIT_OK
 
 

@@ -6,11 +6,13 @@ Owns what these roles find or make around themselves. Must not know services. La
 
 import errno
 import os
+import stat
 import sys
 import zlib
 from _collections_abc import Callable
 
 from pyinit.core.limits import controllers, tracker
+from pyinit.errors import LaunchError
 from pyinit.init import sockets
 from pyinit.init.pid1 import HANDLED, Endpoints, Init
 from pyinit.init.reload import Reader
@@ -26,6 +28,7 @@ INSIDE_SOCKET = "/run/pyinit/control.sock"
 def as_init(config: Config, report: Callable[[str], None], read: Reader) -> int:
     """PID 1 of a container that another runtime made; the exit code. `read` reads the config again, for a reload."""
     process.block_signals(HANDLED)
+    _check_null()
     if os.geteuid() == 0:  # services that are root, too, have no business in our memory and files; those of another user could not anyway
         process.prctl(process.PR_SET_DUMPABLE, 0)
     if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
@@ -44,6 +47,16 @@ def as_init(config: Config, report: Callable[[str], None], read: Reader) -> int:
         read_config=read,
     )
     return Init(config, endpoints).run()
+
+
+def _check_null() -> None:
+    """What every service has as its input; all else that a runtime may not give can be done without."""
+    try:
+        is_there = stat.S_ISCHR(os.stat("/dev/null").st_mode) and os.access("/dev/null", os.R_OK | os.W_OK)
+    except OSError:
+        is_there = False
+    if not is_there:
+        raise LaunchError("no device /dev/null that can be read and written is here: let the runtime mount a /dev with the usual devices")
 
 
 def _own_session() -> None:
@@ -86,7 +99,11 @@ def _write(entry: Mount, path: str, file: FileSpec) -> None:
 
 def _own_groups(report: Callable[[str], None]) -> tuple[int, dict[str, int]]:
     """(fd of our v2 group or -1, fds of those of v1 by controller): what was given to us and can be written."""
-    unified, v1_fds = -1, {}
+    unified = -1
+    v1_fds: dict[str, int] = {}
+    if not os.path.exists("/proc/self/stat"):
+        report("no /proc: what a service leaves behind is not found; let the runtime mount it")
+        return unified, v1_fds
     for found in cgroup.hierarchies():
         if not _is_given(found) or not os.access(found.directory, os.W_OK):
             continue

@@ -10,7 +10,7 @@ import sys
 import time
 
 from pyinit import bundle
-from pyinit.errors import EXIT_OK, UsageError
+from pyinit.errors import EXIT_OK, LaunchError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(words: list[str]) -> int:
     as_init = os.getpid() == 1
     launches = role == "launch" or (role != "init" and not as_init)
     trace = _trace(started_ns) if verbose else None
-    if launches and output is None and os.geteuid() == 0 and _may_launch(path):
+    if launches and output is None and os.geteuid() == 0 and _may_launch(path) and os.path.isdir(_PACKAGE):
         gc.disable()  # what is made now stays; the monitor, which goes on for long, has it again
         code = bundle.get(_PACKAGE)
         code.load("start")
@@ -64,7 +64,7 @@ def run(words: list[str]) -> int:
         from pyinit.launch import start
 
         def work(report: "Callable[[str], None]") -> int:
-            return start.launch(config, bundle.get(_PACKAGE), report, trace)
+            return start.launch(config, _code(config.path), report, trace)
 
         if not start.is_rootless(box):
             start.check_privileges(box)
@@ -79,6 +79,13 @@ def run(words: list[str]) -> int:
     if output is not None:
         return _detached(config, roles.supervisor_name(config.path), output, lambda report: roles.as_supervisor(config, report, again))
     return roles.as_init(config, _report, again) if as_init else roles.as_supervisor(config, _report, again)
+
+
+def _code(path: str) -> bundle.Bundle:
+    """What a launch runs of; a program in one file (image/pyz.py) has no folder, of which PID 1 gets its copy."""
+    if not os.path.isdir(_PACKAGE):
+        raise LaunchError(f"{path}: a [container] is launched by a pyinit that is installed, not by one in one file; or add --no-launch, to run its services")
+    return bundle.get(_PACKAGE)
 
 
 def _detached(config: "Config", name: str, output: str, work: "Callable[[Callable[[str], None]], int]") -> int:

@@ -29,7 +29,13 @@ _NEXT_FOLDER = (ENOENT, ENOTDIR, EACCES, ESTALE, ENODEV, ETIMEDOUT)  # after the
 def main() -> int:
     """By the name of one of them: the exit code. As PID 1 too, signals are blocked before anything more is imported."""
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, SIGNALS - FAULTS)
-    return run(sys.argv[1:], frozenset(mask))
+    try:
+        return run(sys.argv[1:], frozenset(mask))
+    except ModuleNotFoundError as error:
+        from pyinit import errors  # on the way out only
+
+        say(2, f"{os.path.basename(sys.argv[0])}: {errors.lacking(error)}")
+        return errors.EXIT_SYSTEM
 
 
 def run(words: list[str], mask: frozenset[int] | None = None) -> int:

@@ -13,7 +13,7 @@ import os
 from _collections_abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pyinit.image import tools, tree
+from pyinit.image import pyz, tools, tree
 from pyinit.image.sources import Sources, read_sources
 from pyinit.image.spec import BuildError, BuildFile, Image
 from pyinit.records import NamedTuple
@@ -82,6 +82,8 @@ class _Build:
             os.mkdir(root)
             os.chmod(root, 0o755)
             self._fill(root, sources)
+            if self.image.init:
+                self._add_init(root)
             self._squash(root)
             built = self._publish(inputs)
         finally:
@@ -100,6 +102,18 @@ class _Build:
         if self.image.skeleton:
             self._step(f"laying {self.image.skeleton} over it")
             tree.lay(self.image.skeleton, root, self.epoch)
+
+    def _add_init(self, root: str) -> None:
+        """Laid over the rest, as a skeleton is."""
+        self._step(f"adding pyinit as {self.image.init}")
+        folder = f"{self.tree}/init"
+        path = f"{folder}{self.image.init}"
+        os.makedirs(os.path.dirname(path))
+        pyz.write(path, self.epoch)
+        try:
+            tree.lay(folder, root, self.epoch)
+        except BuildError as error:
+            raise BuildError(f"{self.image.origin}: init: {str(error).partition(': ')[2]}") from error
 
     def _install(self, root: str, sources: Sources) -> None:
         if os.geteuid() != 0:
@@ -123,7 +137,7 @@ class _Build:
         argv = ["mksquashfs", root, self.new, "-noappend", "-no-progress", "-comp", self.image.compression]
         if self.image.level:
             argv += ["-Xcompression-level", str(self.image.level)]
-        if self.image.directory:
+        if not self.image.packages:
             argv += ["-all-root", "-no-xattrs"]
         if self.image.exclude:
             argv += ["-wildcards", "-e", *self.image.exclude]  # last: all that follows -e is a pattern
@@ -178,6 +192,7 @@ class _Build:
             "sources": sources, "volatile": tree.VOLATILE + tree.EMPTIED,
             "skeleton": tree.digest(image.skeleton) if image.skeleton else "",
             "directory": tree.digest(image.directory) if image.directory else "",
+            "init": [image.init, pyz.digest()] if image.init else "",
             "mksquashfs": tools.version("mksquashfs", "-version"),
             "mmdebstrap": tools.version("mmdebstrap", "--version") if image.packages else "",
         }  # fmt: skip

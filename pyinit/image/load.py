@@ -62,13 +62,14 @@ class _Reader:
 
     def file(self, table: Table) -> BuildFile:
         output = os.path.normpath(os.path.join(self.folder, table.string("output", "images")))
-        epoch = _epoch(table)
-        rows = table.tables("image")
+        since = _epoch(table)
+        lone = table.table("image") if isinstance(table.raw("image"), dict) else None  # image = { ... }, or [image]: the only one
+        rows = [lone] if lone is not None else table.tables("image")
         if not rows and not table.data.get("image"):
             table.fault("image", "expected at least one [[image]]")
         images = tuple(self._image(row) for row in rows)
         table.close()
-        return BuildFile(self.path, output, epoch, images)
+        return BuildFile(self.path, output, since, images)
 
     def _image(self, row: Table) -> Image:
         compression = row.choice("compression", "zstd", tuple(COMPRESSORS))
@@ -78,6 +79,7 @@ class _Reader:
             packages=row.strings("packages"),
             skeleton=self._place(row, "skeleton"),
             directory=self._place(row, "directory"),
+            init=_init(row),
             exclude=row.strings("exclude", literal=True),
             compression=compression,
             level=_level(row, compression),
@@ -105,14 +107,24 @@ class _Reader:
         return path
 
 
+def epoch(environment: Mapping[str, str]) -> int:
+    """$SOURCE_DATE_EPOCH, or the default; raises ConfigError."""
+    asked = environment.get("SOURCE_DATE_EPOCH", "")
+    if not asked:
+        return DEFAULT_EPOCH
+    if not (asked.isascii() and asked.isdigit() and int(asked) <= _LATEST):
+        raise ConfigError([f"$SOURCE_DATE_EPOCH: expected seconds since 1970, found {show(asked)}"])
+    return int(asked)
+
+
 def _epoch(table: Table) -> int:
     stands = table.integer("source_date_epoch", DEFAULT_EPOCH, 0, _LATEST)
-    asked = table.document.environment.get("SOURCE_DATE_EPOCH", "")
-    if not asked:
+    if not table.document.environment.get("SOURCE_DATE_EPOCH"):
         return stands
-    if asked.isascii() and asked.isdigit() and int(asked) <= _LATEST:
-        return int(asked)
-    table.fault("source_date_epoch", f"$SOURCE_DATE_EPOCH: expected seconds since 1970, found {show(asked)}")
+    try:
+        return epoch(table.document.environment)
+    except ConfigError as error:
+        table.fault("source_date_epoch", error.problems[0])
     return stands
 
 
@@ -124,12 +136,19 @@ def _level(row: Table, compression: str) -> int:
     return 0
 
 
+def _init(row: Table) -> str:
+    path = row.path_of("init")
+    if path and (path != os.path.normpath(path) or path == "/" or path.startswith("//")):
+        row.fault("init", f'expected a file\'s path such as "/usr/bin/pyinit", found {show(path)}')
+    return path
+
+
 def _check_content(image: Image, row: Table) -> None:
-    """A base system or a directory; the former with a suite to take packages from."""
+    """A base system, a directory, or pyinit alone; the first with a suite to take packages from."""
     clash = [key for key in _BASE_KEYS if key in row.data]
     if "directory" in row.data and clash:
         row.fault(clash[0], f"expected either directory or {', '.join(_BASE_KEYS)}, found both")
-    elif "directory" not in row.data and "packages" not in row.data:
+    elif not {"directory", "packages", "init"} & row.data.keys():
         row.fault("packages", 'expected packages = [...] (a base system) or directory = "...", found neither')
     if image.packages and not _SUITE.fullmatch(image.suite):
         row.fault("suite", f'expected a release\'s name such as "bookworm", found {show(image.suite)}')

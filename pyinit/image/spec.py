@@ -22,7 +22,8 @@ class BuildError(PyinitError):
 class Image(NamedTuple):
     """One `[[image]]`: a base system (`packages` of `suite`, `skeleton` over them) or a `directory`, never both.
 
-    `skeleton` and `directory` are "" when not given; `level` 0 is the compressor's own default.
+    `skeleton` and `directory` are "" when not given; `level` 0 is the compressor's own default; at `init`, if that is
+    given, stands pyinit itself as one program.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Image(NamedTuple):
     packages: tuple[str, ...] = ()
     skeleton: str = ""
     directory: str = ""
+    init: str = ""
     exclude: tuple[str, ...] = ()
     compression: str = "zstd"
     level: int = 0

@@ -58,6 +58,23 @@ def test_a_file_becomes_images_with_absolute_places(tmp_path: Path) -> None:
     assert load(path, {}) == BuildFile(path, f"{tmp_path}/out", 1_700_000_000, (base, app))
 
 
+def test_pyinit_itself_may_be_all_that_is_in_an_image_and_one_image_needs_no_array(tmp_path: Path) -> None:
+    path = written(tmp_path, 'image = { name = "pyinit.squashfs", init = "/usr/bin/pyinit" }\n')
+    (found,) = load(path, {}).images
+    assert found == Image(name="pyinit.squashfs", init="/usr/bin/pyinit", origin=Origin(path, 1))
+
+
+@pytest.mark.parametrize("init", ["/", "/usr/bin/", "//pyinit", "/a/../b"])
+def test_the_place_of_pyinit_is_a_file_s(tmp_path: Path, init: str) -> None:
+    path = written(tmp_path, f'[[image]]\nname = "a"\ndirectory = "app"\ninit = "{init}"\n')
+    assert problems(path) == [f'{path}:4: image[1].init: expected a file\'s path such as "/usr/bin/pyinit", found "{init}"']
+
+
+def test_the_place_of_pyinit_is_absolute(tmp_path: Path) -> None:
+    path = written(tmp_path, '[[image]]\nname = "a"\ndirectory = "app"\ninit = "pyinit"\n')
+    assert problems(path) == [f'{path}:4: image[1].init: expected an absolute path, found "pyinit"']
+
+
 def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
     assert load(written(tmp_path, GOOD), {"SOURCE_DATE_EPOCH": "1"}).epoch == 1
 

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "system" in item.path.parts and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="containers need root: run tests/run as root"))
-    items.sort(key=lambda item: ("system" in item.path.parts, item.path.stem == "test_cgroup2"))  # fast ones first
+    items.sort(key=lambda item: (bool({"system", "runtimes"} & set(item.path.parts)), item.path.stem == "test_cgroup2"))  # fast ones first
 
 
 def make_busybox(folder: pathlib.Path) -> pathlib.Path:
