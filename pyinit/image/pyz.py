@@ -24,6 +24,7 @@ from _frozen_importlib_external import MAGIC_NUMBER
 from pyinit import bundle
 from pyinit.image.spec import BuildError
 
+_WITHOUT_REFERENCES = 2  # marshal's version: later ones refer to what is held by someone else, too, such as a module that was compiled, or read
 _RECIPE = 1  # goes up when this code makes other bytes of the same sources
 _FIRST_EPOCH = 315532800  # 1980: a zip knows no earlier time
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -161,7 +162,7 @@ def _compile_all() -> None:
             continue
         name = f"pyinit/{inner.removesuffix('.py')}".removesuffix("/__init__").replace("/", ".")
         is_package = inner.endswith("__init__.py")
-        data = marshal.dumps(bundle.compiled(_PACKAGE, name, is_package, f"{_PACKAGE}/{inner}")[3])
+        data = marshal.dumps(bundle.compiled(_PACKAGE, name, is_package, f"{_PACKAGE}/{inner}")[3], _WITHOUT_REFERENCES)
         rows[name] = (is_package, f"pyinit/{inner}", len(modules), len(data))
         modules += data
         if name == _IMPORTER:

@@ -71,6 +71,11 @@ def test_a_whiteout_beside_what_stands_for_it():
     assert [path for path in sorted(top.tree) if path.startswith("usr")] == ["usr", "usr/new"]
 
 
+def test_whiteouts_in_what_is_no_folder_any_more_hide_nothing():
+    top = layers(BASE, archive(symlink("usr", "../.."), entry("usr/.wh.bin"), entry("usr/bin/.wh..wh..opq"), entry("etc"), entry("etc/.wh.passwd")))[1]
+    assert shown(top) == [("", "folder", "0755"), ("etc", "file", "0644"), ("usr", "symlink", "0644", "../..")]
+
+
 def test_a_root_that_hides_all_below():
     top = layers(BASE, archive(folder("./", mode=0o700), entry(".wh..wh..opq"), folder("tmp"), entry("new")))[1]
     assert shown(top) == [
@@ -106,7 +111,7 @@ def test_attributes_without_a_place_are_counted():
         ([entry("a/../../b")], '"a/../../b": ".." in a path, which leads out of a folder'),
         ([symlink("a", "/etc"), entry("a/passwd")], '"a/passwd": its folder "a" is a symlink, to "/etc": it would lie elsewhere, or nowhere'),
         ([entry("a/passwd"), symlink("a", "/etc")], '"a/passwd": its folder "a" is a symlink, to "/etc": it would lie elsewhere, or nowhere'),
-        ([symlink("a", "../.."), entry("a/.wh.b")], '"a/.wh.b": its folder "a" is a symlink, to "../..": it would lie elsewhere, or nowhere'),
+        ([entry("bin/.wh.su")], '"bin/.wh.su": its folder "bin" is a symlink of a layer below, to "usr/bin": it would lie elsewhere, or nowhere'),
         ([entry("bin/sh")], '"bin/sh": its folder "bin" is a symlink of a layer below, to "usr/bin": it would lie elsewhere, or nowhere'),
         ([entry("etc/passwd/x")], '"etc/passwd/x": its folder "etc/passwd" is a file of a layer below: it would lie elsewhere, or nowhere'),
         ([entry("f"), folder("f/d")], '"f/d/": its folder "f" is a file: it would lie elsewhere, or nowhere'),
