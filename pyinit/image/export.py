@@ -15,18 +15,22 @@ from pyinit.config import layouts
 from pyinit.config.cache import Witness
 from pyinit.config.load import load
 from pyinit.config.source import Path, positions
+from pyinit.control.places import runtime_dir
 from pyinit.errors import UsageError
 from pyinit.image import parts, pyz, toml
 from pyinit.image.spec import DEFAULT_EPOCH, BuildError
-from pyinit.launch import stores
-from pyinit.model import IMAGES, Config, Container, Mount, Origin
+from pyinit.launch import digests, stores
+from pyinit.launch.operations import VerifyImage
+from pyinit.model import DEFAULT_PROFILE, IMAGES, UNCONFINED, Config, Container, Mount, Origin
 from pyinit.records import Any, NamedTuple
 
 INIT, CONFIG = "/usr/bin/pyinit", "/etc/pyinit/services.toml"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DIGESTS = ".digests"  # the launcher's memory of them
 _PYTHONS = ("usr/bin/python3", "usr/local/bin/python3")
 _POINTS = {"proc": 0o755, "sys": 0o755, "dev": 0o755, "run": 0o755, "tmp": 0o1777, "etc": 0o755}
 _FOLDER = "etc/pyinit"  # of the config inside
+_OF_SERVICES = ("rlimits", "security.no_new_privileges")
 _OF_VARIABLES = "has ${NAME}: its value here is no export's"
 
 
@@ -39,6 +43,7 @@ class Asked(NamedTuple):
     file: str  # that has [container]
     lines: Mapping[Path, int]
     variables: tuple[str, ...]  # that it names, which whoever runs it has to give
+    folders: Mapping[str, str]  # of the files that the services stand in
 
     def origin(self, *path: str | int) -> Origin:
         """Of a key of [container], or of what it stands in."""
@@ -70,16 +75,19 @@ def ask(path: str, environment: Mapping[str, str]) -> Asked:
         raise UsageError(f"{path}: an export needs a [container] with the image's layers, and there is none")
     written: dict[str, Any] = {}
     services: dict[str, Any] = {}
+    folders: dict[str, str] = {}
     file, lines = path, {}
     for name, data in witness.files.items():
         text = data.decode().replace("\r\n", "\n")
         found = tomllib.loads(text)
-        services |= found.pop("services", {})
+        own = found.pop("services", {})
+        services |= own
+        folders |= dict.fromkeys(own, os.path.dirname(os.path.abspath(name)))
         if "container" in found:
             file, lines = name, positions(text)
         written |= {key: value for key, value in found.items() if key in ("init", "container")}
     written |= {"services": services}
-    return Asked(config, config.container, written, file, lines, tuple(dict.fromkeys(_variables({**written, "container": {}}))))
+    return Asked(config, config.container, written, file, lines, tuple(dict.fromkeys(_variables({**written, "container": {}}))), folders)
 
 
 def _has_variable(value: object) -> bool:
@@ -143,6 +151,8 @@ def lost(asked: Asked, kept: tuple[str, ...], why: Why) -> list[str]:
     found = []
     for path in _keys(asked.raw()):
         name = ".".join(str(part) for part in path if not isinstance(part, int))
+        if name in _OF_SERVICES and not asked.box.init:
+            continue  # inside as it is written
         reason = "" if name in kept and not asked.is_private(*path) else _OF_VARIABLES if name in kept else why(path)
         if reason:
             shown = "container" + "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in path)
@@ -186,15 +196,26 @@ def files_lost(asked: Asked, number: int) -> str:
 
 @contextmanager
 def layers(asked: Asked, environment: Mapping[str, str]) -> Iterator[list[parts.Part]]:
-    """The parts of the image, lowest first, the last with pyinit, the config and the places that mounts need; BuildError."""
+    """The parts of the image, lowest first, the last with pyinit, the config and the places that mounts need; BuildError.
+
+    LaunchError for a pinned image that is another.
+    """
     said = environment.get("SOURCE_DATE_EPOCH", "")
     if said and not (said.isascii() and said.isdigit() and int(said) < 2**32):
         raise UsageError(f"$SOURCE_DATE_EPOCH: expected seconds since 1970, found {said}")
+    for path, sha256, at in _pinned(asked.box):
+        digests.verify(VerifyImage(path, sha256, at), f"{runtime_dir()}/{_DIGESTS}")
     mounts = sorted((one for number, one in enumerate(asked.box.mounts) if is_layer(asked, number)), key=lambda one: one.target.count("/"))
     places = [(layer.path, "/") for layer in asked.box.layers] + [(one.source, one.target) for one in mounts]
     with parts.opened(places, int(said) if said else DEFAULT_EPOCH) as found:
         below = {path: entry for path, (_, entry) in parts.merged(found).items()}
         yield [*found, _own(asked, below, int(said) if said else DEFAULT_EPOCH)]
+
+
+def _pinned(box: Container) -> list[tuple[str, str, Origin]]:
+    rows = [(layer.path, layer.sha256, layer.origin) for layer in box.layers]
+    rows += [(one.source, one.sha256, one.source_origin) for one in box.mounts]
+    return [row for row in rows if row[1]]
 
 
 def _own(asked: Asked, below: dict[str, Any], epoch: int) -> parts.Part:
@@ -212,16 +233,18 @@ def _own(asked: Asked, below: dict[str, Any], epoch: int) -> parts.Part:
 
 
 def _profiles(asked: Asked) -> dict[str, tuple[int, bytes]]:
-    """Of system calls, which services name by a path from the config's folder on; BuildError for one that lies elsewhere."""
-    found = {}
-    for spec in asked.config.services:
-        said = asked.written["services"].get(spec.name, {}).get("seccomp")
-        if said is None or not spec.process.seccomp.name.startswith("/"):
+    """Of system calls, which services name by a path from their file's folder on; BuildError for one that lies elsewhere."""
+    found: dict[str, tuple[int, bytes]] = {}
+    for name, row in asked.written["services"].items():
+        said = row.get("seccomp", UNCONFINED)
+        if said in (UNCONFINED, DEFAULT_PROFILE):
             continue
-        name = os.path.normpath(said)
-        if name.startswith(("/", "..")) or _has_variable(said):
-            raise BuildError(f"{spec.process.seccomp.origin}: services.{spec.name}.seccomp: {said} lies elsewhere than the config: put it beside that")
-        found[f"{_FOLDER}/{name}"] = (0o644, b"".join(parts.pieces(spec.process.seccomp.name)))
+        inside = os.path.normpath(said)
+        if inside.startswith(("/", "..")) or _has_variable(said):
+            raise BuildError(f"{asked.config.path}: services.{name}.seccomp: {said} lies elsewhere than the config: put it beside that")
+        content = (0o644, b"".join(parts.pieces(f"{asked.folders[name]}/{inside}")))
+        if found.setdefault(f"{_FOLDER}/{inside}", content) != content:
+            raise BuildError(f"{asked.config.path}: services.{name}.seccomp: {said} is another file than another service's: give it another name")
     return found
 
 

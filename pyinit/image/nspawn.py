@@ -22,7 +22,7 @@ _MARGIN_S = 10
 _TERM = 15
 _OS_RELEASE = "etc/os-release"  # without one nspawn takes it for no system
 _KEPT = (
-    "hostname", "init", "rlimits", "security.capabilities", "security.no_new_privileges", "network.bridge", "network.publish", "network.parent",
+    "hostname", "init", "security.capabilities", "security.no_new_privileges", "network.bridge", "network.publish", "network.parent",
     "cgroup.memory_max", "cgroup.memory_high", "cgroup.memory_low", "cgroup.memory_swap_max", "cgroup.cpu_max", "cgroup.cpu_weight", "cgroup.pids_max",
     "cgroup.cpuset", "cgroup.io_weight",
 )  # fmt: skip
@@ -51,6 +51,7 @@ ExecStart=/usr/bin/systemd-nspawn --quiet --keep-unit --settings=override --mach
 KillMode=mixed
 TimeoutStopSec={stop_s}s
 Restart=on-failure
+RestartPreventExitStatus=2 100
 RestartForceExitStatus=133
 SuccessExitStatus=133
 Slice=machine.slice
@@ -130,7 +131,10 @@ def _settings(asked: Asked) -> str:
     has = () if asked.is_private("security", "capabilities") else box.security.capabilities
     rows = ["[Exec]", "Boot=no", "ProcessTwo=no", f"Parameters={' '.join(export.entrypoint(asked))}", f"Environment=PATH={export.PATH}", "PrivateUsers=no"]
     rows += [f"KillSignal=SIG{signal_name(_TERM)}"]
-    rows += ["NotifyReady=yes"] if not export.program(asked) else []
+    if not export.program(asked):
+        rows.append("NotifyReady=yes")
+    elif box.security.no_new_privileges and not asked.is_private("security", "no_new_privileges"):
+        rows.append("NoNewPrivileges=yes")
     rows += [f"Hostname={box.hostname}"] if not asked.is_private("hostname") and not asked.is_private("name") else []
     more, less = [name for name in has if name not in _NSPAWNS], [name for name in _NSPAWNS if name not in has]
     rows += [f"Capability={' '.join(f'CAP_{name}' for name in more)}"] if more else []

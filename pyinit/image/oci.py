@@ -20,7 +20,7 @@ from pyinit.image.tar import Entry
 from pyinit.records import Any
 
 _TYPE = "application/vnd.oci.image."
-_KEPT = ("security.no_new_privileges", "rlimits", "init")
+_KEPT = ("init",)
 _WHY = {
     "hostname": "no image has one: --hostname of the runtime",
     "writable": "no image says it: --read-only of the runtime, and volumes, decide",

@@ -15,7 +15,7 @@ from pyinit.model import DEFAULT_READONLY_PATHS, Device, Mount
 from pyinit.records import Any
 
 _KEPT = (
-    "hostname", "init", "rlimits", "security.capabilities", "security.no_new_privileges", "security.devices", "security.readonly_paths",
+    "hostname", "init", "security.capabilities", "security.no_new_privileges", "security.devices", "security.readonly_paths",
     "cgroup.memory_max", "cgroup.memory_low", "cgroup.memory_swap_max", "cgroup.cpu_max", "cgroup.cpu_weight", "cgroup.pids_max", "cgroup.cpuset",
 )  # fmt: skip
 _SPACES = {"pid": "pid", "mount": "mount", "uts": "uts", "ipc": "ipc", "cgroup": "cgroup", "net": "network"}

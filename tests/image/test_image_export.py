@@ -10,6 +10,7 @@ import tarfile
 import pytest
 
 from pyinit.config.load import load
+from pyinit.errors import LaunchError
 from pyinit.image import export, nspawn, oci, runc
 from pyinit.image.spec import BuildError
 from pyinit.model import without_places
@@ -270,6 +271,40 @@ def test_what_can_not_be_exported(place):
     with pytest.raises(BuildError) as caught:
         oci.write(asked, f"{place}/out", "v1", {}, lambda _: None)
     assert str(caught.value) == "/etc of the image is a symlink to /etc, and not the folder that an export puts something into"
+
+
+def test_a_pinned_image_that_is_another_is_not_exported(place, monkeypatch):
+    (place / "image").write_bytes(b"hsqs" + bytes(2000))
+    asked = ask(place)
+    pinned = asked.box.layers[0]._replace(path=f"{place}/image", sha256="0" * 64)
+    asked = asked._replace(box=asked.box._replace(layers=(pinned,)))
+    with pytest.raises(LaunchError) as caught:
+        oci.write(asked, f"{place}/out", "v1", {}, lambda _: None)
+    assert str(caught.value).startswith(f"{place}/services.toml:7: {place}/image is not the image that is pinned: expected sha256:{'0' * 64}, found ")
+
+
+def test_profiles_of_included_files_and_of_templates_go_along(place):
+    (place / "sub").mkdir()
+    (place / "sub/p.toml").write_text('base = "default"\n')
+    (place / "sub/more.toml").write_text('[services."w@"]\ncommand = ["w"]\nseccomp = "p.toml"\n[services.x]\ncommand = ["x"]\nrequires = ["w@1"]\n')
+    asked = ask(place, 'include = ["sub/more.toml"]\n[container]\nlayers = ["base"]\n')
+    oci.write(asked, f"{place}/out", "v1", {}, lambda _: None)
+    assert layers(place / "out")[0][1].extractfile("etc/pyinit/p.toml").read() == b'base = "default"\n'
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("/etc/profile.toml", "/etc/profile.toml lies elsewhere than the config: put it beside that"),
+        ("../p.toml", "../p.toml lies elsewhere than the config: put it beside that"),
+    ],
+)
+def test_a_profile_that_lies_elsewhere(place, said, why):
+    asked = ask(place)
+    asked.written["services"]["app"]["seccomp"] = said
+    with pytest.raises(BuildError) as caught:
+        oci.write(asked, f"{place}/out", "v1", {}, lambda _: None)
+    assert str(caught.value) == f"{place}/services.toml: services.app.seccomp: {why}"
 
 
 def test_an_init_of_the_image_is_the_entry_point(place):
