@@ -265,6 +265,17 @@ def _is_in_symlink(path: str, below: dict[str, Any]) -> bool:
     return False
 
 
+def log_folder(asked: Asked) -> str:
+    """Where a RAM disk has to be for files of logs, as a launcher would make one; "" for none."""
+    box, folder = asked.box, asked.config.init.log_dir
+    if box.init or not any(spec.log.to in ("file", "syslog") for spec in asked.config.services):
+        return ""
+    if (box.writable != "none" and not box.writable_paths) or _has_variable(asked.written.get("init", {}).get("log_dir")):
+        return ""
+    places = ("/run", "/tmp", *(one.target for one in box.mounts))
+    return "" if any(folder == one or folder.startswith(f"{one}/") for one in places) else folder
+
+
 def entrypoint(asked: Asked) -> list[str]:
     """What runs as PID 1."""
     own = program(asked)

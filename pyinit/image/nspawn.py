@@ -140,7 +140,8 @@ def _settings(asked: Asked) -> str:
     rows += [f"Capability={' '.join(f'CAP_{name}' for name in more)}"] if more else []
     rows += [f"DropCapability={' '.join(f'CAP_{name}' for name in less)}"] if less else []
     rows += ["LinkJournal=no", "ResolvConf=off", "", "[Files]", f"ReadOnly={'yes' if box.writable == 'none' else 'no'}"]
-    rows += ["TemporaryFileSystem=/run:mode=0755,nosuid,nodev"] if not any(one.target == "/run" for one in box.mounts) else []
+    logs = export.log_folder(asked)
+    rows += [f"TemporaryFileSystem={_escaped(logs)}:mode=0755,nosuid,nodev"] if logs else []  # /run and /tmp are RAM disks of nspawn's own
     for number, one in enumerate(box.mounts):
         if one.type in ("tmpfs", "bind") and not _is_private(asked, number):
             rows.append(_file(one))

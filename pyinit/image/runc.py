@@ -136,8 +136,8 @@ def _mounts(asked: Asked) -> list[dict[str, Any]]:
         found.append(_mount("cgroup", "/sys/fs/cgroup", "cgroup", *_DEFAULT, "relatime", "ro"))
     declared = {one.target for one in box.mounts}
     disks = [("/run", "0755"), ("/tmp", "1777")]
-    if any(spec.log.to in ("file", "syslog") for spec in asked.config.services) and not asked.written.get("init", {}).get("log_dir"):
-        disks.append((asked.config.init.log_dir, "0755"))
+    logs = export.log_folder(asked)
+    disks += [(logs, "0755")] if logs else []
     found += [_mount("tmpfs", target, "tmpfs", "nosuid", "nodev", f"mode={mode}") for target, mode in disks if target not in declared]
     own = [
         one for number, one in enumerate(box.mounts)

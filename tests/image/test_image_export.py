@@ -217,6 +217,16 @@ def test_each_key_of_the_container_is_in_a_bundle_or_told(place):
     }
 
 
+def test_files_of_logs_have_a_place_on_a_read_only_root(place):
+    text = '[init]\nlog_dir = "/var/log/x"\n[container]\nlayers = ["base"]\nWRITABLE\n[services.a]\ncommand = ["a"]\nlog = {{ to = "file" }}\n'
+    asked = ask(place, text.replace("WRITABLE", ""))
+    assert [one["destination"] for one in runc._config(asked)["mounts"]][-3:] == ["/run", "/tmp", "/var/log/x"]
+    assert "ReadOnly=yes\nTemporaryFileSystem=/var/log/x:mode=0755,nosuid,nodev\n" in nspawn._settings(asked)
+    asked = ask(place, text.replace("WRITABLE", 'writable = "tmpfs"'))
+    assert [one["destination"] for one in runc._config(asked)["mounts"]][-2:] == ["/run", "/tmp"]
+    assert "ReadOnly=no\n\n" in nspawn._settings(asked)
+
+
 def test_the_files_of_nspawn_and_systemd(place):
     asked = ask(place)
     assert nspawn._settings(asked) == (
@@ -225,7 +235,7 @@ def test_the_files_of_nspawn_and_systemd(place):
         "Capability=CAP_SYS_TIME\nDropCapability=CAP_AUDIT_CONTROL CAP_AUDIT_WRITE CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID "
         "CAP_IPC_OWNER CAP_KILL CAP_LEASE CAP_LINUX_IMMUTABLE CAP_MKNOD CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_RAW CAP_SETFCAP CAP_SETGID "
         "CAP_SETPCAP CAP_SETUID CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_CHROOT CAP_SYS_NICE CAP_SYS_PTRACE CAP_SYS_RESOURCE CAP_SYS_TTY_CONFIG\n"
-        "LinkJournal=no\nResolvConf=off\n\n[Files]\nReadOnly=no\nTemporaryFileSystem=/run:mode=0755,nosuid,nodev\n"
+        "LinkJournal=no\nResolvConf=off\n\n[Files]\nReadOnly=no\n"
         f"TemporaryFileSystem=/run/config:mode=0700,size=1048576,nosuid,nodev\nBindReadOnly={place}/base:/base:rbind\n\n"
         "[Network]\nPrivate=yes\nVirtualEthernet=yes\n"
     )

@@ -66,7 +66,7 @@ LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
 
 def run(*words, code=0, **keys):
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120, check=False, **keys)
-    assert done.returncode == code, (words, done.stdout, done.stderr)
+    assert done.returncode == code, f"{done.returncode} of {' '.join(map(str, words))}:\n{done.stdout}{done.stderr}"
     return done
 
 
@@ -220,7 +220,7 @@ def test_nspawn_runs_the_machine(exported, tmp_path):
     settings = (exported.machine / "pyinit-export.nspawn").read_text()
     (tmp_path / "pyinit-export.nspawn").write_text(settings.replace("[Exec]\n", f"[Exec]\nEnvironment=EXPORT_TOKEN={SECRET}\n"))
     os.rename(exported.machine / "pyinit-export", tmp_path / "machines/pyinit-export")
-    script = f"{enter}; mount -t tmpfs x /etc/systemd; mkdir /etc/systemd/nspawn; cp {tmp_path}/pyinit-export.nspawn /etc/systemd/nspawn; "
+    script = f"{enter}; mount -t tmpfs x /run/systemd; mount -t tmpfs x /etc/systemd; mkdir /etc/systemd/nspawn; cp {tmp_path}/pyinit-export.nspawn /etc/systemd/nspawn; "
     script += f'mount --bind {tmp_path}/machines /var/lib/machines; exec "$@"'
     try:
         done = run("unshare", "-m", "sh", "-c", script, "sh", words[0], "--register=no", "--console=pipe", *words[1:], code=7)
