@@ -207,7 +207,7 @@ def layers(asked: Asked, environment: Mapping[str, str]) -> Iterator[list[parts.
         digests.verify(VerifyImage(path, sha256, at), f"{runtime_dir()}/{_DIGESTS}")
     mounts = sorted((one for number, one in enumerate(asked.box.mounts) if is_layer(asked, number)), key=lambda one: one.target.count("/"))
     places = [(layer.path, "/") for layer in asked.box.layers] + [(one.source, one.target) for one in mounts]
-    with parts.opened(places, int(said) if said else DEFAULT_EPOCH) as found:
+    with parts.opened(places, int(said) if said else None) as found:
         below = {path: entry for path, (_, entry) in parts.merged(found).items()}
         yield [*found, _own(asked, below, int(said) if said else DEFAULT_EPOCH)]
 

@@ -10,7 +10,7 @@ import stat
 from _collections_abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from pyinit.image.spec import BuildError
+from pyinit.image.spec import DEFAULT_EPOCH, BuildError
 from pyinit.image.tar import Entry
 from pyinit.launch import imaging
 from pyinit.records import NamedTuple
@@ -34,15 +34,18 @@ class Part(NamedTuple):
 
 @contextmanager
 def opened(places: list[tuple[str, str]], epoch: int | None) -> Iterator[list[Part]]:
-    """Parts of images or folders: (path on the host, where it stands in the root); BuildError. No file is newer than `epoch`."""
+    """Parts of images or folders: (path on the host, where it stands in the root); BuildError.
+
+    No file is newer than `epoch`; without one an image's times are its own, and a folder's, which a checkout gives, are bounded.
+    """
     with ExitStack() as stack:
         found: list[Part] = []
         for path, target in places:
             root = path if os.path.isdir(path) else f"/proc/self/fd/{stack.enter_context(_mounted(path))}"
-            part = _walked(path, root, target.strip("/"), epoch)
+            part = _walked(path, root, target.strip("/"), DEFAULT_EPOCH if epoch is None and root == path else epoch)
             if target.strip("/"):
                 below = {path: entry for path, (_, entry) in merged(found).items()}
-                part = part._replace(entries=_with_parents(part.entries, below, epoch or 0))
+                part = part._replace(entries=_with_parents(part.entries, below, epoch or DEFAULT_EPOCH))
             found.append(part)
         yield found
 
