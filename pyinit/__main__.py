@@ -20,7 +20,7 @@ VERBS = {
     "start": "services", "stop": "services", "restart": "services", "signal": "services", "shutdown": "shutdown",
     "enable": "services", "disable": "services", "wait": "services", "hup": "services", "reload": "reload",
     "events": "events", "ps": "ps", "exec": "exec", "enter": "enter", "doctor": "doctor", "stats": "stats",
-    "pause": "pause", "resume": "pause", "update": "update", "seccomp": "seccomp", "import": "import_",
+    "pause": "pause", "resume": "pause", "update": "update", "seccomp": "seccomp", "import": "import_", "export": "export",
 }  # fmt: skip
 USAGE = """\
 usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the services, of a config
@@ -28,6 +28,7 @@ usage: pyinit --config FILE [--launch | --no-launch]   run the container, or the
        pyinit [TINI OPTIONS] -- COMMAND [ARGUMENT...]  run one command as tini does
        pyinit check FILE | plan FILE | build FILE      look at a config; build images
        pyinit import oci LAYOUT[:TAG]                  take an image that others made
+       pyinit export oci | bundle | systemd FILE       for other runtimes
        pyinit doctor [FILE]                            look at what this host can do
        pyinit seccomp show [PROFILE]                   look at what a profile of system calls does
        pyinit status | ps | stats [NAME...] | list     look at what runs

@@ -27,8 +27,12 @@ INSIDE_SOCKET = "/run/pyinit/control.sock"
 
 def as_init(config: Config, report: Callable[[str], None], read: Reader) -> int:
     """PID 1 of a container that another runtime made; the exit code. `read` reads the config again, for a reload."""
+    wanted = read
     process.block_signals(HANDLED)
     _check_null()
+    _open_standard()
+    if os.geteuid() != 0:
+        config, read = _as_we_are(config), lambda names: _as_we_are(wanted(names))
     if os.geteuid() == 0:  # services that are root, too, have no business in our memory and files; those of another user could not anyway
         process.prctl(process.PR_SET_DUMPABLE, 0)
     if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
@@ -57,6 +61,13 @@ def _check_null() -> None:
         is_there = False
     if not is_there:
         raise LaunchError("no device /dev/null that can be read and written is here: let the runtime mount a /dev with the usual devices")
+
+
+def _open_standard() -> None:
+    """Those of 0, 1 and 2 that a runtime has closed: else what is opened next is written to as if it were one of them."""
+    while (fd := os.open("/dev/null", os.O_RDWR)) <= 2:  # the lowest that is free
+        os.set_inheritable(fd, True)  # noqa: FBT003 - no keywords there
+    os.close(fd)
 
 
 def _own_session() -> None:
@@ -189,9 +200,11 @@ def _settled(config: Config, directory: str) -> Config:
         state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         init = init._replace(log_dir=f"{state}/pyinit/{os.path.basename(directory)}")
     config = config._replace(init=init)
-    if os.geteuid() != 0:
-        config = config._replace(services=tuple(_unprivileged(spec) for spec in config.services))
-    return config
+    return config if os.geteuid() == 0 else _as_we_are(config)
+
+
+def _as_we_are(config: Config) -> Config:
+    return config._replace(services=tuple(_unprivileged(spec) for spec in config.services))
 
 
 def _unprivileged(spec: ServiceSpec) -> ServiceSpec:

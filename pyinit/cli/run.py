@@ -159,4 +159,5 @@ def _trace(started_ns: int) -> "Trace":
 
 
 def _report(text: str) -> None:
-    sys.stderr.write(f"pyinit: {text}\n")  # in one go: several processes of a launch have something to say
+    if sys.stderr is not None:  # it was closed
+        sys.stderr.write(f"pyinit: {text}\n")  # in one go: several processes of a launch have something to say

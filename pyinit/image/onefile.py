@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import CodeType, ModuleType
+_LAST_STANDARD = 2
 
 
 class Importer:
@@ -49,6 +50,12 @@ class Importer:
 
 def install(path: str, at: int, size: int) -> None:
     """From here on the package is imported from the file: the index stands there, the modules behind it."""
+    lower = []
     fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    while fd <= _LAST_STANDARD:  # one of them was closed: it is not to be taken for what we say
+        lower.append(fd)
+        fd = posix.dup(fd)
+    for one in lower:
+        posix.close(one)
     index = marshal.loads(posix.pread(fd, size, at))
     sys.meta_path.insert(0, Importer(fd, {name: (one, inner, at + size + start, length) for name, (one, inner, start, length) in index.items()}))

@@ -259,10 +259,9 @@ class _Blob:
             self._put(data, plain)
 
     def _unzstd(self, file: IO[bytes], plain: IO[bytes]) -> None:
-        """By zstd's own program: a window of more than 128 MB it refuses."""
-        with tempfile.TemporaryFile() as packed:
-            for piece in self._pieces(file):
-                packed.write(piece)
-            self._check()
-            packed.seek(0)
-            tools.drain(["zstd", "-dcq"], packed, lambda data: self._put(data, plain))
+        """By zstd's own program, of the blob itself: should that change meanwhile, the archive's digest is another. It refuses a window of over 128 MB."""
+        for _ in self._pieces(file):
+            pass
+        self._check()
+        file.seek(0)
+        tools.drain(["zstd", "-dcq"], file, lambda data: self._put(data, plain))

@@ -88,7 +88,7 @@ class _Reader:
             if kind not in (b"x", b"g", b"L", b"K"):
                 return self._made(head, name, records or {}, long)
             size = _number(head, 124, 12, name, "size")
-            if size > _MOST_RECORDS:
+            if not 0 <= size <= _MOST_RECORDS:
                 raise TarError(name, f"a header of {size} bytes, of which {_MOST_RECORDS} would be many")
             text = self._content(size, name)
             if kind == b"x":

@@ -126,7 +126,11 @@ class _Taken:
         self.found[folder] = self._folder(folder, path) or _ROOT._replace(path=folder)
 
     def _check_parents(self, path: str) -> None:
+        """Of a whiteout. umoci also writes them for what lay in a folder that is no more: they hide nothing."""
         for folder in _above(path):
+            there = self.found.get(folder)
+            if there is not None and there.kind != "folder":
+                return
             self._folder(folder, path)
 
     def _folder(self, folder: str, path: str) -> Entry | None:

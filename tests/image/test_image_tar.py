@@ -112,6 +112,12 @@ def test_a_header_of_two_megabytes_is_not_read():
     assert refusal(summed(head[:156] + b"x" + head[157:]) + bytes(1 << 21)) == said
 
 
+def test_a_header_of_fewer_bytes_than_none_is_not_read():
+    head = patched(124, b"\xff" * 12)[:512]
+    said = '"a": a header of -1 bytes, of which 1048576 would be many'
+    assert refusal(summed(head[:156] + b"x" + head[157:]) + bytes(1024)) == said
+
+
 def test_comments_for_all_entries_are_gits():
     assert [one.path for one in read(records((b"comment", b"0123abc"), kind=tarfile.XGLTYPE))] == ["a"]
 

@@ -1,6 +1,7 @@
 """What a layer means: whiteouts, parents, hard links; and each entry that would lead elsewhere, with its words."""
 
 import io
+import random
 import tarfile
 
 import pytest
@@ -71,6 +72,11 @@ def test_a_whiteout_beside_what_stands_for_it():
     assert [path for path in sorted(top.tree) if path.startswith("usr")] == ["usr", "usr/new"]
 
 
+def test_whiteouts_in_what_is_no_folder_any_more_hide_nothing():
+    top = layers(BASE, archive(symlink("usr", "../.."), entry("usr/.wh.bin"), entry("usr/bin/.wh..wh..opq"), entry("etc"), entry("etc/.wh.passwd")))[1]
+    assert shown(top) == [("", "folder", "0755"), ("etc", "file", "0644"), ("usr", "symlink", "0644", "../..")]
+
+
 def test_a_root_that_hides_all_below():
     top = layers(BASE, archive(folder("./", mode=0o700), entry(".wh..wh..opq"), folder("tmp"), entry("new")))[1]
     assert shown(top) == [
@@ -106,7 +112,7 @@ def test_attributes_without_a_place_are_counted():
         ([entry("a/../../b")], '"a/../../b": ".." in a path, which leads out of a folder'),
         ([symlink("a", "/etc"), entry("a/passwd")], '"a/passwd": its folder "a" is a symlink, to "/etc": it would lie elsewhere, or nowhere'),
         ([entry("a/passwd"), symlink("a", "/etc")], '"a/passwd": its folder "a" is a symlink, to "/etc": it would lie elsewhere, or nowhere'),
-        ([symlink("a", "../.."), entry("a/.wh.b")], '"a/.wh.b": its folder "a" is a symlink, to "../..": it would lie elsewhere, or nowhere'),
+        ([entry("bin/.wh.su")], '"bin/.wh.su": its folder "bin" is a symlink of a layer below, to "usr/bin": it would lie elsewhere, or nowhere'),
         ([entry("bin/sh")], '"bin/sh": its folder "bin" is a symlink of a layer below, to "usr/bin": it would lie elsewhere, or nowhere'),
         ([entry("etc/passwd/x")], '"etc/passwd/x": its folder "etc/passwd" is a file of a layer below: it would lie elsewhere, or nowhere'),
         ([entry("f"), folder("f/d")], '"f/d/": its folder "f" is a file: it would lie elsewhere, or nowhere'),
@@ -138,3 +144,34 @@ def test_attributes_without_a_place_are_counted():
 )
 def test_what_is_refused(entries, said):
     assert refusal(BASE, archive(*entries)) == said
+
+
+def test_whatever_the_bytes_are_they_are_a_layer_or_refused():
+    """A printed seed; what is taken lies below the root, each thing once and in a folder."""
+    whole = tar.padded(BASE.rstrip(b"\0")) + archive(hardlink("usr/x", "usr/bin/su"), entry("n" * 150), entry(".wh.etc"), entry("a", pax_headers={"SCHILY.xattr.user.a": "b"}))
+    taken = 0
+    for seed in range(3000):
+        chance = random.Random(seed)
+        data = bytearray(whole if seed % 2 else BASE)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.choice([chance.randrange(len(data)), chance.randrange(len(data) // 512) * 512 + chance.choice([0, 100, 124, 135, 148, 156, 157, 257, 345])])
+            data[at] = chance.randrange(256)
+        if chance.random() < 0.7:  # so that it gets past the checksum
+            for at in range(0, len(data), 512):
+                if data[at + 257 : at + 262] == b"ustar":
+                    data[at + 148 : at + 156] = b" " * 8
+                    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+        if chance.random() < 0.1:
+            del data[chance.randrange(len(data)) :]
+        try:
+            layer = arrange(tar.read(io.BytesIO(bytes(data)), len(data)), {})
+        except TarError as error:
+            assert "\n" not in str(error), seed
+            continue
+        taken += 1
+        paths = [one.path for one in layer.entries]
+        folders = {one.path for one in layer.entries if one.kind == "folder"}
+        assert len(set(paths)) == len(paths), seed
+        assert all(not path.startswith("/") and ".." not in path.split("/") for path in paths), seed
+        assert all(path.rpartition("/")[0] in folders for path in paths if path), seed
+    assert 300 < taken < 2700

@@ -118,6 +118,11 @@ def main(words: list[str]) -> int:
         case ["stand", name]:
             stand(name)
             return 0
+        case ["all"]:  # of a runtime whose init has one command
+            say(f"FOUND {json.dumps(found())}")
+            orphans(20)
+            stand("base")
+            return 0
         case ["orphans", count]:
             orphans(int(count))
             return 0

@@ -21,7 +21,7 @@ class Box:
     """Started at once; everything that it prints is in `.output`."""
 
     def __init__(self, root: pathlib.Path, words: list[str], mounts: tuple[str, ...] = ("run", "proc", "dev"), **keys) -> None:
-        """`keys`: the environment, a user's numbers "UID:GID", a redirection of the shell's and what it runs before."""
+        """`keys`: the environment, a user's numbers "UID:GID", a redirection of the shell's, what it runs before, one fd for all streams."""
         keys = {**CLEAN, **keys}
         variables = shlex.join(f"{name}={value}" for name, value in keys["environment"].items())
         user = f"--userspec={keys['user']}" if keys["user"] else ""
@@ -29,12 +29,13 @@ class Box:
             f"mount --bind {root} {root}", f"mount -o remount,bind,ro {root}", f"cd {root}", *(MOUNTS[name] for name in mounts),
             keys["before"] or ":", f'exec env -i {variables} {keys.get("chroot", "/usr/sbin/chroot")} {user} {root} "$@" {keys["redirect"]}',
         ])  # fmt: skip
+        stdio = keys.get("stdio", -1)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if stdio < 0 else dict.fromkeys(("stdin", "stdout", "stderr"), stdio)
         own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
         self.output = ""
-        self.process = subprocess.Popen(
-            [*own, "/bin/sh", "-euc", script, "sh", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        os.set_blocking(self.process.stdout.fileno(), False)
+        self.process = subprocess.Popen([*own, "/bin/sh", "-euc", script, "sh", *words], **streams)
+        if self.process.stdout is not None:
+            os.set_blocking(self.process.stdout.fileno(), False)
 
     def read(self, timeout_s: float) -> bool:
         fd = self.process.stdout.fileno()
@@ -68,4 +69,13 @@ class Box:
         if self.process.poll() is None:
             self.process.kill()  # and with it PID 1 (--kill-child)
             self.process.wait()
-        self.process.stdout.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def wait_until(condition, what: str) -> None:
+    """For what tells no one that it is there."""
+    until = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < until, f"{what}: not within {DEADLINE_S} s"
+        select.select([], [], [], 0.01)

@@ -18,7 +18,7 @@ PACKAGES = (
 ALONE = tuple(name for name in PACKAGES if name not in ("libpython3.11-stdlib", "libffi8"))  # python3-minimal with its dependencies
 _NOT_READ = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/lintian/", "/usr/share/locale/", "gconv", "/usr/share/binfmts/", "/usr/share/menu/")
 INIT = "/usr/bin/pyinit"
-PLACES = ("dev", "proc", "sys", "run", "tmp", "etc", "root", "var/log", "var/lib", "host")
+PLACES = ("dev", "proc", "sys", "run", "tmp", "etc", "root", "var/log", "var/lib", "var/tmp")
 EPOCH = 1735689600
 _HEAD = """\
 [init]
@@ -47,6 +47,7 @@ CONFIGS = {
         _service("ask", '"ask"', 'kind = "oneshot"\nafter = ["top", "find", "orphans", "loops"]').replace('"/usr/bin/python3", "-IS", "/usr/lib/probe.py", "ask"', '"/usr/bin/pyinit", "status", "--json"'),
     )),
     "leaves": _HEAD + 'exit = "when-main-exits"\nmain = "main"\n' + _service("main", '"exit", "7"', 'restart = "never"'),
+    "sick": _HEAD + _service("base", '"stand", "base"', "ready = { path = \"/run/never\" }"),
     "one": _HEAD + _service("base", '"stand", "base"', "ready = { fd = 3 }"),
 }  # fmt: skip
 
