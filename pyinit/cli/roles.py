@@ -17,7 +17,7 @@ from pyinit.init import sockets
 from pyinit.init.pid1 import HANDLED, Endpoints, Init
 from pyinit.init.reload import Reader
 from pyinit.launch.claim import CONTROL_SOCKET, claim
-from pyinit.linux import cgroup, namespaces, process
+from pyinit.linux import caps, cgroup, namespaces, process
 from pyinit.model import SECRETS, Config, FileSpec, InitSpec, Mount, Origin, ServiceSpec
 
 _DEFAULTS = InitSpec()
@@ -35,6 +35,7 @@ def as_init(config: Config, report: Callable[[str], None], read: Reader) -> int:
         config, read = _as_we_are(config), lambda names: _as_we_are(wanted(names))
     if os.geteuid() == 0:  # services that are root, too, have no business in our memory and files; those of another user could not anyway
         process.prctl(process.PR_SET_DUMPABLE, 0)
+    caps.clear_inheritable()  # systemd-nspawn gives all that it has
     if os.getsid(0) == 0 or os.getpgrp() != os.getpid():
         _own_session()
     os.chdir("/")
@@ -171,6 +172,7 @@ def as_supervisor(config: Config, report: Callable[[str], None], read: Reader) -
     """Neither PID 1 nor a container: services of this machine, with or without root; the exit code."""
     process.block_signals(HANDLED)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+    caps.clear_inheritable()
     os.chdir("/")  # config.path is absolute; a service's folder is not to depend on ours, which posix_spawn hands on
     held = claim(supervisor_name(config.path), Origin(config.path, 1), patience_s=config.init.stop_timeout_s + _PATIENCE_S)
     try:

@@ -46,6 +46,7 @@ REBOOT = RTMIN + 5
 STOP_SIGNALS = (TERM, QUIT, PWR, RTMIN + 3, RTMIN + 4, REBOOT, INT)
 # All but KILL and STOP, the C library's own, faults of our own, and what a terminal or a pipe says by the way.
 HANDLED = [n for n in range(1, 65) if n not in (KILL, 19, 32, 33, 4, 5, 7, 8, 11, 31, 20, 21, 22, 13, 25)]
+_OF_SERVICES = (4, 5, 7, 8, 11, 31, 20, 21, 22)  # those of them that no start resets
 LOG_DRAIN_S = 1.0
 _FDS, _FDS_A_SERVICE = 256, 9  # a pipe's two ends, its spool, its cgroup's two, a start's report, a watch, a log file, a socket
 _QUIET = ("waiting", "running", "stopping", "cleaning")  # on the way to a state that is told
@@ -117,7 +118,7 @@ class Init:
         process.close_from(3)  # what a runtime or a shell left open goes to no service
         self.make_room_for_fds()
         process.block_signals(HANDLED)
-        for number in HANDLED:  # nohup, or a shell's &, has us ignore some, and a service would inherit that
+        for number in (*HANDLED, *_OF_SERVICES):  # nohup, a shell's & or a runtime has us ignore some, and a service would inherit that
             process.reset_signal(number)
         signal_fd = process.signalfd(HANDLED)
         self.loop.add_reader(signal_fd, lambda: self._signals(process.read_signals(signal_fd)))

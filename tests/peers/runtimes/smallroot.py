@@ -75,9 +75,13 @@ def lay(folder: pathlib.Path, packages: tuple[str, ...] = PACKAGES) -> pathlib.P
     (folder / "etc/hostname").touch()
     pyz.write(f"{folder}{INIT}", EPOCH)
     shutil.copy(pathlib.Path(__file__).parent / "probe.py", folder / "usr/lib/probe.py")
+    (folder / "usr/sbin/init").symlink_to("../bin/pyinit")
     (folder / "etc/pyinit").mkdir()
     for name, text in CONFIGS.items():
         (folder / "etc/pyinit" / f"{name}.toml").write_text(text)
+        script = folder / "usr/lib" / f"init-{name}"  # where there can be no words
+        script.write_text(f"#!/bin/sh\nexec {INIT} --config /etc/pyinit/{name}.toml\n")
+        script.chmod(0o755)
     return folder
 
 
