@@ -20,7 +20,7 @@ from pyinit.errors import UsageError
 from pyinit.image import parts, pyz, toml
 from pyinit.image.spec import DEFAULT_EPOCH, BuildError
 from pyinit.launch import digests, stores
-from pyinit.launch.operations import VerifyImage
+from pyinit.launch.onhost import VerifyImage
 from pyinit.model import DEFAULT_PROFILE, IMAGES, UNCONFINED, Config, Container, Mount, Origin
 from pyinit.records import Any, NamedTuple
 

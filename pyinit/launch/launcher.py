@@ -120,7 +120,7 @@ class Launch:
 
                     with carried_out(step, self.trace):
                         self.verified[step.path] = digests.verify(step, f"{places.runtime_dir()}/{_DIGESTS}")
-                elif isinstance(step, operations.JoinNamespace) and (step.shared.kind, step.shared.by) == ("net", "container"):
+                elif isinstance(step, onhost.JoinNamespace) and (step.shared.kind, step.shared.by) == ("net", "container"):
                     from pyinit.launch import pods  # for those who have the network of another
 
                     with explained(step):

@@ -97,7 +97,7 @@ ROWS = (
     ),
     Row(
         "secret-plan", "secrets", "`pyinit plan` of a config with a secret is read",
-        (*off("a plan reads no secret", Mutant("launch/operations.py", '"env": f"the variable {self.content.text}"}', '"env": __import__("os").environ.get(self.content.text)}')), NAMES),
+        (*off("a plan reads no secret", Mutant("launch/onhost.py", '"env": f"the variable {self.content.text}"}', '"env": __import__("os").environ.get(self.content.text)}')), NAMES),
         "its name", "shown", outside=in_plan, alone=("its name", "its name"),
     ),
     Row(
