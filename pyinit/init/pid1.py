@@ -178,7 +178,7 @@ class Init:
                 listening.append(bind(self.endpoints.control_path))
                 self._control_path = self.endpoints.control_path
             except (OSError, PyinitError) as error:
-                self.log(f"no control socket at {self.endpoints.control_path}: {error}")
+                self.log(f"no verb can reach this init: {error}")
         for fd in listening:
             self.server.listen(fd)
 

@@ -14,7 +14,7 @@ REPO = pathlib.Path(__file__).parents[3]
 SERVICES = ["/usr/bin/pyinit", "--config", "/etc/pyinit/services.toml"]
 ONE = ["/usr/bin/pyinit", "--config", "/etc/pyinit/one.toml"]
 NO_CGROUP = "pyinit: no writable cgroup: what a service leaves behind is found by its session and environment\n"
-NO_SOCKET = "pyinit: no control socket at /run/pyinit/control.sock: "
+NO_SOCKET = "pyinit: no verb can reach this init: "
 # The end of a start of one service, whatever came before.
 ENDED = "base: base up\npyinit: base: ready\n", "base: base ends\npyinit: base: stopped: TERM received\n"
 UNPRIVILEGED = "pyinit: {name}: user root needs CAP_SETUID and CAP_SETGID, which we have not: it runs as what we are"
