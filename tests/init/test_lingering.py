@@ -89,8 +89,11 @@ def no_setsockopt() -> None:
 @pytest.mark.parametrize("blocked", [False, True], ids=["", "as in PID 1, which has signals blocked"])
 def test_whose_sender_sets_it_again_and_again_does_not_wait_either(linger, blocked):
     kept = [linger().detach(), linger().detach()]
+    go, going = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.close(going)
+        os.read(go, 1)
         if blocked:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         no_setsockopt()
@@ -99,28 +102,33 @@ def test_whose_sender_sets_it_again_and_again_does_not_wait_either(linger, block
             fds.discard(fd)
         is_as_before = signal.pthread_sigmask(signal.SIG_BLOCK, ()) == (signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} if blocked else set())
         os._exit(0 if time.monotonic() - began < DEADLINE_S and is_as_before else 1)
-    for fd in kept:
-        os.close(fd)  # not the last close: the child has them
+    for fd in (*kept, go, going):
+        os.close(fd)  # not the last close: the child has them, and waits for this
     assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_the_signal_that_ends_a_wait_is_nobodys(linger):
-    """As it was before, and no timer goes on; one that was pending is still."""
-
+    """As it was before, and no timer goes on; one that was pending is still. In a child, which has one thread, as PID 1."""
+    sent = [linger().detach(), linger().detach()]
 
     def state() -> tuple[tuple[float, float], list[str]]:
         lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-        return signal.getitimer(signal.ITIMER_REAL), [line for line in lines if line.startswith(("Sig", "ShdPnd"))]
+        return signal.getitimer(signal.ITIMER_REAL), [line for line in lines if line.startswith(("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"))]
 
-    before = state()
-    fds.discard(linger().detach())
-    assert state() == before
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-    os.kill(os.getpid(), signal.SIGALRM)
-    fds.discard(linger().detach())
-    assert signal.sigtimedwait({signal.SIGALRM}, 0) is not None
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    assert state() == before
+    pid = os.fork()
+    if pid == 0:
+        before = state()
+        fds.discard(sent[0])
+        is_as_before = state() == before
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        os.kill(os.getpid(), signal.SIGALRM)
+        blocked = state()
+        fds.discard(sent[1])
+        os._exit(0 if is_as_before and state() == blocked and signal.SIGALRM in signal.sigpending() else 1)
+    found = os.waitpid(pid, 0)[1]
+    for fd in sent:
+        fds.discard(fd)
+    assert found == 0
 
 
 def test_a_socket_without_linger_is_left_as_it_is():
