@@ -53,6 +53,12 @@ def _signals(reboot: str, interrupt: str = "0") -> str:
     return f"INT {interrupt}, PWR 0, RTMIN+3 0, RTMIN+4 0, RTMIN+5 {reboot}"
 
 
+def _mounts(proc: str, run: str, dev: str, sys: str) -> str:
+    held = {"p": "nosuid", "d": "nodev", "x": "noexec", "r": "ro"}
+    rows = [("/proc proc", proc), ("/run tmpfs", run), ("/dev tmpfs", dev), ("/sys sysfs", sys)]
+    return "; ".join("/sys not mounted" if how == "-" else " ".join([where, *(held[one] for one in how)]) for where, how in rows)
+
+
 _SUBREAPER = "2, a subreaper"
 CELLS: dict[str, dict[str, str]] = {
     "unshare": _row("1", _given("python3", "all"), "HOST_SAYS", "TERM to PID 1: top, base", signals=_signals("129")),
@@ -70,9 +76,21 @@ CELLS: dict[str, dict[str, str]] = {
     "podman-init": _row("1", _given("python3", _PODMAN, seccomp=2), "HOSTNAME TERM", "podman stop: base", signals=""),
     "pyinit": _row("1", _given("python3", _OURS, seccomp=2), "container", "TERM to pyinit: top, base", ready="READY=1", signals=_signals("0")),
 }
+_RUNC = _mounts("", "pdx", "p", "rpdx")
+_OF_NSPAWN_MOUNTS = _mounts("pdx", "pd", "p", "rpdx").replace("sysfs", "tmpfs")
+_MOUNTS = {
+    "unshare": _mounts("pdx", "x", "", "-"), "chroot": _mounts("", "x", "", "-"), "bwrap": _mounts("pdx", "pd", "pd", "-"), "runc": _RUNC, "crun": _RUNC,
+    "nspawn": _OF_NSPAWN_MOUNTS, "nspawn-as-pid2": _OF_NSPAWN_MOUNTS, "nspawn-boot": _OF_NSPAWN_MOUNTS, "nspawn-image": _OF_NSPAWN_MOUNTS,
+    "lxc-start": _mounts("pdx", "pdx", "", "r"), "lxc-execute": _mounts("pdx", "pdx", "", "r"),
+    "podman": _mounts("pdx", "pd", "px", "rpdx"), "podman-init": _mounts("pdx", "pd", "px", "rpdx"), "pyinit": _mounts("pdx", "pd", "px", "rpdx"),
+}  # fmt: skip
+for _name, _cell in _MOUNTS.items():
+    CELLS[_name]["mounts"] = _cell
+    CELLS[_name]["cgroup"] = "its own" if _name in ("nspawn", "nspawn-boot", "nspawn-image") else "its container's"
 _NO_SERVICES = ("crash loop", "status", "signals")
 for _question in _NO_SERVICES:  # of one command under podman's --init
     del CELLS["podman-init"][_question]
 CELLS["podman-init"]["services"] = "base"
-CELLS["podman-init"]["given"] = CELLS["podman-init"]["given"].replace("a session of its own", "no session of its own")  # catatonit makes none
+_given_one = CELLS["podman-init"]["given"].replace("a session of its own", "no session of its own")
+CELLS["podman-init"]["given"] = _given_one.replace("blocked none", "blocked 20 21 22")  # as catatonit does
 NOT_ASKED = {("podman-init", question) for question in _NO_SERVICES}
