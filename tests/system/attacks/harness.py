@@ -299,7 +299,7 @@ def make_image(folder: pathlib.Path) -> pathlib.Path:
 
 def mutated(folder: pathlib.Path, mutants: tuple[Mutant, ...]) -> pathlib.Path:
     """A copy of the package; a text that is not there exactly once is a mutant that has rotted, which tests/test_attack_table.py tells, too."""
-    shutil.copytree(REPO / "pyinit", folder / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPO / "pyinit", folder / "pyinit")  # with the bytecode of what no mutant changes
     for mutant in mutants:
         assert not (why := rotten(mutant, folder)), why
         path = folder / "pyinit" / mutant.file
