@@ -6,7 +6,7 @@ open; a pause ends with 0 at TERM or INT.
 Source: its -h, and what the program of Debian 12 does.
 """
 
-import os
+import posix
 import sys
 
 from pyinit.cli import single
@@ -36,25 +36,25 @@ class Catatonit:
     def __init__(self) -> None:
         self.group = False
         self.pause = False
-        self.debug = "CATATONIT_DEBUG" in os.environ
+        self.debug = b"CATATONIT_DEBUG" in posix.environ
         self.command: list[str] = []
 
     def tell(self, level: str, text: str) -> None:
         if level == _ERROR or self.debug:
-            single.say(2, f"{level} (catatonit:{os.getpid()}): {text}")
+            single.say(2, f"{level} (catatonit:{posix.getpid()}): {text}")
 
 
 def run(words: list[str], _name: str, inherited: single.Inherited) -> int:
     """The exit code of the command."""
     it = Catatonit()
-    if "CATATONIT_LOG" in os.environ:
+    if b"CATATONIT_LOG" in posix.environ:
         it.tell(_ERROR, "CATATONIT_LOG is reserved for future use")
         return 1
     single.block(_WAITED)
     done = parse(it, words)
     if done is not None:
         return done
-    if os.getpid() != 1:
+    if posix.getpid() != 1:
         from pyinit.linux import early  # its library takes as long as half of ours
 
         early.prctl(early.PR_SET_CHILD_SUBREAPER, 1)
@@ -67,7 +67,7 @@ def run(words: list[str], _name: str, inherited: single.Inherited) -> int:
             it.tell(_ERROR, f"failed to spawn pid1: {error.strerror}")
             return 1
         it.tell(_DEBUG, f"pid1 ({pid}) spawned: {it.command[0]}")
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    posix.closerange(3, posix.sysconf("SC_OPEN_MAX"))
     return _wait(it, pid)
 
 
@@ -104,11 +104,11 @@ def _start(it: Catatonit, inherited: single.Inherited) -> int:
     birth.ignored = inherited.ignored
     fd = 0
     try:
-        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+        fd = posix.open("/dev/tty", posix.O_RDWR | posix.O_CLOEXEC)
     except OSError as error:
         it.tell(_INFO, f"using stdin as tty fd: could not open /dev/tty: {error.strerror}")
     try:
-        os.tcgetpgrp(fd)
+        posix.tcgetpgrp(fd)
         to_foreground = single.in_foreground(fd)
     except OSError as error:
         it.tell(_DEBUG, f"setting foreground process failed: no tty present: {error.strerror}")
@@ -148,6 +148,6 @@ def _wait(it: Catatonit, pid: int) -> int:
 def _pass_on(it: Catatonit, pid: int, number: int) -> None:
     target = -pid if it.group else pid
     try:
-        os.kill(target, number)  # not reaped yet: the number can't be another's
+        posix.kill(target, number)  # not reaped yet: the number can't be another's
     except OSError as error:
         it.tell(_WARN, f"forwarding of signal {number} to pid1 ({target}) failed: {error.strerror}")

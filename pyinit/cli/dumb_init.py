@@ -8,7 +8,7 @@ Source: its --help, and what the program of Debian 12 does.
 
 import _signal  # type: ignore[import-not-found]  # as single.py
 import fcntl
-import os
+import posix
 import sys
 
 from pyinit.cli import single
@@ -88,7 +88,7 @@ def run(words: list[str], _name: str, _inherited: single.Inherited) -> int:
         return 1
     it.tell(f"Child spawned with PID {it.pid}.")
     try:
-        os.chdir("/")  # what we stand in can be unmounted
+        posix.chdir("/")  # what we stand in can be unmounted
     except OSError as error:
         it.tell(f'Unable to chdir("/") (errno={error.errno} {error.strerror})')
     code: int | None = None
@@ -125,10 +125,10 @@ def parse(it: DumbInit, words: list[str]) -> int | None:
     if not it.command:
         single.say(2, f"Usage: {sys.argv[0]} [option] program [args]\nTry {sys.argv[0]} --help for full usage.")
         return 1
-    if os.environ.get("DUMB_INIT_DEBUG") == "1":
+    if posix.environ.get(b"DUMB_INIT_DEBUG") == b"1":
         it.debug = True
         it.tell("Running in debug mode.")
-    if os.environ.get("DUMB_INIT_SETSID") == "0":
+    if posix.environ.get(b"DUMB_INIT_SETSID") == b"0":
         it.setsid = False
         it.tell("Not running in setsid mode.")
     if it.setsid:  # a process of another session that TSTP is sent to would not stop: its group is an orphan
@@ -154,7 +154,7 @@ def _leave_terminal(it: DumbInit) -> None:
     except OSError as error:
         it.tell(f"Unable to detach from controlling tty (errno={error.errno} {error.strerror}).")
         return
-    if os.getsid(0) == os.getpid():  # then the kernel sends these to us
+    if posix.getsid(0) == posix.getpid():  # then the kernel sends these to us
         it.tell("Detached from controlling tty, ignoring the first SIGHUP and SIGCONT we receive.")
         it.ignored_once = {_HUP, _CONT}
     else:
@@ -180,7 +180,7 @@ def _handle(it: DumbInit, number: int) -> int | None:
         _pass_on(it, number)
         if number in _STOPS:
             it.tell("Suspending self due to TTY signal.")
-            os.kill(os.getpid(), single.STOP)
+            posix.kill(posix.getpid(), single.STOP)
     return None
 
 
@@ -207,7 +207,7 @@ def _pass_on(it: DumbInit, number: int) -> None:
         it.tell(f"Not forwarding signal {number} to children (ignored).")
         return
     try:
-        os.kill(-it.pid if it.setsid else it.pid, number)
+        posix.kill(-it.pid if it.setsid else it.pid, number)
     except OSError:  # it has gone, or is not its group's leader yet
         pass
     it.tell(f"Forwarded signal {number} to children.")

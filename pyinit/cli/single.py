@@ -2,17 +2,20 @@
 
 Owns the choice among them, their options' grammar (getopt(3)), and a command's birth. Must not know configs, or what any of
 the personalities does with a signal. Laws: no second process beside the command; nothing is imported that the one in question
-does not need (ctypes is a tenth of a start); the command has the mask, the dispositions and the variables that we were
-started with, save what its personality changes.
+does not need (ctypes is a tenth of a start, os a fifth; posix is built in); the command has the mask, the dispositions and
+the variables that we were started with, save what its personality changes.
 
 Python itself changes three things before our first line: it ignores PIPE and XFSZ, catches INT, and sets LC_CTYPE where there
 is no locale. What they were before is told by the start script (`-X ignored=`, a mask) and /proc/self/environ.
 """
 
 import _signal  # type: ignore[import-not-found]  # built in; the signal module makes enums that nobody needs here
-import os
+import posix
 import sys
-from _collections_abc import Callable, Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PERSONALITIES = {
     "tini": "tini", "docker-init": "tini", "dumb-init": "dumb_init", "catatonit": "catatonit", "podman-init": "catatonit",
@@ -20,29 +23,40 @@ PERSONALITIES = {
 SIGNALS = frozenset({n for n in range(1, 65) if n not in (32, 33)})  # the C library keeps two for itself
 FAULTS = frozenset({4, 5, 6, 7, 8, 11, 31})  # ILL TRAP ABRT BUS FPE SEGV SYS: ours when we get them
 CHLD, STOP, TSTP, TTIN, TTOU = 17, 19, 20, 21, 22
+_ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # of words and paths
 _PYTHON_S = (13, 25)  # PIPE, XFSZ
 _SHELL = "/bin/sh"
 ENOENT, ENXIO, ENOEXEC, EBADF, EACCES, ENODEV, ENOTDIR, ENOTTY, ETIMEDOUT, ESTALE = 2, 6, 8, 9, 13, 19, 20, 25, 110, 116  # errno is 0.1 ms
 _NEXT_FOLDER = (ENOENT, ENOTDIR, EACCES, ESTALE, ENODEV, ETIMEDOUT)  # after these execvp(3) goes on with the next one
 
 
+def name() -> str:
+    """That we were called by."""
+    return sys.argv[0].rpartition("/")[2]
+
+
 def main() -> int:
-    """By the name of one of them: the exit code. As PID 1 too, signals are blocked before anything more is imported."""
+    """The program, for who comes with one of the names or with `--`. As PID 1 too, signals are blocked before anything more is imported."""
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, SIGNALS - FAULTS)
     try:
         return run(sys.argv[1:], frozenset(mask))
-    except ModuleNotFoundError as error:
+    except Exception as found:
         from pyinit import errors  # on the way out only
 
-        say(2, f"{os.path.basename(sys.argv[0])}: {errors.lacking(error)}")
+        if isinstance(found, errors.PyinitError):
+            say(2, f"pyinit: {found}")
+            return found.exit_code
+        if not isinstance(found, ModuleNotFoundError):
+            raise
+        say(2, f"{name()}: {errors.lacking(found)}")
         return errors.EXIT_SYSTEM
 
 
 def run(words: list[str], mask: frozenset[int] | None = None) -> int:
     """The exit code of the command. `mask`: of our start, if it has been changed since."""
-    name = os.path.basename(sys.argv[0])
-    module = __import__(f"pyinit.cli.{PERSONALITIES.get(name, 'tini')}", fromlist=["run"])
-    code: int = module.run(words, name if name in PERSONALITIES else "pyinit", Inherited(mask))
+    called = name()
+    module = __import__(f"pyinit.cli.{PERSONALITIES.get(called, 'tini')}", fromlist=["run"])
+    code: int = module.run(words, called if called in PERSONALITIES else "pyinit", Inherited(mask))
     return code
 
 
@@ -69,10 +83,10 @@ class Grammar:
         self._pending = list(words)
         self._short = short
         self._long = long or {}
-        self._permute = permute and "POSIXLY_CORRECT" not in os.environ
+        self._permute = permute and b"POSIXLY_CORRECT" not in posix.environ
         self.rest: list[str] = []
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    def __iter__(self) -> "Iterator[tuple[str, str]]":
         while self._pending:
             word = self._pending.pop(0)
             if word == "--":
@@ -91,7 +105,7 @@ class Grammar:
     def _takes_value(self, letter: str) -> bool:
         return f"{letter}:" in self._short
 
-    def _letters(self, word: str) -> Iterator[tuple[str, str]]:
+    def _letters(self, word: str) -> "Iterator[tuple[str, str]]":
         for position, letter in enumerate(word[1:], 2):
             if letter == ":" or letter not in self._short:
                 yield "?", f"invalid option -- '{letter}'"
@@ -130,7 +144,7 @@ def leading_number(text: str) -> tuple[int | None, str]:
 def say(fd: int, text: str) -> None:
     """One line; who reads it may have gone."""
     try:
-        os.write(fd, f"{text}\n".encode("utf-8", "surrogateescape"))
+        posix.write(fd, f"{text}\n".encode("utf-8", "surrogateescape"))
     except OSError:
         pass
 
@@ -157,28 +171,28 @@ class Birth:
         self.defaults: set[int] = {*_PYTHON_S, CHLD}  # signals that are their defaults there; the rest is as we have it
         self.ignored: set[int] = set()  # that are ignored there
 
-    def start(self, failed: Callable[[OSError], int], in_process: Callable[[], None] | None = None) -> int:
+    def start(self, failed: "Callable[[OSError], int]", in_process: "Callable[[], None] | None" = None) -> int:
         """Its pid; OSError if there can be no process. `failed` tells why it is not what was meant, and says what it leaves with.
 
         `in_process` runs in it, just before the command is executed. It is a fork, for posix_spawn(3) ignores two signals in
-        a child, 32 and 33, that were not; by os.fork(), for we have one thread and clone(2) would need ctypes.
+        a child, 32 and 33, that were not; by posix.fork(), for we have one thread and clone(2) would need ctypes.
         """
-        parent = os.getpid()
-        pid = os.fork()
+        parent = posix.getpid()
+        pid = posix.fork()
         if pid == 0:
             self._become(parent, failed, in_process)
         return pid
 
-    def _become(self, parent: int, failed: Callable[[OSError], int], in_process: Callable[[], None] | None) -> None:
+    def _become(self, parent: int, failed: "Callable[[OSError], int]", in_process: "Callable[[], None] | None") -> None:
         code = 1
         try:
             # Sockets that we were activated with are meant for the command, which looks for its own pid (sd_listen_fds(3)).
             if self._environment.get(b"LISTEN_PID", b"").strip() == str(parent).encode():
-                self._environment[b"LISTEN_PID"] = str(os.getpid()).encode()
+                self._environment[b"LISTEN_PID"] = str(posix.getpid()).encode()
             if self._session:
-                os.setsid()
+                posix.setsid()
             elif self._group:
-                os.setpgid(0, 0)
+                posix.setpgid(0, 0)
             if in_process is not None:
                 in_process()
             for number in self.defaults:
@@ -188,15 +202,15 @@ class Birth:
         except OSError as error:
             code = failed(error)
         finally:
-            os._exit(code)
+            posix._exit(code)
 
     def _execute(self) -> None:
         """As execvp(3): the first that can be had."""
-        name = os.fsencode(self._command[0])
+        name = self._command[0].encode(*_ENCODING)
         if b"/" in name or not name:
             paths = [name]
         else:
-            paths = [os.path.join(folder, name) for folder in self._environment.get(b"PATH", b"/bin:/usr/bin").split(b":")]
+            paths = [folder + b"/" + name if folder else name for folder in self._environment.get(b"PATH", b"/bin:/usr/bin").split(b":")]
         told: OSError | None = None
         for path in paths:
             try:
@@ -211,16 +225,16 @@ class Birth:
 
     def _execute_file(self, path: bytes) -> None:
         try:
-            os.execve(path, self._command, self._environment)
+            posix.execve(path, self._command, self._environment)
         except OSError as error:
             if error.errno != ENOEXEC:
                 raise
-            os.execve(_SHELL, [_SHELL, os.fsdecode(path), *self._command[1:]], self._environment)  # a script that names no interpreter
+            posix.execve(_SHELL, [_SHELL, path.decode(*_ENCODING), *self._command[1:]], self._environment)  # a script that names no interpreter
 
 
 def _environment() -> dict[bytes, bytes]:
     """Ours, as it was given to us."""
-    found = dict(os.environb)
+    found = dict(posix.environ)
     if found.get(b"LC_CTYPE") == b"C.UTF-8":
         try:
             with open("/proc/self/environ", "rb", buffering=0) as file:
@@ -234,27 +248,27 @@ def _environment() -> dict[bytes, bytes]:
     return found
 
 
-def exits() -> Iterator[tuple[int, int, int]]:
+def exits() -> "Iterator[tuple[int, int, int]]":
     """(pid, exit code, 0) or (pid, 0, signal) of each child that has ended, which is reaped."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = posix.waitpid(-1, posix.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        yield (pid, 0, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (pid, os.WEXITSTATUS(status), 0)
+        yield (pid, 0, posix.WTERMSIG(status)) if posix.WIFSIGNALED(status) else (pid, posix.WEXITSTATUS(status), 0)
 
 
 def is_childless() -> bool:
     """Nobody is left to be waited for."""
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
     except ChildProcessError:
         return True
     return False
 
 
-def in_foreground(fd: int) -> Callable[[], None]:
+def in_foreground(fd: int) -> "Callable[[], None]":
     """For a birth: its group becomes the foreground of the terminal at `fd`. TTOU must be blocked or ignored."""
-    return lambda: os.tcsetpgrp(fd, os.getpgrp())
+    return lambda: posix.tcsetpgrp(fd, posix.getpgrp())

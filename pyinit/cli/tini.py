@@ -7,7 +7,7 @@ Source: tini(1), and what the program of Debian 12 does.
 """
 
 import _signal  # type: ignore[import-not-found]  # as single.py
-import os
+import posix
 import sys
 
 from pyinit.cli import single
@@ -69,7 +69,7 @@ class Tini:
         if level > self.verbosity:
             return
         text = ours if ours and self.is_ours else text
-        head = "pyinit: " if self.is_ours else f"[{_LABELS[level]} tini ({os.getpid()})] "
+        head = "pyinit: " if self.is_ours else f"[{_LABELS[level]} tini ({posix.getpid()})] "
         single.say(1 if level >= _INFO and not self.is_ours else 2, head + text)
 
 
@@ -92,7 +92,7 @@ def run(words: list[str], name: str, inherited: single.Inherited) -> int:
     birth.ignored = inherited.ignored
     birth.defaults |= {number for number, handler in before if handler == _signal.SIG_DFL}
     try:
-        os.tcgetpgrp(0)
+        posix.tcgetpgrp(0)
         to_foreground = single.in_foreground(0)
     except OSError as error:
         if error.errno not in (*_NO_TERMINAL, *((single.EBADF,) if it.is_ours else ())):
@@ -109,7 +109,7 @@ def run(words: list[str], name: str, inherited: single.Inherited) -> int:
     except OSError as error:
         it.tell(_FATAL, f"fork failed: {error.strerror}")
         return 1
-    if os.getpid() != 1 and not it.subreaper and it.verbosity >= _WARNING:
+    if posix.getpid() != 1 and not it.subreaper and it.verbosity >= _WARNING:
         _warn(it)  # now: to know takes longer than the command's start
     it.tell(_INFO, f"Spawned child process '{it.command[0]}' with pid '{pid}'")
     return _wait(it, pid)
@@ -199,15 +199,15 @@ def _take(it: Tini, letter: str, value: str) -> bool:
 
 def read_environment(it: Tini) -> None:
     """After the words: TINI_VERBOSITY has the last one."""
-    it.subreaper |= "TINI_SUBREAPER" in os.environ
-    it.group |= "TINI_KILL_PROCESS_GROUP" in os.environ
-    text = os.environ.get("TINI_VERBOSITY")
+    it.subreaper |= b"TINI_SUBREAPER" in posix.environ
+    it.group |= b"TINI_KILL_PROCESS_GROUP" in posix.environ
+    text = posix.environ.get(b"TINI_VERBOSITY")
     if text is not None:
-        it.verbosity = single.leading_number(text)[0] or 0
+        it.verbosity = single.leading_number(text.decode("ascii", "replace"))[0] or 0
 
 
 def _usage(fd: int, it: Tini, code: int) -> int:
-    name = "pyinit" if it.is_ours else os.path.basename(sys.argv[0])
+    name = "pyinit" if it.is_ours else single.name()
     single.say(fd, _USAGE.format(name=name, version=_VERSION).removesuffix("\n"))
     return code
 
@@ -244,6 +244,6 @@ def _ended(it: Tini, status: int, killed_by: int) -> int:
 def _pass_on(it: Tini, pid: int, number: int) -> None:
     it.tell(_DEBUG, f"Passing signal: '{_signal.strsignal(number)}'")
     try:
-        os.kill(-pid if it.group else pid, number)  # not reaped yet: the number can't be another's
+        posix.kill(-pid if it.group else pid, number)  # not reaped yet: the number can't be another's
     except ProcessLookupError:  # a group whose leader has not made it yet
         it.tell(_WARNING, "Child was dead when forwarding signal")

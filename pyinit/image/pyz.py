@@ -51,15 +51,16 @@ if sys.hexversion >> 16 == 0x{python:04x} and sys.implementation.name == "cpytho
     made["install"](sys.argv[0], 0x{index:08x}, 0x{index_size:08x})
 elif sys.path[:1] != sys.argv[:1]:
     sys.path.insert(0, sys.argv[0])
-if sys.argv[0].rpartition("/")[2] in ("tini", "docker-init", "dumb-init", "catatonit", "podman-init"):
+name, alone = sys.argv[0].rpartition("/")[2], "--" in sys.argv and sys.argv[1][:1] == "-"
+if alone or name in ("tini", "docker-init", "dumb-init", "catatonit", "podman-init"):
     from pyinit.cli.single import main
 else:
     from pyinit.__main__ import main
 code = main()
 sys.stdout and sys.stdout.flush()
 sys.stderr and sys.stderr.flush()
-import os
-os._exit(code)
+from posix import _exit
+_exit(code)
 """
 
 

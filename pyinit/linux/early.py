@@ -5,7 +5,7 @@ Owns that call. Must not know what for. What has more time takes linux/process.p
 
 import _ctypes  # the core of ctypes
 import errno
-import os
+import posix
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 1, 36, 37
 _PRCTL = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]  # None is the program itself
@@ -29,4 +29,4 @@ def is_subreaper() -> bool:
 
 def _call(option: int, value: object) -> None:
     if _ctypes.call_function(_PRCTL, (option, value, 0, 0, 0)) < 0:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), "prctl")
+        raise OSError(errno.EINVAL, posix.strerror(errno.EINVAL), "prctl")

@@ -79,7 +79,7 @@ def test_every_module_of_it_can_be_imported(program: Path) -> None:
         modules = sorted(
             name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in archive.namelist() if name.startswith("pyinit/") and name.endswith(".py")
         )
-        main = archive.read("__main__.py").decode().partition("if sys.argv[0].rpartition")[0]
+        main = archive.read("__main__.py").decode().partition("name, alone = ")[0]
     ending = "import sys; bad = [n for n, m in sys.modules.items() if n.startswith('pyinit') and not m.__file__.startswith('/proc/self/fd/')]; print(bad)"
     code = f"f = open('/dev/null')\n{main}\n" + "".join(f"import {name}\n" for name in modules if name != "pyinit.__main__") + ending
     done = run(PYTHON, "-IS", "-c", code, program)
