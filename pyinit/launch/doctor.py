@@ -140,7 +140,8 @@ def _of_a_user(box: Container) -> list[Need]:
 def diagnosis(subjects: tuple[str, ...]) -> str:
     """Why an operation that needs these has failed, as `doctor` says it; "" if nothing of them lacks."""
     lacks = [finding for finding in examine(subjects) if finding.state == "lack"]
-    return "; ".join(f"{finding.subject}: {finding.text()}" for finding in lacks)
+    reasons = [finding for finding in lacks if finding.subject == "userns"] or lacks  # without it nothing else can be had
+    return "; ".join(f"{finding.subject}: {finding.text()}" for finding in reasons)
 
 
 # Probes: each takes its subject, which may have a second word

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pyinit.launch import doctor, operations
+from pyinit.launch import doctor, onhost, operations
 from pyinit.launch.doctor import Finding, Need
 from pyinit.launch.explain import explain
 from pyinit.model import (
@@ -176,6 +176,17 @@ def test_sysctls_that_keep_users_from_namespaces(monkeypatch):
     assert doctor.examine(("userns",))[0].text() == (
         "user.max_user_namespaces = 0; no user namespaces are allowed at all; sysctl -w user.max_user_namespaces=10000"
     )
+
+
+def test_where_user_namespaces_are_forbidden_that_is_all_that_is_said(monkeypatch):
+    """What else lacks then lacks for that."""
+    monkeypatch.setattr(doctor, "_read", lambda path: "1" if path.endswith("apparmor_restrict_unprivileged_userns") else "")
+    why = "userns: kernel.apparmor_restrict_unprivileged_userns = 1; AppArmor takes the capabilities in user namespaces away; sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    monkeypatch.setattr(doctor.namespaces, "unshare", refuse(errno.EPERM))
+    step = onhost.Isolate(("pid", "mount"), at(1), rootless=True)
+    refused = OSError(errno.EPERM, "clone3: Operation not permitted")
+    assert explain(step, refused) == f"x.toml:1: clone PID 1 into new namespaces: pid mount: clone3: Operation not permitted; {why}"
+    assert "userns" not in explain(step._replace(rootless=False), refused)  # which root does not need
 
 
 def test_a_step_that_fails_tells_what_the_doctor_says(monkeypatch):
