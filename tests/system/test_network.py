@@ -77,6 +77,17 @@ def test_a_range_of_ports_goes_port_by_port(lab):
     assert refusal(lab.outside, HERE4, 8004) == "ConnectionRefusedError"
 
 
+def test_a_veth_has_the_mtu_the_mac_and_the_routes_that_it_is_given(lab):
+    given = BOTH + 'mtu = 1400\nmac = "02:00:00:00:00:77"\nroutes = [{ to = "203.0.113.0/24", via = "10.92.0.1" }, { to = "2001:db8:7::/48", via = "fd92::1" }]'
+    lab.start(given)
+    web = lab.inside()
+    inner, outer = web.run("ip", "-o", "link", "show", "host0").stdout, lab.host.run("ip", "-o", "link", "show", "ve-pyinit-web").stdout
+    assert " mtu 1400 " in inner and "link/ether 02:00:00:00:00:77 " in inner and " mtu 1400 " in outer
+    for family, first, other in (("-4", "default via 10.92.0.1", "203.0.113.0/24 via 10.92.0.1"), ("-6", "default via fd92::1", "2001:db8:7::/48 via fd92::1")):
+        found = [line.partition(" dev")[0] for line in web.run("ip", family, "route").stdout.splitlines() if " via " in line]
+        assert sorted(found) == sorted([first, other])
+
+
 def test_a_container_reaches_others_by_the_hosts_address(lab):
     lab.start(BOTH, "app")
     app = lab.inside("app")
