@@ -122,10 +122,9 @@ def _served(found: list[rules.Element]) -> set[str]:
     return {address for places in rules.published(found).values() for _, address, _ in places}
 
 
-def route_localnet(bridge: str) -> bool:
+def route_localnet(bridge: str) -> None:
     """Let loopback addresses through to this bridge, which is ours and guarded."""
     _write(f"{CONF}/{bridge}/route_localnet", "1")
-    return True
 
 
 def _unroute_localnet(bridge: str) -> None:
