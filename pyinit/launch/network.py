@@ -217,7 +217,8 @@ def _probe(net: Network, link: str, words: _Words) -> None:
         address = one.partition("/")[0]
         mac = probe.who_has(address, link)
         if mac:
-            raise words.error(f"{address} is in use: {mac} answers for it on {link}; choose another")
+            fix = "write one that nobody has as address, or another pool" if net.pools else "choose another"  # of a pool it would be the same again
+            raise words.error(f"{address} is in use: {mac} answers for it on {link}; {fix}")
 
 
 def remove_unused_bridge(name: str) -> None:

@@ -352,6 +352,10 @@ def test_a_macvlan_is_on_the_hosts_own_net(lab):
             f"pyinit: services.toml:7: make macvlan (bridge) on up0, host0 with {four} and {six} inside: "
             f"{taken} is in use: {netlab.mac('up0', netlab.OUTSIDE)} answers for it on host0; choose another\n"
         )
+    pool = 'mode = "macvlan"\nparent = "up0"\npool = "198.51.100.0/30"\n'  # its other one is the host's
+    assert lab.refused(pool).partition(" inside: ")[2] == (
+        f"{THERE4} is in use: {netlab.mac('up0', netlab.OUTSIDE)} answers for it on host0; write one that nobody has as address, or another pool\n"
+    )
 
 
 def test_a_bridge_of_somebody_else_is_used_and_left_as_it_is(lab):
@@ -434,7 +438,7 @@ def test_what_another_has_is_told_and_nothing_is_left_of_the_try(lab):
     lab.start(small + 'publish = ["8080:80"]')
     there = lab.left()
     assert lab.refused(small) == (
-        "pyinit: services.toml:7: container.network.pool: no address of 10.92.0.0/30 is free, 1 containers have them; stop one, or make it wider\n"
+        "pyinit: services.toml:7: container.network.pool: no address of 10.92.0.0/30 is free, 1 container has one; stop one, or make it wider\n"
     )
     other = 'mode = "veth"\nbridge = "pyinit-t1"\naddress = "10.92.0.{}/24"\n'
     assert lab.refused(other.format(2)) == "pyinit: services.toml:7: container.network.address: 10.92.0.2 is taken by container pyinit-web; choose another\n"
