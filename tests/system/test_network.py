@@ -333,12 +333,13 @@ MACVLAN = 'mode = "macvlan"\nparent = "up0"\naddress = ["198.51.100.7/24", "2001
 
 
 def test_a_macvlan_is_on_the_hosts_own_net(lab):
-    box = lab.launch(lab.text(MACVLAN + 'routes = [{ to = "203.0.113.0/24", via = "198.51.100.2" }]', command="echo up; ip -o link show host0; ip route; sleep 1000"))
+    box = lab.launch(lab.text(MACVLAN + 'submode = "private"\nroutes = [{ to = "203.0.113.0/24", via = "198.51.100.2" }]', command="echo up; ip -o link show host0; ip route; sleep 1000"))
     box.wait_for("203.0.113")
     web = lab.inside()
     assert talks_tcp(lab.outside, ("198.51.100.7", 80), web, ("198.51.100.7", 80)) == THERE4
     assert talks_tcp(web, (THERE6, 80), lab.outside, (THERE6, 80)) == "2001:db8::7"
     assert "mtu 1400" in box.output and "02:00:00:00:00:77" in box.output
+    assert "macvlan mode private" in web.run("ip", "-d", "-o", "link", "show", "host0").stdout
     assert "default via 198.51.100.2 dev host0" in box.output
     assert box.stop() == 0
     assert lab.refused(MACVLAN.replace("up0", "up7")) == (
