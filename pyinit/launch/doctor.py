@@ -11,12 +11,12 @@ from _collections_abc import Callable
 
 from pyinit.core.limits import controllers
 from pyinit.errors import LaunchError
-from pyinit.launch import users
+from pyinit.launch import firewall, network, rules, users
 from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.start import NEEDED_CAPABILITIES, is_rootless
-from pyinit.linux import bpf, caps, cgroup, landlock, mount, namespaces, process
+from pyinit.linux import addresses, bpf, caps, cgroup, landlock, mount, namespaces, process
 from pyinit.linux.programs import find_program
-from pyinit.model import LINKED, SLIRP, Config, Container, Origin
+from pyinit.model import LINKED, SLIRP, Config, Container, Network, Origin
 from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
@@ -33,6 +33,7 @@ _V1_NAMES = {"io": "blkio"}
 _RTM_NEWLINK, _IFINFOMSG, _IFLA_LINKINFO, _IFLA_INFO_KIND = 16, 16, 18, 1
 _NEW = 0x1 | 0x4 | 0x200 | 0x400  # NLM_F_REQUEST, ACK, EXCL, CREATE
 _KILL = 9
+_FAMILIES = {32: "IPv4", 128: "IPv6"}  # by the bits of an address
 _LATE = 99  # an exit code for what did not end as errno can tell
 
 
@@ -79,7 +80,9 @@ def needs(config: Config) -> list[Need]:
             found.append(Need("cgroup devices", at if at.line else box.origin, "[container.security] devices"))
         if box.network.mode in LINKED:
             what = f"a {box.network.mode}"
-            found += [Need("network", box.network.origin, what), Need("capability NET_ADMIN", box.network.origin, what)]
+            links = "network macvlan" if box.network.mode == "macvlan" else "network"
+            found += [Need(subject, box.network.origin, what) for subject in (links, "capability NET_ADMIN")]
+            found += _of_rules(box.network)
         if box.network.mode == SLIRP:
             found += [Need(subject, box.network.origin, "its network") for subject in ("tun", "program slirp4netns")]
         if box.security.seccomp.program:
@@ -94,6 +97,18 @@ def needs(config: Config) -> list[Need]:
         if spec.process.landlock is not None:
             found.append(Need("landlock", dict(spec.process.origins).get("landlock", spec.origin), f"landlock of {spec.name}"))
     return list(dict.fromkeys(found))
+
+
+def _of_rules(net: Network) -> list[Need]:
+    found = []
+    if rules.are_wanted(net):
+        found.append(Need("nft", net.origin, "NAT, a published port or a policy"))
+    if rules.wants_forwarding(net) and not net.forwarding:
+        families = sorted({addresses.bits_of(one.partition("/")[0]) for one in net.addresses or net.pools})
+        found += [Need(f"forwarding {_FAMILIES[bits]}", net.origin, "NAT or a published port") for bits in families]
+    if net.outbound is not None:
+        found.append(Need("br_netfilter", net.origin, "outbound"))
+    return found
 
 
 def _of_root(box: Container) -> list[Need]:
@@ -125,7 +140,8 @@ def _of_a_user(box: Container) -> list[Need]:
 def diagnosis(subjects: tuple[str, ...]) -> str:
     """Why an operation that needs these has failed, as `doctor` says it; "" if nothing of them lacks."""
     lacks = [finding for finding in examine(subjects) if finding.state == "lack"]
-    return "; ".join(f"{finding.subject}: {finding.text()}" for finding in lacks)
+    reasons = [finding for finding in lacks if finding.subject == "userns"] or lacks  # without it nothing else can be had
+    return "; ".join(f"{finding.subject}: {finding.text()}" for finding in reasons)
 
 
 # Probes: each takes its subject, which may have a second word
@@ -331,14 +347,34 @@ def _cgroup(subject: str) -> Finding:
     return Finding(subject, "lack", "", "no mounted hierarchy hands it to us", f"enable the controller {name} for this group (cgroup.subtree_control), or mount it")
 
 
+def _nft(subject: str) -> Finding:
+    return _lacking(subject, firewall.lack_of_nft())
+
+
+def _forwarding(subject: str) -> Finding:
+    return _lacking(subject, firewall.lack_of_forwarding(next(bits for bits, family in _FAMILIES.items() if subject.endswith(family))))
+
+
+def _br_netfilter(subject: str) -> Finding:
+    return _lacking(subject, network.lack_of_br_netfilter())
+
+
+def _lacking(subject: str, said: str) -> Finding:
+    reason, _, fix = said.partition("; ")
+    return Finding(subject, "lack" if said else "ok", "", reason, fix)
+
+
 def _network(subject: str) -> Finding:
-    for kind in ("veth", "bridge"):
+    kinds = ("macvlan",) if subject.endswith("macvlan") else ("veth", "bridge")
+    for kind in kinds:
         number = _try(lambda kind=kind: _make_link(kind))  # type: ignore[misc]
+        if number == errno.EINVAL and kind == "macvlan":
+            continue  # the kernel knows it, and misses the link that it is to be on
         if number == errno.EOPNOTSUPP:
             return Finding(subject, "lack", "", f"this kernel has no {kind}, neither built in nor as a module", f"load or install the module {kind}")
         if number:
             return Finding(subject, "unknown" if os.geteuid() else "lack", f"{kind}: {os.strerror(number)}", "", "" if os.geteuid() else "run pyinit with CAP_NET_ADMIN")
-    return Finding(subject, "ok", "veth and bridge")
+    return Finding(subject, "ok", " and ".join(kinds))
 
 
 def _make_link(kind: str) -> None:
@@ -385,10 +421,11 @@ def _read(path: str) -> str:
 _PROBES: dict[str, Callable[[str], Finding]] = {
     "kernel": _kernel, "mount": _mount_api, "capabilities": _capabilities, "capability": _capability, "namespace": _namespace,
     "filesystem": _filesystem, "loop": _loop, "fuse": _fuse, "idmap": _idmap, "seccomp": _seccomp, "landlock": _landlock, "userns": _userns, "subids": _subids,
-    "cgroup": _cgroup, "network": _network, "tun": _tun, "program": _program,
+    "cgroup": _cgroup, "network": _network, "nft": _nft, "forwarding": _forwarding, "br_netfilter": _br_netfilter, "tun": _tun, "program": _program,
 }  # fmt: skip
 SUBJECTS = (
     "kernel", "mount API", "capabilities", "capability NET_ADMIN", "capability SYS_RESOURCE",
     *(f"namespace {name}" for name in namespaces.CLONE_FLAGS), "userns", "subids", *(f"filesystem {name}" for name in _FILESYSTEMS),
-    "loop", "fuse", "idmap", "seccomp", "landlock", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids", "devices")), "network", "tun",
+    "loop", "fuse", "idmap", "seccomp", "landlock", *(f"cgroup {name}" for name in ("memory", "cpu", "cpuset", "io", "pids", "devices")), "network", "network macvlan",
+    "nft", *(f"forwarding {family}" for family in _FAMILIES.values()), "br_netfilter", "tun",
 )  # fmt: skip

@@ -266,9 +266,7 @@ def _help(target: Target, groups: list[int], reports: int, theirs: socket.socket
         user = flags.pop("user", 0)
         rest = sum(flags.values())
         if user and os.geteuid() == 0:
-            # Now: where setgroups is denied in there we would keep the groups of the host's root.
-            with contextlib.suppress(PermissionError):  # denied to ourselves: they are no root's of the host
-                os.setgroups([])
+            namespaces.drop_groups()  # now: where setgroups is denied in there we would keep those of the host's root
         # As the host's root the others first: they may belong to no namespace of that user's.
         for step in ((rest, user) if os.geteuid() == 0 else (user, rest)):
             what = "its user namespace" if step == user else f"its namespaces {' '.join(flags)}"
@@ -276,10 +274,7 @@ def _help(target: Target, groups: list[int], reports: int, theirs: socket.socket
                 namespaces.enter(target.pidfd, step)
         if user:
             what = "its root"
-            with contextlib.suppress(PermissionError):
-                os.setgroups([])
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
+            namespaces.become_root()
         what = "a process in it"
         pid, pidfd = process.clone(process.CLONE_PARENT)
         if pid == 0:

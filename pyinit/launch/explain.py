@@ -18,7 +18,8 @@ def _subjects(operation: p.Operation) -> tuple[str, ...]:
     """What of the host an operation needs, by the doctor's names."""
     match operation:
         case onhost.Isolate():
-            return tuple(f"namespace {name}" for name in operation.namespaces)
+            own = ("userns",) if operation.rootless else ()  # AppArmor may let him make it, and none of the capabilities in it have effect
+            return (*own, *(f"namespace {name}" for name in operation.namespaces))
         case p.AttachLayer():
             return of_image(operation.path)
         case p.MountDeclared():

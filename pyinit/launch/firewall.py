@@ -28,27 +28,43 @@ CONF = "/proc/sys/net/ipv4/conf"
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _NFT_S = 30.0
 _BITS = {"4": 32, "6": 128}  # of the addresses of a version
-_FORWARDING = {32: "net/ipv4/ip_forward", 128: "net/ipv6/conf/all/forwarding"}
+_FORWARDING = {32: "net.ipv4.ip_forward", 128: "net.ipv6.conf.all.forwarding"}
+
+
+def lack_of_nft() -> str:
+    """Why there are no rules, and what mends it; "": nothing is in the way."""
+    return "" if find_program("nft", {"PATH": _PATH}) else "there is no program nft on this host; install it (Debian: nftables)"
+
+
+def lack_of_forwarding(bits: int) -> str:
+    """As of nft, for packets with such addresses."""
+    name = _FORWARDING[bits]
+    if _read(_file_of(name)) != "0":
+        return ""
+    return (
+        f"{name} is 0, so this host passes nothing on between the container and others; "
+        f"`sysctl -w {name}=1`, or write forwarding = true in [container.network] to have that done"
+    )
+
+
+def _file_of(name: str) -> str:
+    return f"/proc/sys/{name.replace('.', '/')}"
 
 
 def check_host(operation: MakeRules, addresses: tuple[str, ...]) -> None:
     """nft is there, and the host passes on what has to be passed on; LaunchError."""
-    if not find_program("nft", {"PATH": _PATH}):
-        raise LaunchError(f"{operation.origin}: {operation.describe()}: there is no program nft on this host; install it (Debian: nftables)")
+    lack = lack_of_nft()
+    if lack:
+        raise LaunchError(f"{operation.origin}: {operation.describe()}: {lack}")
     if not rules.wants_forwarding(operation.network):
         return
     for bits in sorted({bits_of(address) for address in addresses}):
-        path = _FORWARDING[bits]
-        if _read(f"/proc/sys/{path}") != "0":
-            continue
-        name = path.replace("/", ".")
-        if not operation.network.forwarding:
-            raise LaunchError(
-                f"{operation.origin}: {operation.describe()}: {name} is 0, so this host passes nothing on between the container and others; "
-                f"`sysctl -w {name}=1`, or write forwarding = true in [container.network] to have that done"
-                + ("; or nat = false, if it needs nobody outside" if not operation.network.publish else "")
-            )
-        _write(f"/proc/sys/{path}", "1")
+        lack = lack_of_forwarding(bits)
+        if lack and not operation.network.forwarding:
+            more = "" if operation.network.publish else "; or nat = false, if it needs nobody outside"
+            raise LaunchError(f"{operation.origin}: {operation.describe()}: {lack}{more}")
+        if lack:
+            _write(_file_of(_FORWARDING[bits]), "1")
 
 
 def make(operation: MakeRules, addresses: tuple[str, ...], dns: tuple[str, ...]) -> None:
@@ -75,7 +91,7 @@ def remove(line: str) -> None:
     for one in mine:
         if one.place == "localnet" and one[:3] not in keys:  # before what guards it
             _unroute_localnet(one.key.strip('"'))
-    if find_program("nft", {"PATH": _PATH}):  # else nothing was made
+    if not lack_of_nft():  # else nothing was made
         _run(rules.unmake(mine, kept))
         _forget_answered(mine, kept)
     mark_gone(name, RULES)
@@ -106,10 +122,9 @@ def _served(found: list[rules.Element]) -> set[str]:
     return {address for places in rules.published(found).values() for _, address, _ in places}
 
 
-def route_localnet(bridge: str) -> bool:
+def route_localnet(bridge: str) -> None:
     """Let loopback addresses through to this bridge, which is ours and guarded."""
     _write(f"{CONF}/{bridge}/route_localnet", "1")
-    return True
 
 
 def _unroute_localnet(bridge: str) -> None:

@@ -104,7 +104,7 @@ def _of_process(step: onhost.JoinNamespace, pid: int) -> int:
     gone = OSError(errno.ESRCH, f"{_named(shared)} does not run; start it first")
     try:
         pidfd = os.pidfd_open(pid)
-    except (ProcessLookupError, OSError):
+    except OSError:
         raise gone from None
     try:
         if shared.by == "container" and _pid_of(step) != pid:
@@ -172,9 +172,7 @@ class _Birth:
         """In the midwife; goes on in PID 1 alone."""
         try:
             if "user" in self._joined and os.geteuid() == 0:
-                # Now: in a namespace where setgroups is denied we would keep the groups of the host's root.
-                with contextlib.suppress(PermissionError):  # denied to ourselves: they are no root's of the host
-                    os.setgroups(())
+                namespaces.drop_groups()  # now: in a namespace where setgroups is denied we would keep those of the host's root
             for kind in _ORDER:
                 if kind in self._joined:
                     self._join(kind)
@@ -204,12 +202,7 @@ class _Birth:
         os.close(self._opener)
         if os.read(self._gate, 1) != b".":
             os._exit(111)
-        try:
-            os.setgroups(())
-        except PermissionError:  # of a map that an ordinary user has written (user_namespaces(7), setgroups)
-            pass
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
+        namespaces.become_root()
 
     def open_gate(self) -> None:
         if self._opener >= 0:

@@ -154,8 +154,9 @@ def _free(pool: str, step: TakeAddress, used: dict[str, str], here: Netlink) -> 
         address = addresses.following(first, 1 + (begin + number) % count)
         if address not in used and address not in step.network.gateways and not here.has_address(address):
             return f"{address}/{prefix}"
-    takers = sorted(name for address, name in used.items() if addresses.is_in(address, pool))
-    raise _refused(step, f"no address of {pool} is free, {len(takers)} containers have them; stop one, or make it wider", "pool")
+    takers = sum(addresses.is_in(address, pool) for address in used)
+    whose = "1 container has one" if takers == 1 else f"{takers} containers have them"
+    raise _refused(step, f"no address of {pool} is free, {whose}; stop one, or make it wider", "pool")
 
 
 def _check_ports(step: TakeAddress, mine: list[rules.Element]) -> None:

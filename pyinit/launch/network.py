@@ -111,13 +111,21 @@ def _veth(here: Netlink, operation: MakeNetwork, net: Network, netns_fd: int, wo
     return not any(one.number == bridge and one.alias != ALIAS for one in links)
 
 
+def lack_of_br_netfilter() -> str:
+    """Why no policy would hold, and what mends it; "": it is there."""
+    if _read(f"{CALLS}iptables"):  # the kernel takes a bridge's setting without it, too, and does nothing
+        return ""
+    return "this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`"
+
+
 def _bridge(here: Netlink, net: Network, words: _Words, links: list[Link]) -> int:
     """Index of the bridge; a missing one is made, with the gateways as its addresses. One that is not ours stays as it is."""
     there = next((one for one in links if one.name == net.bridge), None)
     if there is not None and there.kind != "bridge":
         raise words.error(f"{net.bridge} is a link of this host, and no bridge; name another")
-    if net.outbound is not None and not _read(f"{CALLS}iptables"):  # the kernel takes a bridge's setting without it, too, and does nothing
-        raise words.error("this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`")
+    lack = lack_of_br_netfilter() if net.outbound is not None else ""
+    if lack:
+        raise words.error(lack)
     if there is not None and there.alias != ALIAS:
         _check_stranger(net, words)
         return there.number
@@ -209,7 +217,8 @@ def _probe(net: Network, link: str, words: _Words) -> None:
         address = one.partition("/")[0]
         mac = probe.who_has(address, link)
         if mac:
-            raise words.error(f"{address} is in use: {mac} answers for it on {link}; choose another")
+            fix = "write one that nobody has as address, or another pool" if net.pools else "choose another"  # of a pool it would be the same again
+            raise words.error(f"{address} is in use: {mac} answers for it on {link}; {fix}")
 
 
 def remove_unused_bridge(name: str) -> None:

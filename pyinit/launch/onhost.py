@@ -215,6 +215,7 @@ class Isolate(NamedTuple):
 
     namespaces: tuple[str, ...]
     origin: Origin
+    rootless: bool = False  # an ordinary user's, from a user namespace of his own
 
     def describe(self) -> str:
         return f"clone PID 1 into new namespaces: {' '.join(self.namespaces)}"

@@ -94,7 +94,7 @@ def _birth(box: Container) -> list[on_host.OnHost]:
     found += [on_host.JoinNamespace(one, one.origin) for one in box.share]
     if "time" in box.namespaces:
         found.append(on_host.SetClocks(box.time_offsets, _first(box.time_origin, box.origin)))
-    found.append(on_host.Isolate(box.namespaces, box.origin))
+    found.append(on_host.Isolate(box.namespaces, box.origin, box.rootless))
     if "user" in box.namespaces:
         found.append(users)
     return found

@@ -128,12 +128,7 @@ def _enter(step: onhost.MapUsers) -> None:
     if said != "mapped":
         number, _, text = said.partition(" ")
         raise OSError(int(number or errno.EIO), text or "the process that maps the ids was killed")
-    try:
-        os.setgroups(())
-    except PermissionError:  # of a map of one's own (user_namespaces(7), setgroups)
-        pass
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
+    namespaces.become_root()
     process.prctl(process.PR_SET_DUMPABLE, 1)  # whose the files in our /proc are
 
 

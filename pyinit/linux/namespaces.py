@@ -50,6 +50,21 @@ def owner_of(fd: int) -> int:
     return found
 
 
+def drop_groups() -> None:
+    """All supplementary ones. Where setgroups(2) is denied (user_namespaces(7)) they stay: an ordinary user's, who has mapped his group himself."""
+    try:
+        os.setgroups(())
+    except PermissionError:
+        pass
+
+
+def become_root() -> None:
+    """Of the user namespace that this process is in, with none of the groups from before."""
+    drop_groups()
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
 def time_namespace(offsets: tuple[tuple[str, int], ...]) -> int:
     """fd of a new time namespace without a process; (clock, nanoseconds), time_namespaces(7)."""
     waits, release = os.pipe2(os.O_CLOEXEC)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pyinit.launch import doctor, operations
+from pyinit.launch import doctor, onhost, operations
 from pyinit.launch.doctor import Finding, Need
 from pyinit.launch.explain import explain
 from pyinit.model import (
@@ -21,6 +21,7 @@ from pyinit.model import (
     Network,
     Origin,
     ProcessSpec,
+    Publish,
     Seccomp,
     Security,
     ServiceSpec,
@@ -64,6 +65,45 @@ def test_what_a_network_by_slirp4netns_needs():
     box = Container("web", "web", (), namespaces=(), network=Network("slirp4netns", origin=at(7)), origin=at(1))
     needs = doctor.needs(Config("/x.toml", InitSpec(), (), box))
     assert [need for need in needs if need.origin == at(7)] == [Need("tun", at(7), "its network"), Need("program slirp4netns", at(7), "its network")]
+
+
+@pytest.mark.parametrize(
+    ("network", "subjects"),
+    [
+        (Network("veth", addresses=("10.0.0.2/24",)), []),
+        (Network("veth", pools=("10.0.0.0/24", "fd00::/64"), nat=True), ["nft", "forwarding IPv4", "forwarding IPv6"]),
+        (Network("veth", pools=("10.0.0.0/24",), nat=True, forwarding=True), ["nft"]),
+        (Network("veth", addresses=("fd00::2/64",), publish=(Publish("", 80, 80, "tcp"),)), ["nft", "forwarding IPv6"]),
+        (Network("veth", addresses=("10.0.0.2/24",), publish=(Publish("127.0.0.1", 80, 80, "tcp"),)), ["nft"]),
+        (Network("veth", addresses=("10.0.0.2/24",), outbound=()), ["nft", "br_netfilter"]),
+    ],
+)
+def test_what_the_rules_of_a_network_need(network, subjects):
+    box = Container("web", "web", (), namespaces=(), network=network._replace(origin=at(7)), origin=at(1))
+    needs = doctor.needs(Config("/x.toml", InitSpec(), (), box))
+    assert [need.subject for need in needs if need.origin == at(7)] == ["network", "capability NET_ADMIN", *subjects]
+
+
+def test_what_a_macvlan_needs():
+    box = Container("web", "web", (), namespaces=(), network=Network("macvlan", parent="eth0", addresses=("10.0.0.2/24",), origin=at(7)), origin=at(1))
+    needs = doctor.needs(Config("/x.toml", InitSpec(), (), box))
+    assert [need for need in needs if need.origin == at(7)] == [Need("network macvlan", at(7), "a macvlan"), Need("capability NET_ADMIN", at(7), "a macvlan")]
+
+
+def test_what_rules_may_find_missing(monkeypatch):
+    """As the start says it."""
+    monkeypatch.setattr(doctor.firewall, "_read", lambda path: {"/proc/sys/net/ipv4/ip_forward": "0", "/proc/sys/net/ipv6/conf/all/forwarding": "1"}.get(path, ""))
+    monkeypatch.setattr(doctor.firewall, "_PATH", "/no-such")
+    monkeypatch.setattr(doctor.network, "_read", lambda _: "")
+    assert [(found.state, found.text()) for found in doctor.examine(("forwarding IPv4", "forwarding IPv6", "nft", "br_netfilter"))] == [
+        (
+            "lack", "net.ipv4.ip_forward is 0, so this host passes nothing on between the container and others; `sysctl -w net.ipv4.ip_forward=1`, "
+            "or write forwarding = true in [container.network] to have that done",
+        ),
+        ("ok", ""),
+        ("lack", "there is no program nft on this host; install it (Debian: nftables)"),
+        ("lack", "this kernel has no br_netfilter, which outbound needs between the containers of a bridge; `modprobe br_netfilter`"),
+    ]  # fmt: skip
 
 
 def test_what_mounts_need():
@@ -136,6 +176,17 @@ def test_sysctls_that_keep_users_from_namespaces(monkeypatch):
     assert doctor.examine(("userns",))[0].text() == (
         "user.max_user_namespaces = 0; no user namespaces are allowed at all; sysctl -w user.max_user_namespaces=10000"
     )
+
+
+def test_where_user_namespaces_are_forbidden_that_is_all_that_is_said(monkeypatch):
+    """What else lacks then lacks for that."""
+    monkeypatch.setattr(doctor, "_read", lambda path: "1" if path.endswith("apparmor_restrict_unprivileged_userns") else "")
+    why = "userns: kernel.apparmor_restrict_unprivileged_userns = 1; AppArmor takes the capabilities in user namespaces away; sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    monkeypatch.setattr(doctor.namespaces, "unshare", refuse(errno.EPERM))
+    step = onhost.Isolate(("pid", "mount"), at(1), rootless=True)
+    refused = OSError(errno.EPERM, "clone3: Operation not permitted")
+    assert explain(step, refused) == f"x.toml:1: clone PID 1 into new namespaces: pid mount: clone3: Operation not permitted; {why}"
+    assert "userns" not in explain(step._replace(rootless=False), refused)  # which root does not need
 
 
 def test_a_step_that_fails_tells_what_the_doctor_says(monkeypatch):

@@ -77,6 +77,17 @@ def test_a_range_of_ports_goes_port_by_port(lab):
     assert refusal(lab.outside, HERE4, 8004) == "ConnectionRefusedError"
 
 
+def test_a_veth_has_the_mtu_the_mac_and_the_routes_that_it_is_given(lab):
+    given = BOTH + 'mtu = 1400\nmac = "02:00:00:00:00:77"\nroutes = [{ to = "203.0.113.0/24", via = "10.92.0.1" }, { to = "2001:db8:7::/48", via = "fd92::1" }]'
+    lab.start(given)
+    web = lab.inside()
+    inner, outer = web.run("ip", "-o", "link", "show", "host0").stdout, lab.host.run("ip", "-o", "link", "show", "ve-pyinit-web").stdout
+    assert " mtu 1400 " in inner and "link/ether 02:00:00:00:00:77 " in inner and " mtu 1400 " in outer
+    for family, first, other in (("-4", "default via 10.92.0.1", "203.0.113.0/24 via 10.92.0.1"), ("-6", "default via fd92::1", "2001:db8:7::/48 via fd92::1")):
+        found = [line.partition(" dev")[0] for line in web.run("ip", family, "route").stdout.splitlines() if " via " in line]
+        assert sorted(found) == sorted([first, other])
+
+
 def test_a_container_reaches_others_by_the_hosts_address(lab):
     lab.start(BOTH, "app")
     app = lab.inside("app")
@@ -322,12 +333,13 @@ MACVLAN = 'mode = "macvlan"\nparent = "up0"\naddress = ["198.51.100.7/24", "2001
 
 
 def test_a_macvlan_is_on_the_hosts_own_net(lab):
-    box = lab.launch(lab.text(MACVLAN + 'routes = [{ to = "203.0.113.0/24", via = "198.51.100.2" }]', command="echo up; ip -o link show host0; ip route; sleep 1000"))
+    box = lab.launch(lab.text(MACVLAN + 'submode = "private"\nroutes = [{ to = "203.0.113.0/24", via = "198.51.100.2" }]', command="echo up; ip -o link show host0; ip route; sleep 1000"))
     box.wait_for("203.0.113")
     web = lab.inside()
     assert talks_tcp(lab.outside, ("198.51.100.7", 80), web, ("198.51.100.7", 80)) == THERE4
     assert talks_tcp(web, (THERE6, 80), lab.outside, (THERE6, 80)) == "2001:db8::7"
     assert "mtu 1400" in box.output and "02:00:00:00:00:77" in box.output
+    assert "macvlan mode private" in web.run("ip", "-d", "-o", "link", "show", "host0").stdout
     assert "default via 198.51.100.2 dev host0" in box.output
     assert box.stop() == 0
     assert lab.refused(MACVLAN.replace("up0", "up7")) == (
@@ -341,6 +353,10 @@ def test_a_macvlan_is_on_the_hosts_own_net(lab):
             f"pyinit: services.toml:7: make macvlan (bridge) on up0, host0 with {four} and {six} inside: "
             f"{taken} is in use: {netlab.mac('up0', netlab.OUTSIDE)} answers for it on host0; choose another\n"
         )
+    pool = 'mode = "macvlan"\nparent = "up0"\npool = "198.51.100.0/30"\n'  # its other one is the host's
+    assert lab.refused(pool).partition(" inside: ")[2] == (
+        f"{THERE4} is in use: {netlab.mac('up0', netlab.OUTSIDE)} answers for it on host0; write one that nobody has as address, or another pool\n"
+    )
 
 
 def test_a_bridge_of_somebody_else_is_used_and_left_as_it_is(lab):
@@ -423,7 +439,7 @@ def test_what_another_has_is_told_and_nothing_is_left_of_the_try(lab):
     lab.start(small + 'publish = ["8080:80"]')
     there = lab.left()
     assert lab.refused(small) == (
-        "pyinit: services.toml:7: container.network.pool: no address of 10.92.0.0/30 is free, 1 containers have them; stop one, or make it wider\n"
+        "pyinit: services.toml:7: container.network.pool: no address of 10.92.0.0/30 is free, 1 container has one; stop one, or make it wider\n"
     )
     other = 'mode = "veth"\nbridge = "pyinit-t1"\naddress = "10.92.0.{}/24"\n'
     assert lab.refused(other.format(2)) == "pyinit: services.toml:7: container.network.address: 10.92.0.2 is taken by container pyinit-web; choose another\n"

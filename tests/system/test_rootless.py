@@ -261,10 +261,14 @@ def test_without_newuidmap_or_a_device_for_fuse_it_is_told(user):
 
 
 # What AppArmor does to who is not named in a profile of its own, where this kernel has none: the call is refused, a sysctl says so.
+# Or, with Ubuntu's profile unprivileged_userns, what takes a capability in there is, of which mounts are the first.
 APPARMOR = """
 import ctypes, os, platform, struct, sys
 number = {"x86_64": 272, "aarch64": 97}[platform.machine()]
 rows = ((0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x45, 0, 1, 0x10000000), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000))
+if sys.argv.pop(1) == "inside":
+    number = {"x86_64": 165, "aarch64": 40}[platform.machine()]
+    rows = ((0x20, 0, 0, 0), (0x15, 1, 0, 428), (0x15, 0, 1, number), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000))
 program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *row) for row in rows))
 libc = ctypes.CDLL(None, use_errno=True)
 wanted = struct.pack("@HP", len(rows), ctypes.addressof(program))
@@ -285,14 +289,17 @@ def test_who_forbids_user_namespaces_is_told(user, subids):
     bind = ("unshare", "-m", "sh", "-c", f'mount --bind {user.folder}/kernel /proc/sys/kernel && exec "$@"', "sh")
     path = user.folder / "services.toml"
     path.write_text(f'[container]\nname = "mine"\nlayers = ["image.squashfs"]\nuser_namespace = {{ map = "single" }}\n{WAIT}')
-    for command, why in (
-        ((*inner, *user.command()), "No space left on device; userns: user.max_user_namespaces = 0; no user namespaces are allowed at all; sysctl -w user.max_user_namespaces=10000"),
-        (
-            (*bind, *before, python, str(user.folder / "apparmor.py"), python, option, module),
-            "Operation not permitted; userns: kernel.apparmor_restrict_unprivileged_userns = 1; AppArmor takes the capabilities in user namespaces away; "
-            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
+    unshare, birth = f"map the host's ids: uid {user.uid} is 0, gid {user.uid} is 0 inside: unshare", "clone PID 1 into new namespaces: pid mount uts ipc cgroup net: a read-only copy of the interpreter: mount /"
+    apparmor = (
+        "Operation not permitted; userns: kernel.apparmor_restrict_unprivileged_userns = 1; AppArmor takes the capabilities in user namespaces away; "
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    )
+    confined = [(*bind, *before, python, str(user.folder / "apparmor.py"), where, python, option, module) for where in ("outside", "inside")]
+    for command, line, what, why in (
+        ((*inner, *user.command()), 4, unshare, "No space left on device; userns: user.max_user_namespaces = 0; no user namespaces are allowed at all; sysctl -w user.max_user_namespaces=10000"),
+        (confined[0], 4, unshare, apparmor),
+        (confined[1], 1, birth, apparmor),
     ):  # fmt: skip
         box = Pyinit(path, command=command, cwd=user.folder / "home", env=user.environment())
         user.running.append(box)
-        assert (box.wait(), box.output) == (111, f"pyinit: {path}:4: map the host's ids: uid {user.uid} is 0, gid {user.uid} is 0 inside: unshare: {why}\n")
+        assert (box.wait(), box.output) == (111, f"pyinit: {path}:{line}: {what}: {why}\n")
