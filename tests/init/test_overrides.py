@@ -1,30 +1,14 @@
 """What enable and disable keep, whatever lies in the place of the file or its folder."""
 
 import os
-import signal
 
 import pytest
 
 from pyinit.init.overrides import Overrides
 from pyinit.model import ServiceSpec
 
-DEADLINE_S = 5
 SPECS = (ServiceSpec("web", ("x",)), ServiceSpec("other", ("x",)))
 LOOP = "Too many levels of symbolic links"
-
-
-@pytest.fixture
-def deadline():
-    """The test dies where PID 1 would wait for ever."""
-
-    def late(number, frame):
-        raise TimeoutError(f"it waits after {DEADLINE_S} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(DEADLINE_S)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
