@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 NAME = "attack"
 CONTAINER = '[container]\nname = "attack"\nlayers = ["{layer}"]\n'
 HAPPENED = ("the logger died and is started again", "RuntimeError: a fault of ours at host.py")
+NO_DESCRIPTORS_S, A_MOMENT_S = 1.5, 0.05  # for as long as a life's next requests take, and not even up to the next one
 MOST_TOLD = 1 << 20  # bytes that wait in the pipe of what is said, while nobody reads it: none is dropped
 NO_DESCRIPTOR = "by: can't be paused: Too many open files"
 ASKING_S = 5.0
@@ -81,7 +82,7 @@ SHORT = '''
         import resource, time
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-        self._init.loop.call_at(time.monotonic() + 1.5, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+        self._init.loop.call_at(time.monotonic() + FOR_S, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
         pauses = self._init.pauses
 '''
 INSTRUMENTS = (
@@ -164,13 +165,49 @@ def haunted(stage) -> str:
     assert box.stop(signal.SIGTERM) is not None
     _, pivoted, told = box.output.partition("AUDIT os.chdir '/'\n")
     assert pivoted, box.output
-    opened |= {path for path in re.findall(r"^AUDIT (?:open|ctypes\.dlopen|os\.listdir|os\.scandir) b?'(.*)'$", told, re.MULTILINE) if not ALLOWED.fullmatch(path)}
-    opened |= set(re.findall(r"^AUDIT (socket\.get\w+) ", told, re.MULTILINE))
-    found = _words(opened, of_host, package)
+    found = _words(opened | _asked_for(told), of_host, package)
     if found == NOTHING:  # then all of that life has been
         assert had_none_left
         assert [text for text in HAPPENED if text not in box.output] == [], box.output
     return found
+
+
+def moments(stage) -> str:
+    """The same in three moments by themselves, in which what is missing would have to be fetched."""
+    box, package, watch, pid, of_host = _born(stage, A_MOMENT_S)
+    box.wait_for("by: ready")
+    _ask("status")  # which brings what a first request brings
+    _catch_up(box)
+    found, seen, at = [], set(watch.look()), len(box.output)
+    for when, provoke, sign in (
+        ("in want of a descriptor", lambda: _ask("pause", "by"), NO_DESCRIPTOR),
+        ("at a fault in a callback", lambda: _ask("hup", "by"), HAPPENED[1]),
+        ("at the logger's death", lambda: _kill_logger(pid), HAPPENED[0]),
+    ):
+        said = provoke()
+        if sign not in (said or ""):
+            box.wait_for(sign)
+        _ask("status")  # whatever it was at is done then
+        _catch_up(box)
+        opened = (watch.look() - seen) | _asked_for(box.output[at:])
+        found += [f"{_words(opened, set(), package)} {when}"] if opened else []
+        seen, at = seen | opened, len(box.output)
+    watch.opened()
+    box.stop()
+    assert not of_host, of_host
+    return "; ".join(found) or NOTHING
+
+
+def _catch_up(box) -> None:
+    """With what has been said up to now."""
+    while box.read(0):
+        pass
+
+
+def _asked_for(told: str) -> set[str]:
+    """What PID 1 says that it opens, and may not."""
+    paths = re.findall(r"^AUDIT (?:open|ctypes\.dlopen|os\.listdir|os\.scandir) b?'(.*)'$", told, re.MULTILINE)
+    return {path for path in paths if not ALLOWED.fullmatch(path)} | set(re.findall(r"^AUDIT (socket\.get\w+) ", told, re.MULTILINE))
 
 
 def begun(stage) -> str:
@@ -187,7 +224,7 @@ def _words(opened: set[str], of_host: set[str], package: pathlib.Path) -> str:
     return f"opened: {' '.join(short)}" if short else NOTHING
 
 
-def _born(stage):
+def _born(stage, no_descriptors_s: float = NO_DESCRIPTORS_S):
     """(the container, which goes on; the copy; who watches the image in there; PID 1's number; what was opened up to there)."""
     package = stage.folder / "audited"
     shutil.copytree(stage.package / "pyinit", package / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
@@ -195,7 +232,7 @@ def _born(stage):
         path = package / "pyinit" / mutant.file
         text = path.read_text()
         assert text.count(mutant.old) >= 1, mutant
-        path.write_text(text.replace(mutant.old, mutant.new))
+        path.write_text(text.replace(mutant.old, mutant.new.replace("FOR_S", str(no_descriptors_s))))
     started = package / "pyinit/__main__.py"
     head, begun, rest = started.read_text().partition("import os\nimport sys\n")
     assert begun
@@ -244,11 +281,7 @@ def _live(box, pid: int, watch: Watch) -> bool:
         if watch.look():
             _ask("status")  # whatever it was at is done then
             return False
-    children = [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    for child in children:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a service's process, which lives for a moment
-            if pathlib.Path(f"/proc/{child}/comm").read_text() == "pyinit-logger\n":
-                os.kill(child, signal.SIGKILL)
+    _kill_logger(pid)
     _perhaps(box, HAPPENED[0])
     _ask("hup", "by")
     _perhaps(box, HAPPENED[1])
@@ -256,6 +289,15 @@ def _live(box, pid: int, watch: Watch) -> bool:
     _ask("restart", "--no-wait", "quick")
     _ask("status")
     return NO_DESCRIPTOR in short
+
+
+def _kill_logger(pid: int) -> None:
+    """Of that PID 1."""
+    children = [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    for child in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a service's process, which lives for a moment
+            if pathlib.Path(f"/proc/{child}/comm").read_text() == "pyinit-logger\n":
+                os.kill(child, signal.SIGKILL)
 
 
 def _ask(verb: str, *words: str) -> str:
@@ -376,6 +418,22 @@ def by_folder(stage) -> str:
     return "code of the image ran" if (stage.folder / "ran").exists() else "no code of the image ran"
 
 
+IMPORT = "import difflib\n"
+# Of what each request needs PID 1 has json by then, as after any request before.
+COPIES = Defence(
+    "imports come from a copy that only PID 1 has",
+    mutants=(Mutant("launch/inside.py", "    sys.path_importer_cache.clear()\n", '    sys.path_importer_cache.clear()\n    import json\n    sys.path[:] = ["/usr/lib/python3.11"]\n'),),
+)
+
+
+def moment_row(name: str, title: str, attack: str, what: str, when: str, mutant: Mutant) -> Row:
+    """By `mutant` an import is left to that very moment."""
+    return Row(
+        name, f"CVE-2019-14271, {title}", f"a hostile /usr/lib/python3.11, when {attack}", (COPIES, Defence(what, mutants=(mutant,))),
+        NOTHING, f"opened: /usr/lib/python3.11 {when}", outside=moments, alone=(NOTHING, NOTHING),
+    )  # fmt: skip
+
+
 LIFE = "through starts, verbs, an exec, a fault in a callback, no descriptor left, another logger"
 ROWS = (
     Row(
@@ -396,6 +454,25 @@ ROWS = (
             Mutant("bundle.py", '    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"', '    label = "/sitecustomize.py"'),
         ),
         NOTHING, "opened: /sitecustomize.py", outside=haunted,
+    ),
+    moment_row(
+        "image-emfile", "of EMFILE", "PID 1 has no descriptor left, and says so", "that is said without an import", "in want of a descriptor",
+        Mutant(
+            "init/pauses.py", '            raise ControlError(f"{name}: can\'t be paused: {error.strerror}") from error\n',  # with a descriptor that it takes from itself
+            f'            __import__("os").close(0)\n            try:\n                {IMPORT}            except ImportError:\n                pass\n'
+            '            raise ControlError(f"{name}: can\'t be paused: {error.strerror}") from error\n',
+        ),
+    ),
+    moment_row(
+        "image-exception", "of a fault", "a callback of PID 1's raises an exception, which is told", "that is told without an import", "at a fault in a callback",
+        Mutant("errors.py", "    place = error.__traceback__\n", f"    try:\n        {IMPORT}    except ImportError:\n        pass\n    place = error.__traceback__\n"),
+    ),
+    moment_row(
+        "image-logger", "of the logger", "it is killed, and another one is forked", "the next one has all that the first one had", "at the logger's death",
+        Mutant(
+            "init/logkeeper.py", '        self._say("the logger died and is started again")\n',
+            f'        with contextlib.suppress(ImportError):\n            {IMPORT}        self._say("the logger died and is started again")\n',
+        ),
     ),
     Row(
         "image-builder", "CVE-2019-14271, of the builder", "a hostile image, whose root the builder enters once it is made",
