@@ -81,6 +81,13 @@ def whose_terminal() -> str:
     return "the attacker's" if os.fstat(0).st_dev == os.stat("/dev/pts/pts").st_dev else "the user's"
 
 
+def is_of_devpts() -> str:
+    """Whether our terminal is of what is at /dev/pts."""
+    if not os.isatty(0):
+        return "none"
+    return "the container's" if os.fstat(0).st_dev == os.stat("/dev/pts").st_dev else "the user's"
+
+
 def cover_proc() -> str:
     _mount(b"none", b"/proc", b"tmpfs")
     os.mkdir("/proc/self")

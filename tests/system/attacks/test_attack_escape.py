@@ -29,12 +29,14 @@ from harness import (
     Stage,
     answers,
     expected,
+    inside_pid,
     names,
     service,
     words,
 )
 from test_attack_bombs import SAVED_GID
 from test_attack_files import DUMPABLE
+from test_attack_image import Watch
 from test_attack_mounts import NODEV
 
 from pyinit.model import DEFAULT_CAPABILITIES
@@ -67,6 +69,15 @@ OWN_DEV = Defence(
         Mutant("launch/apply.py", "for name, major, minor in onhost.DEVICES if", "for name, major, minor in [one for one in onhost.DEVICES if one[0] not in os.listdir(dev)] if"),
     ),
 )  # fmt: skip
+OWN_PTS = Defence(
+    "/dev/pts is not the image's",
+    mutants=(
+        *RAM_DEV.mutants,
+        Mutant("launch/plan.py", '        ops.MountKernel("devpts", "/dev/pts", (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")), (ops.NOSUID, ops.NOEXEC), at),\n', ""),
+        Mutant("launch/apply.py", "for name, target in p.DEVICE_LINKS:", 'for name, target in [one for one in p.DEVICE_LINKS if one[0] != "ptmx"]:'),
+        Mutant("launch/apply.py", 'for name in ("pts", "shm", "mqueue"):', 'for name in ("shm", "mqueue"):'),
+    ),
+)
 IS_DEVPTS = Defence("the folder of a terminal is a devpts, by its magic", mutants=(Mutant("linux/pty.py", "if filesystem_magic(place) != _DEVPTS_SUPER_MAGIC:", "if False:"),))
 SAME_DEVPTS = Defence("the terminal is of that devpts", mutants=(Mutant("linux/pty.py", "if os.fstat(slave).st_dev != os.fstat(place).st_dev:", "if False:"),))
 IS_PROCFS = Defence("a file of /proc is one of a procfs, by its magic", mutants=(Mutant("init/spawn.py", "if mount.filesystem_magic(fd) != mount.PROC_SUPER_MAGIC:", "if False:"),))
@@ -189,14 +200,31 @@ def may_mount(text: str) -> str:
     return text.replace("[container.security]\n", f"[container.security]\ncapabilities = {granted}\n")
 
 
-def to_devpts(stage: Stage) -> str:
-    """Root of a container that may mount has put another devpts where `pyinit exec` makes a terminal; refused, the user's own goes on."""
+def to_devpts(stage: Stage, verb: str) -> str:
+    """Root of a container that may mount has put another devpts where `pyinit exec -t` or `enter -t` makes a terminal; refused, the user's own goes on."""
     box = stage.start(may_mount(stage.config('[services.app]\ncommand = ["/bin/sleep", "1000"]\n', init="")))
     box.wait_for("app: ready")
-    placed, found = (stage.verb("exec", "-c", NAME, *more, "--", *words(attack, "attack")) for more, attack in (((), payload.place_devpts), (("-t",), payload.whose_terminal)))
+    placed = stage.verb("exec", "-c", NAME, "--", *words(payload.place_devpts, "attack"))
+    found = stage.verb(verb, "-c", NAME, "-t", "--", *words(payload.whose_terminal, "attack"))
     box.stop()
     assert answers(placed.stdout)["attack"] == "placed", placed
     return answers(found.stdout).get("attack", found.stderr)
+
+
+def to_ptmx(stage: Stage, verb: str) -> str:
+    """Whose terminal it is, and what of the image was opened for it."""
+    tree = pathlib.Path(shutil.copytree(stage.image, stage.folder / "tree", symlinks=True))
+    (tree / "dev/pts").mkdir()
+    for name in ("dev/ptmx", "dev/pts/ptmx"):
+        (tree / name).touch(0o666)
+    box = stage.start(stage.config('[services.app]\ncommand = ["/bin/sleep", "1000"]\n', image=tree, init=""))
+    box.wait_for("app: ready")
+    watch = Watch(pathlib.Path(f"/proc/{inside_pid(NAME)}/root"), tree)
+    said = stage.verb(verb, "-c", NAME, "-t", "--", *words(payload.is_of_devpts, "attack"))
+    opened = watch.opened() & {"/dev/ptmx", "/dev/pts/ptmx"}
+    box.stop()
+    found = f"opened: {' '.join(sorted(opened))}" if opened else "nothing of the image's opened"
+    return f"{answers(said.stdout).get('attack', said.stderr)}, and {found}"
 
 
 def to_oom_score(stage: Stage) -> str:
@@ -234,7 +262,21 @@ ROWS = (
         outside=by_null, container='writable = "tmpfs"', alone=("the null device", "refused: /dev/null of the container is not the null device"),
     ),
     Row("console", "CVE-2025-52565", "/dev/console of the image is a link to what is masked", (RAM_DEV,), "not there", "there", outside=by_console, container='writable = "tmpfs"'),
-    Row("exec-devpts", "CVE-2025-52565", "another devpts is mounted where `pyinit exec -t` makes a terminal", (IS_DEVPTS, SAME_DEVPTS), "the user's", "the attacker's", outside=to_devpts, alone=("the user's", "the user's")),
+    *(
+        Row(
+            f"{verb}-devpts", "CVE-2025-52565", f"another devpts is mounted where `pyinit {verb} -t` makes a terminal", (IS_DEVPTS, SAME_DEVPTS), "the user's", "the attacker's",
+            outside=lambda stage, verb=verb: to_devpts(stage, verb), alone=("the user's", "the user's"),
+        )
+        for verb in ("exec", "enter")
+    ),
+    *(
+        Row(
+            f"{verb}-ptmx", "CVE-2025-52565", f"the image has a /dev/ptmx and a /dev/pts/ptmx of its own when `pyinit {verb} -t` makes a terminal", (OWN_PTS, IS_DEVPTS),
+            "the container's, and nothing of the image's opened", "the user's, and opened: /dev/pts/ptmx", outside=lambda stage, verb=verb: to_ptmx(stage, verb), container='writable = "tmpfs"',
+            alone=("the container's, and nothing of the image's opened", "the user's, and nothing of the image's opened"),
+        )
+        for verb in ("exec", "enter")
+    ),
     Row("procfs-write", "CVE-2019-16884, CVE-2025-52881", "a service that may mount covers /proc, where the init writes another one's oom_score_adj", (IS_PROCFS,), "refused: Invalid cross-device link", "written: 500", outside=to_oom_score),
     Row("image-node", "mknod", "a device node of the image is opened", (NODEV,), "EACCES", "opened", outside=by_node),
     Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", "EPERM")),

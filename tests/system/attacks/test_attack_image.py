@@ -132,7 +132,7 @@ class Watch:
         self._found: set[str] = set()
         for path in (path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()):
             name = str(path.relative_to(tree))
-            if name.startswith("bin/") or name in ("etc/passwd", "etc/group"):
+            if name.startswith("bin/") or name in ("etc/passwd", "etc/group") or (root / name).is_char_device():  # that is none of the image's
                 continue
             number = LIBC.inotify_add_watch(self._fd, os.fsencode(root / name), ctypes.c_uint32(IN_OPEN))
             if number >= 0:  # else a mount of ours lies over it
