@@ -17,6 +17,7 @@ import payload_escape as payload
 import payload_fds
 import payload_mounts
 import pytest
+from conftest import wait_until
 from harness import (
     CAPABILITIES,
     EVERY_CAPABILITY,
@@ -36,7 +37,7 @@ from harness import (
 )
 from test_attack_bombs import SAVED_GID
 from test_attack_files import DUMPABLE
-from test_attack_image import Watch
+from test_attack_image import Watch, kill_logger
 from test_attack_mounts import NODEV
 
 from pyinit.model import DEFAULT_CAPABILITIES
@@ -81,6 +82,10 @@ OWN_PTS = Defence(
 IS_DEVPTS = Defence("the folder of a terminal is a devpts, by its magic", mutants=(Mutant("linux/pty.py", "if filesystem_magic(place) != _DEVPTS_SUPER_MAGIC:", "if False:"),))
 SAME_DEVPTS = Defence("the terminal is of that devpts", mutants=(Mutant("linux/pty.py", "if os.fstat(slave).st_dev != os.fstat(place).st_dev:", "if False:"),))
 IS_PROCFS = Defence("a file of /proc is one of a procfs, by its magic", mutants=(Mutant("init/spawn.py", "if mount.filesystem_magic(fd) != mount.PROC_SUPER_MAGIC:", "if False:"),))
+NO_IMPORT = Defence(
+    "a logger imports nothing at its start",
+    mutants=(Mutant("init/logstream.py", "        self.pattern = None\n        if pattern:\n", "        import re\n\n        self.pattern = None\n        if pattern:\n"),),
+)
 OWN_TTY = Defence("no terminal is opened by a magic link", mutants=(Mutant("init/spawn.py", 'sys.modules["pyinit.linux.mount"].open_plainly(child.tty, os.O_RDWR)', "os.open(child.tty, os.O_RDWR)"),))
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -236,6 +241,26 @@ def to_oom_score(stage: Stage) -> str:
     return told(box.output)
 
 
+def to_logger(stage: Stage) -> str:
+    """The same, and then it kills the logger: the next one is forked of a PID 1 whose copies no path leads to."""
+    cover = service("cover", words(payload.cover_proc, "cover"))
+    app = service("app", ["/bin/sh", "-c", "while :; do echo line; sleep 0.1; done"], 'requires = ["cover"]')
+    box = stage.start(may_mount(stage.config(cover + app, init="")))
+    box.wait_for("app: line")
+    kill_logger(inside_pid(NAME))
+    died = "the logger died"
+    box.wait_for(died)
+    enough = box.output.count("app: line") + 5
+
+    def is_decided() -> bool:
+        box.read(0.1)
+        return box.output.count("app: line") >= enough or box.output.count(died) > 2
+
+    wait_until(is_decided, "lines, or more deaths")
+    box.stop()
+    return "its lines go on" if box.output.count(died) == 1 else "no logger any more"
+
+
 def without_ptrace() -> None:
     LIBC.prctl(24, ctypes.c_ulong(19), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))  # PR_CAPBSET_DROP
 
@@ -278,6 +303,10 @@ ROWS = (
         for verb in ("exec", "enter")
     ),
     Row("procfs-write", "CVE-2019-16884, CVE-2025-52881", "a service that may mount covers /proc, where the init writes another one's oom_score_adj", (IS_PROCFS,), "refused: Invalid cross-device link", "written: 500", outside=to_oom_score),
+    Row(
+        "procfs-logger", "CVE-2019-16884, CVE-2025-52881", "a service that may mount covers /proc, by which PID 1 imports, and kills the logger", (NO_IMPORT,), "its lines go on", "no logger any more",
+        outside=to_logger,
+    ),
     Row("image-node", "mknod", "a device node of the image is opened", (NODEV,), "EACCES", "opened", outside=by_node),
     Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", "EPERM")),
     Row("tiocsti-link", "TIOCSTI", "a link to that terminal is what another service gets as its own", (OWN_TTY, SECCOMP), "refused: Too many levels of symbolic links", "typed", outside=to_terminal_by_link, alone=("refused: Too many levels of symbolic links", "EPERM")),

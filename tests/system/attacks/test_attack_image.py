@@ -182,7 +182,7 @@ def moments(stage) -> str:
     for when, provoke, sign in (
         ("in want of a descriptor", lambda: _ask("pause", "by"), NO_DESCRIPTOR),
         ("at a fault in a callback", lambda: _ask("hup", "by"), HAPPENED[1]),
-        ("at the logger's death", lambda: _kill_logger(pid), HAPPENED[0]),
+        ("at the logger's death", lambda: kill_logger(pid), HAPPENED[0]),
     ):
         said = provoke()
         if sign not in (said or ""):
@@ -281,7 +281,7 @@ def _live(box, pid: int, watch: Watch) -> bool:
         if watch.look():
             _ask("status")  # whatever it was at is done then
             return False
-    _kill_logger(pid)
+    kill_logger(pid)
     _perhaps(box, HAPPENED[0])
     _ask("hup", "by")
     _perhaps(box, HAPPENED[1])
@@ -291,7 +291,7 @@ def _live(box, pid: int, watch: Watch) -> bool:
     return NO_DESCRIPTOR in short
 
 
-def _kill_logger(pid: int) -> None:
+def kill_logger(pid: int) -> None:
     """Of that PID 1."""
     children = [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     for child in children:
