@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import os
 import pathlib
+import random
 import re
 import select
 import shutil
@@ -358,6 +359,43 @@ def other_compressor(stage) -> str:
     return _start_of(stage, image)
 
 
+FUZZED = 6
+SUPERBLOCK, TABLES = 96, 4096  # bytes of its beginning and end
+
+
+def fuzzed(stage) -> str:
+    """Bits that are wrong: each image is told of in one line, or is a container; what is left of them."""
+    good = good_image(stage)
+    for seed in range(FUZZED):
+        choose, content = random.Random(seed), bytearray(good)
+        for _ in range(8):
+            content[choose.choice((choose.randrange(SUPERBLOCK), -choose.randrange(1, TABLES)))] ^= 1 << choose.randrange(8)
+        image = stage.folder / f"{seed}.squashfs"
+        image.write_bytes(content)
+        box = stage.start(CONTAINER.format(layer=image) + '[init]\nexit = "when-all-exited"\n[services.app]\nkind = "oneshot"\ncommand = ["/bin/true"]\n', name=f"{seed}.toml")
+        if box.wait() in (100, 111):
+            assert re.fullmatch(r"pyinit: \S+\.toml:\d+: .*\n", box.output), box.output
+        else:
+            assert "pyinit: app: " in box.output, box.output
+    return _without_loops(stage.folder)
+
+
+def _without_loops(folder: pathlib.Path) -> str:
+    """That no device has a file of that folder; those that have are given back."""
+    places = [path.parent.parent.name for path in pathlib.Path("/sys/block").glob("loop*/loop/backing_file") if _read_if(path).startswith(f"{folder}/")]
+    for name in places:
+        subprocess.run(["losetup", "-d", f"/dev/{name}"], check=True)
+    return "loop devices are left" if places else "words or a container, no loop device left"
+
+
+def _read_if(path: pathlib.Path) -> str:
+    """ "" of one that goes away."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 STARTS = 8
 
 
@@ -516,6 +554,11 @@ ROWS = (
         "squashfs-compressor", "squashfs, wrong compressor", "an image that says it is of lzma",
         off("the superblock is read first", Mutant("config/images.py", '    return "" if erofs else _squashfs_fault(_squashfs(head))', '    return ""')),
         "exit 100: is compressed with lzma, which Linux does not read", "exit 111: refused by the kernel", outside=other_compressor,
+    ),
+    Row(
+        "squashfs-fuzzed", "squashfs, fuzzed", f"{FUZZED} images with wrong bits (240 more: tests/system/test_fuzzed_starts.py)",
+        off("a loop device ends with its last user", Mutant("linux/loop.py", "        wanted = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | flags\n", "        wanted = LO_FLAGS_READ_ONLY | flags\n")),
+        "words or a container, no loop device left", "loop devices are left", outside=fuzzed,
     ),
     Row(
         "parallel-starts", "parallel starts", f"{STARTS} at once of two images of one size (50 of one: tests/system/test_images.py)",
