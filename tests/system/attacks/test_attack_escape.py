@@ -45,6 +45,7 @@ from pyinit.model import DEFAULT_CAPABILITIES
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 NETWORK = Defence("network namespace", container='[container.network]\nmode = "host"')
+IPC = Defence("ipc namespace", mutants=(Mutant("launch/clone.py", 'if name not in ("cgroup", "time")}', 'if name not in ("cgroup", "time", "ipc")}'),))
 PIVOT = Defence("pivot_root", mutants=(Mutant("launch/inside.py", "    mount.pivot_to_cwd()\n", '    os.chroot(".")\n    os.chdir("/")\n'),))
 GROUPS = Defence(
     "/sys/fs/cgroup is read-only",
@@ -117,6 +118,18 @@ def to_socket(stage: Stage) -> str:
         sock.bind("\0" + address)
         sock.listen()
         return run(stage, payload.abstract_socket, f'environment = {{ ADDRESS = "{address}" }}')
+
+
+def to_neighbour(stage: Stage) -> str:
+    """Another container, of the same setting."""
+    key = f'environment = {{ ADDRESS = "pyinit-attack-{os.getpid()}" }}'
+    other = stage.start(stage.config(service("by", words(payload.offer, "by"), key), init="").replace(f'name = "{NAME}"', 'name = "by"'), name="by.toml")
+    other.wait_for("by: offered")
+    init = inside_pid("by")
+    pid = next(int(pid) for pid in pathlib.Path(f"/proc/{init}/task/{init}/children").read_text().split() if "payload.py" in pathlib.Path(f"/proc/{pid}/cmdline").read_text())
+    found = run(stage, payload.neighbour, key.replace(" }", f', VICTIM = "{pid}" }}'))
+    other.stop()
+    return found
 
 
 def to_root(stage: Stage) -> str:
@@ -277,6 +290,10 @@ def as_init(stage: Stage) -> str:
 ROWS = (
     Row("kill", "kill", "a process of the host's is signalled by its number", (PIDS,), "ESRCH", "signalled", outside=to_process),
     Row("abstract-socket", "abstract sockets", "an abstract unix socket of the host's is connected to (CVE-2020-15257)", (NETWORK,), "ECONNREFUSED", "connected", outside=to_socket),
+    Row(
+        "neighbour", "another container", "a process, a System V segment and an abstract unix socket of another container's are signalled, found and connected to", (PIDS, IPC, NETWORK), "nothing",
+        "process, memory, socket", outside=to_neighbour,
+    ),
     Row("chroot", "chroot escape", "a folder kept open across chroot is followed up to the host's root", (PIVOT,), "the container's root", "the host's root", outside=to_root),
     Row("cgroup-write", "cgroup escape", "a file of the container's own group is opened for writing", (GROUPS,), "EROFS", "opened", payload.cgroup_write),
     Row("cgroup-mkdir", "cgroup escape", "a group is made", (GROUPS,), "EROFS", "made", payload.cgroup_mkdir),
