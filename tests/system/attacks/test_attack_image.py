@@ -18,6 +18,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import REPO, make_busybox, squash, wait_until
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 NAME = "attack"
 CONTAINER = '[container]\nname = "attack"\nlayers = ["{layer}"]\n'
 HAPPENED = ("the logger died and is started again", "RuntimeError: a fault of ours at host.py")
-NO_DESCRIPTORS_S, A_MOMENT_S = 1.5, 0.05  # for as long as a life's next requests take, and not even up to the next one
+NO_DESCRIPTORS_S, A_MOMENT_S = 0.5, 0.05  # for as long as a life's next requests take, and not even up to the next one
 MOST_TOLD = 1 << 20  # bytes that wait in the pipe of what is said, while nobody reads it: none is dropped
 NO_DESCRIPTOR = "by: can't be paused: Too many open files"
 ASKING_S = 5.0
@@ -274,17 +275,20 @@ def _short(path: str, package: pathlib.Path) -> str:
 def _live(box, pid: int, watch: Watch) -> bool:
     """Users, late imports, faults, execs, no descriptor left, another logger. What is asked may fail: what it makes PID 1 open counts.
 
-    Whether there was no descriptor left at some time. It ends once the image has been opened: no more is to be seen.
+    Whether there was no descriptor left at some time. It ends once the image has been opened and PID 1 sleeps: no more is to be seen.
     """
     asked = (("status", "--json"), ("logs", "-n", "3", "quick"), ("events", "--json"), ("ps",), ("stats",), ("exec", "by", "--", "/bin/true"), ("exec", "by", "--", "/no/such"), ("reload",))
     for words in asked:
-        _ask(*words)
+        _ask(*words, watch=watch)
         if watch.look():
-            _ask("status")  # whatever it was at is done then
+            wait_until(lambda: _sleeps(pid), "PID 1 has done what it was at")
             return False
     kill_logger(pid)
     _perhaps(box, HAPPENED[0])
-    _ask("hup", "by")
+    _ask("hup", "by", watch=watch)
+    if watch.look():
+        wait_until(lambda: _sleeps(pid), "PID 1 has done what it was at")
+        return False
     _perhaps(box, HAPPENED[1])
     short = _ask("pause", "by")
     _ask("restart", "--no-wait", "quick")
@@ -301,11 +305,20 @@ def kill_logger(pid: int) -> None:
                 os.kill(child, signal.SIGKILL)
 
 
-def _ask(verb: str, *words: str) -> str:
-    """Of the host's own pyinit; an answer may never come. What it complains of."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return subprocess.run([sys.executable, "-m", "pyinit", verb, "-c", NAME, *words], cwd=REPO, capture_output=True, text=True, timeout=ASKING_S, check=False).stderr
-    return ""
+def _sleeps(pid: int) -> bool:
+    """As it does between two turns of its loop, and not while it imports."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def _ask(verb: str, *words: str, watch: Watch | None = None) -> str:
+    """Of the host's own pyinit; an answer may never come, and is not waited for once the image has been opened. What it complains of."""
+    deadline = time.monotonic() + ASKING_S
+    with subprocess.Popen([sys.executable, "-m", "pyinit", verb, "-c", NAME, *words], cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as asked:
+        while asked.poll() is None and time.monotonic() < deadline and not (watch is not None and watch.look()):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                asked.wait(0.02)
+        asked.kill()
+        return asked.stderr.read()
 
 
 def _perhaps(box, text: str) -> None:
