@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import termios
 
 import payload_escape as payload
@@ -46,6 +47,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 NETWORK = Defence("network namespace", container='[container.network]\nmode = "host"')
 IPC = Defence("ipc namespace", mutants=(Mutant("launch/clone.py", 'if name not in ("cgroup", "time")}', 'if name not in ("cgroup", "time", "ipc")}'),))
+CLOSED = Defence("a kept folder is root's alone", mutants=(Mutant("launch/claim.py", "            if mode & 0o011:\n", "            if False:\n"),))
 PIVOT = Defence("pivot_root", mutants=(Mutant("launch/inside.py", "    mount.pivot_to_cwd()\n", '    os.chroot(".")\n    os.chdir("/")\n'),))
 GROUPS = Defence(
     "/sys/fs/cgroup is read-only",
@@ -130,6 +132,21 @@ def to_neighbour(stage: Stage) -> str:
     found = run(stage, payload.neighbour, key.replace(" }", f', VICTIM = "{pid}" }}'))
     other.stop()
     return found
+
+
+def by_kept_program(stage: Stage) -> str:
+    """Root inside leaves a set-uid program in the folder of `writable`, which nobody of the host's executes."""
+    folder = pathlib.Path(tempfile.mkdtemp(dir="/var/tmp", prefix="pyinit-attack-"))  # the test's own folder is closed to him
+    try:
+        folder.chmod(0o755)
+        leaves = service("app", ["/bin/sh", "-c", "cp /usr/bin/id /left; chmod 4755 /left"])
+        box = stage.start(stage.config(leaves).replace("[container]\n", f'[container]\nwritable = "{folder}"\n', 1))
+        if box.wait():
+            return "refused" if f"{folder}: others can enter it" in box.output else box.output
+        [left] = folder.rglob("left")
+        return f"uid {subprocess.run(['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', left, '-u'], capture_output=True, text=True, check=False).stdout.strip()}"
+    finally:
+        shutil.rmtree(folder)
 
 
 def to_root(stage: Stage) -> str:
@@ -294,6 +311,7 @@ ROWS = (
         "neighbour", "another container", "a process, a System V segment and an abstract unix socket of another container's are signalled, found and connected to", (PIDS, IPC, NETWORK), "nothing",
         "process, memory, socket", outside=to_neighbour,
     ),
+    Row("kept-program", "set-uid programs", "root inside leaves one in a kept `writable` folder, for a user of the host's who can enter that", (CLOSED,), "refused", "uid 0", outside=by_kept_program),
     Row("chroot", "chroot escape", "a folder kept open across chroot is followed up to the host's root", (PIVOT,), "the container's root", "the host's root", outside=to_root),
     Row("cgroup-write", "cgroup escape", "a file of the container's own group is opened for writing", (GROUPS,), "EROFS", "opened", payload.cgroup_write),
     Row("cgroup-mkdir", "cgroup escape", "a group is made", (GROUPS,), "EROFS", "made", payload.cgroup_mkdir),
