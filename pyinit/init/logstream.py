@@ -106,9 +106,11 @@ class Stream:
 
     def expect(self, pattern: str) -> None:
         """A line that matches is told to PID 1, once; "": no more."""
-        import re  # for those only who wait for a line
+        self.pattern = None
+        if pattern:
+            import re  # for those only who wait for a line
 
-        self.pattern = re.compile(pattern.encode()) if pattern else None
+            self.pattern = re.compile(pattern.encode())
 
     def mark(self) -> tuple[int, int]:
         """(inode, size) of the file, as far as it was published; (0, 0) if there is none."""

@@ -2,7 +2,7 @@
 
 import os
 
-from payload import opens
+from payload import name_of, opens
 
 
 def core_pattern() -> str:
@@ -62,6 +62,34 @@ def timer_list() -> str:
 
 def firmware() -> str:
     return "seen" if os.listdir("/sys/firmware") else "empty"
+
+
+def masked() -> str:
+    """Which there are depends on the kernel, and on the machine's processor; each has /proc/interrupts and /sys/dev/block."""
+    names = ("acpi", "asound", "interrupts", "latency_stats", "sched_debug", "scsi", "timer_stats")
+    cores = (f"/sys/devices/system/cpu/{name}/thermal_throttle" for name in os.listdir("/sys/devices/system/cpu") if name.startswith("cpu"))
+    places = (*(f"/proc/{name}" for name in names), "/sys/devices/virtual/powercap", "/sys/fs/selinux", "/sys/dev/block", *cores)
+    found = [path for path in places if os.path.exists(path) and (os.listdir(path) if os.path.isdir(path) else _first_bytes(path) == "read")]
+    return "empty" if not found else "seen" if {"/proc/interrupts", "/sys/dev/block"} <= set(found) else " ".join(found)
+
+
+def proc_bus() -> str:
+    return _opens_one_of("/proc/bus")
+
+
+def proc_fs() -> str:
+    return _opens_one_of("/proc/fs")
+
+
+def _opens_one_of(folder: str) -> str:
+    """Some can't be opened for writing by anybody. Without any, another file that is read-only by the same list is tried."""
+    said = "opened"
+    for path in [f"{place}/{name}" for place, _, names in os.walk(folder) for name in names] or ["/proc/sys/kernel/panic"]:
+        try:
+            return opens(path)
+        except OSError as error:
+            said = name_of(error)
+    return said
 
 
 def init_environ() -> str:

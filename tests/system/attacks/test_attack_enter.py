@@ -7,6 +7,7 @@ The holes are runc's: CVE-2019-5736 (what executes the command), CVE-2024-21626 
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import payload_enter as payload
 import payload_escape
 import payload_fds
 import pytest
-from conftest import wait_until
+from conftest import REPO, wait_until
 from harness import (
     CAPABILITIES,
     EVERY_CAPABILITY,
@@ -36,7 +37,7 @@ from test_attack_escape import with_inheritable, with_key, without_ptrace
 from test_attack_fds import BEFORE_EXEC, NO_MAGIC, PLACES, RUNS
 from test_attack_fds import image as image_of_folders
 from test_attack_files import DUMPABLE
-from test_attack_image import TRAPS, Watch, hostile
+from test_attack_image import NO_WAIT, TRAPS, Watch, hostile, waits_in_open
 from test_attack_landlock import FILTER
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -170,6 +171,26 @@ def by_image(stage: Stage) -> str:
     return f"opened: {' '.join(sorted(opened))}" if opened else "nothing but passwd and group"
 
 
+def by_fifos(stage: Stage) -> str:
+    """passwd and group are pipes; the container itself is one of a pyinit that does not wait for them."""
+    tree = pathlib.Path(shutil.copytree(stage.image, stage.folder / "tree", symlinks=True))
+    for name in ("etc/passwd", "etc/group"):
+        (tree / name).unlink()
+        os.mkfifo(tree / name)
+    box = stage.start(stage.config('[services.app]\ncommand = ["/bin/sleep", "1000"]\n', image=tree, init=""), cwd=REPO)
+    box.wait_for("app: ready")
+    init = inside_pid(NAME)
+    with subprocess.Popen([sys.executable, "-m", "pyinit", "enter", "-c", NAME, "--", "/bin/true"], cwd=stage.package, stdin=subprocess.DEVNULL) as entering:
+        wait_until(lambda: entering.poll() is not None or any(map(waits_in_open, at_hand(init))), "the command's end, or its wait")
+        found = f"exit {entering.returncode}" if entering.returncode is not None else "it waits"
+        for pid in at_hand(init):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        entering.wait()
+    box.stop()
+    return found
+
+
 USR_MOUNT = '[[container.mounts]]\ntype = "bind"\nsource = "/usr"\ntarget = "/usr"\nread_only = true\n'
 
 
@@ -201,6 +222,7 @@ ROWS = (
         "exec-between", "CVE-2019-5736, between", "who is on the way to be a command of `pyinit exec`, a fork of PID 1, is looked into by a service that has its capabilities",
         (DUMPABLE, SAVED_GID), "nothing", "exe, fd, mem, root", outside=before_exec, alone=("nothing", "nothing"),
     ),
+    Row("enter-fifos", "pipes in the image", "passwd and group are FIFOs, when `pyinit enter` looks its user up", (NO_WAIT,), "exit 0", "it waits", outside=by_fifos),
     Row("enter-nss", "CVE-2019-14271", "a hostile nsswitch.conf, libnss and Python in the image, when `pyinit enter` looks its user up", (OWN_USERS,), "nothing but passwd and group", "opened: /etc/ld.so.cache /etc/nsswitch.conf /lib/x86_64-linux-gnu/libnss_evil.so.2", outside=by_image),
 )  # fmt: skip
 

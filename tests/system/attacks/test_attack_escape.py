@@ -11,12 +11,14 @@ import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import termios
 
 import payload_escape as payload
 import payload_fds
 import payload_mounts
 import pytest
+from conftest import wait_until
 from harness import (
     CAPABILITIES,
     EVERY_CAPABILITY,
@@ -29,12 +31,14 @@ from harness import (
     Stage,
     answers,
     expected,
+    inside_pid,
     names,
     service,
     words,
 )
 from test_attack_bombs import SAVED_GID
 from test_attack_files import DUMPABLE
+from test_attack_image import Watch, kill_logger
 from test_attack_mounts import NODEV
 
 from pyinit.model import DEFAULT_CAPABILITIES
@@ -42,6 +46,8 @@ from pyinit.model import DEFAULT_CAPABILITIES
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 NETWORK = Defence("network namespace", container='[container.network]\nmode = "host"')
+IPC = Defence("ipc namespace", mutants=(Mutant("launch/clone.py", 'if name not in ("cgroup", "time")}', 'if name not in ("cgroup", "time", "ipc")}'),))
+CLOSED = Defence("a kept folder is root's alone", mutants=(Mutant("launch/claim.py", "            if mode & 0o011:\n", "            if False:\n"),))
 PIVOT = Defence("pivot_root", mutants=(Mutant("launch/inside.py", "    mount.pivot_to_cwd()\n", '    os.chroot(".")\n    os.chdir("/")\n'),))
 GROUPS = Defence(
     "/sys/fs/cgroup is read-only",
@@ -67,9 +73,22 @@ OWN_DEV = Defence(
         Mutant("launch/apply.py", "for name, major, minor in onhost.DEVICES if", "for name, major, minor in [one for one in onhost.DEVICES if one[0] not in os.listdir(dev)] if"),
     ),
 )  # fmt: skip
+OWN_PTS = Defence(
+    "/dev/pts is not the image's",
+    mutants=(
+        *RAM_DEV.mutants,
+        Mutant("launch/plan.py", '        ops.MountKernel("devpts", "/dev/pts", (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")), (ops.NOSUID, ops.NOEXEC), at),\n', ""),
+        Mutant("launch/apply.py", "for name, target in p.DEVICE_LINKS:", 'for name, target in [one for one in p.DEVICE_LINKS if one[0] != "ptmx"]:'),
+        Mutant("launch/apply.py", 'for name in ("pts", "shm", "mqueue"):', 'for name in ("shm", "mqueue"):'),
+    ),
+)
 IS_DEVPTS = Defence("the folder of a terminal is a devpts, by its magic", mutants=(Mutant("linux/pty.py", "if filesystem_magic(place) != _DEVPTS_SUPER_MAGIC:", "if False:"),))
 SAME_DEVPTS = Defence("the terminal is of that devpts", mutants=(Mutant("linux/pty.py", "if os.fstat(slave).st_dev != os.fstat(place).st_dev:", "if False:"),))
 IS_PROCFS = Defence("a file of /proc is one of a procfs, by its magic", mutants=(Mutant("init/spawn.py", "if mount.filesystem_magic(fd) != mount.PROC_SUPER_MAGIC:", "if False:"),))
+NO_IMPORT = Defence(
+    "a logger imports nothing at its start",
+    mutants=(Mutant("init/logstream.py", "        self.pattern = None\n        if pattern:\n", "        import re\n\n        self.pattern = None\n        if pattern:\n"),),
+)
 OWN_TTY = Defence("no terminal is opened by a magic link", mutants=(Mutant("init/spawn.py", 'sys.modules["pyinit.linux.mount"].open_plainly(child.tty, os.O_RDWR)', "os.open(child.tty, os.O_RDWR)"),))
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -101,6 +120,33 @@ def to_socket(stage: Stage) -> str:
         sock.bind("\0" + address)
         sock.listen()
         return run(stage, payload.abstract_socket, f'environment = {{ ADDRESS = "{address}" }}')
+
+
+def to_neighbour(stage: Stage) -> str:
+    """Another container, of the same setting."""
+    key = f'environment = {{ ADDRESS = "pyinit-attack-{os.getpid()}" }}'
+    other = stage.start(stage.config(service("by", words(payload.offer, "by"), key), init="").replace(f'name = "{NAME}"', 'name = "by"'), name="by.toml")
+    other.wait_for("by: offered")
+    init = inside_pid("by")
+    pid = next(int(pid) for pid in pathlib.Path(f"/proc/{init}/task/{init}/children").read_text().split() if "payload.py" in pathlib.Path(f"/proc/{pid}/cmdline").read_text())
+    found = run(stage, payload.neighbour, key.replace(" }", f', VICTIM = "{pid}" }}'))
+    other.stop()
+    return found
+
+
+def by_kept_program(stage: Stage) -> str:
+    """Root inside leaves a set-uid program in the folder of `writable`, which nobody of the host's executes."""
+    folder = pathlib.Path(tempfile.mkdtemp(dir="/var/tmp", prefix="pyinit-attack-"))  # the test's own folder is closed to him
+    try:
+        folder.chmod(0o755)
+        leaves = service("app", ["/bin/sh", "-c", "cp /usr/bin/id /left; chmod 4755 /left"])
+        box = stage.start(stage.config(leaves).replace("[container]\n", f'[container]\nwritable = "{folder}"\n', 1))
+        if box.wait():
+            return "refused" if f"{folder}: others can enter it" in box.output else box.output
+        [left] = folder.rglob("left")
+        return f"uid {subprocess.run(['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', left, '-u'], capture_output=True, text=True, check=False).stdout.strip()}"
+    finally:
+        shutil.rmtree(folder)
 
 
 def to_root(stage: Stage) -> str:
@@ -189,14 +235,31 @@ def may_mount(text: str) -> str:
     return text.replace("[container.security]\n", f"[container.security]\ncapabilities = {granted}\n")
 
 
-def to_devpts(stage: Stage) -> str:
-    """Root of a container that may mount has put another devpts where `pyinit exec` makes a terminal; refused, the user's own goes on."""
+def to_devpts(stage: Stage, verb: str) -> str:
+    """Root of a container that may mount has put another devpts where `pyinit exec -t` or `enter -t` makes a terminal; refused, the user's own goes on."""
     box = stage.start(may_mount(stage.config('[services.app]\ncommand = ["/bin/sleep", "1000"]\n', init="")))
     box.wait_for("app: ready")
-    placed, found = (stage.verb("exec", "-c", NAME, *more, "--", *words(attack, "attack")) for more, attack in (((), payload.place_devpts), (("-t",), payload.whose_terminal)))
+    placed = stage.verb("exec", "-c", NAME, "--", *words(payload.place_devpts, "attack"))
+    found = stage.verb(verb, "-c", NAME, "-t", "--", *words(payload.whose_terminal, "attack"))
     box.stop()
     assert answers(placed.stdout)["attack"] == "placed", placed
     return answers(found.stdout).get("attack", found.stderr)
+
+
+def to_ptmx(stage: Stage, verb: str) -> str:
+    """Whose terminal it is, and what of the image was opened for it."""
+    tree = pathlib.Path(shutil.copytree(stage.image, stage.folder / "tree", symlinks=True))
+    (tree / "dev/pts").mkdir()
+    for name in ("dev/ptmx", "dev/pts/ptmx"):
+        (tree / name).touch(0o666)
+    box = stage.start(stage.config('[services.app]\ncommand = ["/bin/sleep", "1000"]\n', image=tree, init=""))
+    box.wait_for("app: ready")
+    watch = Watch(pathlib.Path(f"/proc/{inside_pid(NAME)}/root"), tree)
+    said = stage.verb(verb, "-c", NAME, "-t", "--", *words(payload.is_of_devpts, "attack"))
+    opened = watch.opened() & {"/dev/ptmx", "/dev/pts/ptmx"}
+    box.stop()
+    found = f"opened: {' '.join(sorted(opened))}" if opened else "nothing of the image's opened"
+    return f"{answers(said.stdout).get('attack', said.stderr)}, and {found}"
 
 
 def to_oom_score(stage: Stage) -> str:
@@ -206,6 +269,26 @@ def to_oom_score(stage: Stage) -> str:
     box = stage.start(may_mount(text))
     box.wait()
     return told(box.output)
+
+
+def to_logger(stage: Stage) -> str:
+    """The same, and then it kills the logger: the next one is forked of a PID 1 whose copies no path leads to."""
+    cover = service("cover", words(payload.cover_proc, "cover"))
+    app = service("app", ["/bin/sh", "-c", "while :; do echo line; sleep 0.1; done"], 'requires = ["cover"]')
+    box = stage.start(may_mount(stage.config(cover + app, init="")))
+    box.wait_for("app: line")
+    kill_logger(inside_pid(NAME))
+    died = "the logger died"
+    box.wait_for(died)
+    enough = box.output.count("app: line") + 5
+
+    def is_decided() -> bool:
+        box.read(0.1)
+        return box.output.count("app: line") >= enough or box.output.count(died) > 2
+
+    wait_until(is_decided, "lines, or more deaths")
+    box.stop()
+    return "its lines go on" if box.output.count(died) == 1 else "no logger any more"
 
 
 def without_ptrace() -> None:
@@ -224,6 +307,11 @@ def as_init(stage: Stage) -> str:
 ROWS = (
     Row("kill", "kill", "a process of the host's is signalled by its number", (PIDS,), "ESRCH", "signalled", outside=to_process),
     Row("abstract-socket", "abstract sockets", "an abstract unix socket of the host's is connected to (CVE-2020-15257)", (NETWORK,), "ECONNREFUSED", "connected", outside=to_socket),
+    Row(
+        "neighbour", "another container", "a process, a System V segment and an abstract unix socket of another container's are signalled, found and connected to", (PIDS, IPC, NETWORK), "nothing",
+        "process, memory, socket", outside=to_neighbour,
+    ),
+    Row("kept-program", "set-uid programs", "root inside leaves one in a kept `writable` folder, for a user of the host's who can enter that", (CLOSED,), "refused", "uid 0", outside=by_kept_program),
     Row("chroot", "chroot escape", "a folder kept open across chroot is followed up to the host's root", (PIVOT,), "the container's root", "the host's root", outside=to_root),
     Row("cgroup-write", "cgroup escape", "a file of the container's own group is opened for writing", (GROUPS,), "EROFS", "opened", payload.cgroup_write),
     Row("cgroup-mkdir", "cgroup escape", "a group is made", (GROUPS,), "EROFS", "made", payload.cgroup_mkdir),
@@ -234,8 +322,26 @@ ROWS = (
         outside=by_null, container='writable = "tmpfs"', alone=("the null device", "refused: /dev/null of the container is not the null device"),
     ),
     Row("console", "CVE-2025-52565", "/dev/console of the image is a link to what is masked", (RAM_DEV,), "not there", "there", outside=by_console, container='writable = "tmpfs"'),
-    Row("exec-devpts", "CVE-2025-52565", "another devpts is mounted where `pyinit exec -t` makes a terminal", (IS_DEVPTS, SAME_DEVPTS), "the user's", "the attacker's", outside=to_devpts, alone=("the user's", "the user's")),
+    *(
+        Row(
+            f"{verb}-devpts", "CVE-2025-52565", f"another devpts is mounted where `pyinit {verb} -t` makes a terminal", (IS_DEVPTS, SAME_DEVPTS), "the user's", "the attacker's",
+            outside=lambda stage, verb=verb: to_devpts(stage, verb), alone=("the user's", "the user's"),
+        )
+        for verb in ("exec", "enter")
+    ),
+    *(
+        Row(
+            f"{verb}-ptmx", "CVE-2025-52565", f"the image has a /dev/ptmx and a /dev/pts/ptmx of its own when `pyinit {verb} -t` makes a terminal", (OWN_PTS, IS_DEVPTS),
+            "the container's, and nothing of the image's opened", "the user's, and opened: /dev/pts/ptmx", outside=lambda stage, verb=verb: to_ptmx(stage, verb), container='writable = "tmpfs"',
+            alone=("the container's, and nothing of the image's opened", "the user's, and nothing of the image's opened"),
+        )
+        for verb in ("exec", "enter")
+    ),
     Row("procfs-write", "CVE-2019-16884, CVE-2025-52881", "a service that may mount covers /proc, where the init writes another one's oom_score_adj", (IS_PROCFS,), "refused: Invalid cross-device link", "written: 500", outside=to_oom_score),
+    Row(
+        "procfs-logger", "CVE-2019-16884, CVE-2025-52881", "a service that may mount covers /proc, by which PID 1 imports, and kills the logger", (NO_IMPORT,), "its lines go on", "no logger any more",
+        outside=to_logger,
+    ),
     Row("image-node", "mknod", "a device node of the image is opened", (NODEV,), "EACCES", "opened", outside=by_node),
     Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", "EPERM")),
     Row("tiocsti-link", "TIOCSTI", "a link to that terminal is what another service gets as its own", (OWN_TTY, SECCOMP), "refused: Too many levels of symbolic links", "typed", outside=to_terminal_by_link, alone=("refused: Too many levels of symbolic links", "EPERM")),

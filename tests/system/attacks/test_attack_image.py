@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import os
 import pathlib
+import random
 import re
 import select
 import shutil
@@ -17,6 +18,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import REPO, make_busybox, squash, wait_until
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 NAME = "attack"
 CONTAINER = '[container]\nname = "attack"\nlayers = ["{layer}"]\n'
 HAPPENED = ("the logger died and is started again", "RuntimeError: a fault of ours at host.py")
+NO_DESCRIPTORS_S, A_MOMENT_S = 0.5, 0.05  # for as long as a life's next requests take, and not even up to the next one
 MOST_TOLD = 1 << 20  # bytes that wait in the pipe of what is said, while nobody reads it: none is dropped
 NO_DESCRIPTOR = "by: can't be paused: Too many open files"
 ASKING_S = 5.0
@@ -81,7 +84,7 @@ SHORT = '''
         import resource, time
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-        self._init.loop.call_at(time.monotonic() + 1.5, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+        self._init.loop.call_at(time.monotonic() + FOR_S, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
         pauses = self._init.pauses
 '''
 INSTRUMENTS = (
@@ -131,7 +134,7 @@ class Watch:
         self._found: set[str] = set()
         for path in (path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()):
             name = str(path.relative_to(tree))
-            if name.startswith("bin/") or name in ("etc/passwd", "etc/group"):
+            if name.startswith("bin/") or name in ("etc/passwd", "etc/group") or (root / name).is_char_device():  # that is none of the image's
                 continue
             number = LIBC.inotify_add_watch(self._fd, os.fsencode(root / name), ctypes.c_uint32(IN_OPEN))
             if number >= 0:  # else a mount of ours lies over it
@@ -164,13 +167,49 @@ def haunted(stage) -> str:
     assert box.stop(signal.SIGTERM) is not None
     _, pivoted, told = box.output.partition("AUDIT os.chdir '/'\n")
     assert pivoted, box.output
-    opened |= {path for path in re.findall(r"^AUDIT (?:open|ctypes\.dlopen|os\.listdir|os\.scandir) b?'(.*)'$", told, re.MULTILINE) if not ALLOWED.fullmatch(path)}
-    opened |= set(re.findall(r"^AUDIT (socket\.get\w+) ", told, re.MULTILINE))
-    found = _words(opened, of_host, package)
+    found = _words(opened | _asked_for(told), of_host, package)
     if found == NOTHING:  # then all of that life has been
         assert had_none_left
         assert [text for text in HAPPENED if text not in box.output] == [], box.output
     return found
+
+
+def moments(stage) -> str:
+    """The same in three moments by themselves, in which what is missing would have to be fetched."""
+    box, package, watch, pid, of_host = _born(stage, A_MOMENT_S)
+    box.wait_for("by: ready")
+    _ask("status")  # which brings what a first request brings
+    _catch_up(box)
+    found, seen, at = [], set(watch.look()), len(box.output)
+    for when, provoke, sign in (
+        ("in want of a descriptor", lambda: _ask("pause", "by"), NO_DESCRIPTOR),
+        ("at a fault in a callback", lambda: _ask("hup", "by"), HAPPENED[1]),
+        ("at the logger's death", lambda: kill_logger(pid), HAPPENED[0]),
+    ):
+        said = provoke()
+        if sign not in (said or ""):
+            box.wait_for(sign)
+        _ask("status")  # whatever it was at is done then
+        _catch_up(box)
+        opened = (watch.look() - seen) | _asked_for(box.output[at:])
+        found += [f"{_words(opened, set(), package)} {when}"] if opened else []
+        seen, at = seen | opened, len(box.output)
+    watch.opened()
+    box.stop()
+    assert not of_host, of_host
+    return "; ".join(found) or NOTHING
+
+
+def _catch_up(box) -> None:
+    """With what has been said up to now."""
+    while box.read(0):
+        pass
+
+
+def _asked_for(told: str) -> set[str]:
+    """What PID 1 says that it opens, and may not."""
+    paths = re.findall(r"^AUDIT (?:open|ctypes\.dlopen|os\.listdir|os\.scandir) b?'(.*)'$", told, re.MULTILINE)
+    return {path for path in paths if not ALLOWED.fullmatch(path)} | set(re.findall(r"^AUDIT (socket\.get\w+) ", told, re.MULTILINE))
 
 
 def begun(stage) -> str:
@@ -187,7 +226,7 @@ def _words(opened: set[str], of_host: set[str], package: pathlib.Path) -> str:
     return f"opened: {' '.join(short)}" if short else NOTHING
 
 
-def _born(stage):
+def _born(stage, no_descriptors_s: float = NO_DESCRIPTORS_S):
     """(the container, which goes on; the copy; who watches the image in there; PID 1's number; what was opened up to there)."""
     package = stage.folder / "audited"
     shutil.copytree(stage.package / "pyinit", package / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
@@ -195,7 +234,7 @@ def _born(stage):
         path = package / "pyinit" / mutant.file
         text = path.read_text()
         assert text.count(mutant.old) >= 1, mutant
-        path.write_text(text.replace(mutant.old, mutant.new))
+        path.write_text(text.replace(mutant.old, mutant.new.replace("FOR_S", str(no_descriptors_s))))
     started = package / "pyinit/__main__.py"
     head, begun, rest = started.read_text().partition("import os\nimport sys\n")
     assert begun
@@ -236,21 +275,20 @@ def _short(path: str, package: pathlib.Path) -> str:
 def _live(box, pid: int, watch: Watch) -> bool:
     """Users, late imports, faults, execs, no descriptor left, another logger. What is asked may fail: what it makes PID 1 open counts.
 
-    Whether there was no descriptor left at some time. It ends once the image has been opened: no more is to be seen.
+    Whether there was no descriptor left at some time. It ends once the image has been opened and PID 1 sleeps: no more is to be seen.
     """
     asked = (("status", "--json"), ("logs", "-n", "3", "quick"), ("events", "--json"), ("ps",), ("stats",), ("exec", "by", "--", "/bin/true"), ("exec", "by", "--", "/no/such"), ("reload",))
     for words in asked:
-        _ask(*words)
+        _ask(*words, watch=watch)
         if watch.look():
-            _ask("status")  # whatever it was at is done then
+            wait_until(lambda: _sleeps(pid), "PID 1 has done what it was at")
             return False
-    children = [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    for child in children:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a service's process, which lives for a moment
-            if pathlib.Path(f"/proc/{child}/comm").read_text() == "pyinit-logger\n":
-                os.kill(child, signal.SIGKILL)
+    kill_logger(pid)
     _perhaps(box, HAPPENED[0])
-    _ask("hup", "by")
+    _ask("hup", "by", watch=watch)
+    if watch.look():
+        wait_until(lambda: _sleeps(pid), "PID 1 has done what it was at")
+        return False
     _perhaps(box, HAPPENED[1])
     short = _ask("pause", "by")
     _ask("restart", "--no-wait", "quick")
@@ -258,11 +296,29 @@ def _live(box, pid: int, watch: Watch) -> bool:
     return NO_DESCRIPTOR in short
 
 
-def _ask(verb: str, *words: str) -> str:
-    """Of the host's own pyinit; an answer may never come. What it complains of."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return subprocess.run([sys.executable, "-m", "pyinit", verb, "-c", NAME, *words], cwd=REPO, capture_output=True, text=True, timeout=ASKING_S, check=False).stderr
-    return ""
+def kill_logger(pid: int) -> None:
+    """Of that PID 1."""
+    children = [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    for child in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a service's process, which lives for a moment
+            if pathlib.Path(f"/proc/{child}/comm").read_text() == "pyinit-logger\n":
+                os.kill(child, signal.SIGKILL)
+
+
+def _sleeps(pid: int) -> bool:
+    """As it does between two turns of its loop, and not while it imports."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def _ask(verb: str, *words: str, watch: Watch | None = None) -> str:
+    """Of the host's own pyinit; an answer may never come, and is not waited for once the image has been opened. What it complains of."""
+    deadline = time.monotonic() + ASKING_S
+    with subprocess.Popen([sys.executable, "-m", "pyinit", verb, "-c", NAME, *words], cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as asked:
+        while asked.poll() is None and time.monotonic() < deadline and not (watch is not None and watch.look()):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                asked.wait(0.02)
+        asked.kill()
+        return asked.stderr.read()
 
 
 def _perhaps(box, text: str) -> None:
@@ -279,14 +335,30 @@ def fifos(stage) -> str:
         path.unlink(missing_ok=True)
         os.mkfifo(path)
     box = stage.start(CONTAINER.format(layer=tree) + '[services.by]\ncommand = ["/bin/sleep", "1000"]\n[services.other]\ncommand = ["/bin/true"]\nuser = "app"\nrestart_delay = { first = "10s" }\n')
-    try:
-        box.wait_for("by: ready", timeout_s=3)
-        box.wait_for("user app is not in /etc/passwd", timeout_s=3)
-    except AssertionError:
-        os.kill(inside_pid("attack"), signal.SIGKILL)
-        box.wait()
-        return "PID 1 waits"
-    return f"exit {box.stop()}"
+    place = pathlib.Path(f"/run/pyinit/{NAME}/pid")
+
+    def is_decided() -> bool:
+        box.read(0.02)
+        return has_looked() or (place.exists() and bool(place.read_text()) and waits_in_open(inside_pid(NAME)))
+
+    def has_looked() -> bool:
+        return "by: ready" in box.output and "user app is not in /etc/passwd" in box.output
+
+    wait_until(is_decided, "users are looked up, or waited for")
+    if has_looked():
+        return f"exit {box.stop()}"
+    os.kill(inside_pid(NAME), signal.SIGKILL)
+    box.wait()
+    return "PID 1 waits"
+
+
+def waits_in_open(pid: int) -> bool:
+    """Of a pipe's other end: proc_pid_syscall(5), proc_pid_stat(5)."""
+    with contextlib.suppress(OSError):
+        place = pathlib.Path(f"/proc/{pid}")
+        number = {"x86_64": "257", "aarch64": "56"}[os.uname().machine]  # openat(2)
+        return (place / "syscall").read_text().split()[0] == number and (place / "stat").read_text().rpartition(")")[2].split()[0] == "S"
+    return False
 
 
 def _start_of(stage, image: pathlib.Path) -> str:
@@ -314,6 +386,43 @@ def other_compressor(stage) -> str:
     image = stage.folder / "image.squashfs"
     image.write_bytes(content)
     return _start_of(stage, image)
+
+
+FUZZED = 6
+SUPERBLOCK, TABLES = 96, 4096  # bytes of its beginning and end
+
+
+def fuzzed(stage) -> str:
+    """Wrong bits, in turn in the tables, which the kernel reads, and in the superblock: each is told of in one line, or is a container; what is left."""
+    good = good_image(stage)
+    for seed in range(FUZZED):
+        choose, content = random.Random(seed), bytearray(good)
+        for _ in range(8):
+            content[choose.randrange(SUPERBLOCK) if seed % 2 else -choose.randrange(1, TABLES)] ^= 1 << choose.randrange(8)
+        image = stage.folder / f"{seed}.squashfs"
+        image.write_bytes(content)
+        box = stage.start(CONTAINER.format(layer=image) + '[init]\nexit = "when-all-exited"\n[services.app]\nkind = "oneshot"\ncommand = ["/bin/true"]\n', name=f"{seed}.toml")
+        if box.wait() in (100, 111):
+            assert re.fullmatch(r"pyinit: \S+\.toml:\d+: .*\n", box.output), box.output
+        else:
+            assert "pyinit: app: " in box.output, box.output
+    return _without_loops(stage.folder)
+
+
+def _without_loops(folder: pathlib.Path) -> str:
+    """That no device has a file of that folder; those that have are given back."""
+    places = [path.parent.parent.name for path in pathlib.Path("/sys/block").glob("loop*/loop/backing_file") if _read_if(path).startswith(f"{folder}/")]
+    for name in places:
+        subprocess.run(["losetup", "-d", f"/dev/{name}"], check=True)
+    return "loop devices are left" if places else "words or a container, no loop device left"
+
+
+def _read_if(path: pathlib.Path) -> str:
+    """ "" of one that goes away."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 STARTS = 8
@@ -376,6 +485,26 @@ def by_folder(stage) -> str:
     return "code of the image ran" if (stage.folder / "ran").exists() else "no code of the image ran"
 
 
+NO_WAIT = Defence(
+    "only a regular file is read, without waiting",
+    mutants=(Mutant("init/users.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC", "os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC"),),
+)
+IMPORT = "import difflib\n"
+# Of what each request needs PID 1 has json by then, as after any request before.
+COPIES = Defence(
+    "imports come from a copy that only PID 1 has",
+    mutants=(Mutant("launch/inside.py", "    sys.path_importer_cache.clear()\n", '    sys.path_importer_cache.clear()\n    import json\n    sys.path[:] = ["/usr/lib/python3.11"]\n'),),
+)
+
+
+def moment_row(name: str, title: str, attack: str, what: str, when: str, mutant: Mutant) -> Row:
+    """By `mutant` an import is left to that very moment."""
+    return Row(
+        name, f"CVE-2019-14271, {title}", f"a hostile /usr/lib/python3.11, when {attack}", (COPIES, Defence(what, mutants=(mutant,))),
+        NOTHING, f"opened: /usr/lib/python3.11 {when}", outside=moments, alone=(NOTHING, NOTHING),
+    )  # fmt: skip
+
+
 LIFE = "through starts, verbs, an exec, a fault in a callback, no descriptor left, another logger"
 ROWS = (
     Row(
@@ -396,6 +525,25 @@ ROWS = (
             Mutant("bundle.py", '    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"', '    label = "/sitecustomize.py"'),
         ),
         NOTHING, "opened: /sitecustomize.py", outside=haunted,
+    ),
+    moment_row(
+        "image-emfile", "of EMFILE", "PID 1 has no descriptor left, and says so", "that is said without an import", "in want of a descriptor",
+        Mutant(
+            "init/pauses.py", '            raise ControlError(f"{name}: can\'t be paused: {error.strerror}") from error\n',  # with a descriptor that it takes from itself
+            f'            __import__("os").close(0)\n            try:\n                {IMPORT}            except ImportError:\n                pass\n'
+            '            raise ControlError(f"{name}: can\'t be paused: {error.strerror}") from error\n',
+        ),
+    ),
+    moment_row(
+        "image-exception", "of a fault", "a callback of PID 1's raises an exception, which is told", "that is told without an import", "at a fault in a callback",
+        Mutant("errors.py", "    place = error.__traceback__\n", f"    try:\n        {IMPORT}    except ImportError:\n        pass\n    place = error.__traceback__\n"),
+    ),
+    moment_row(
+        "image-logger", "of the logger", "it is killed, and another one is forked", "the next one has all that the first one had", "at the logger's death",
+        Mutant(
+            "init/logkeeper.py", '        self._say("the logger died and is started again")\n',
+            f'        with contextlib.suppress(ImportError):\n            {IMPORT}        self._say("the logger died and is started again")\n',
+        ),
     ),
     Row(
         "image-builder", "CVE-2019-14271, of the builder", "a hostile image, whose root the builder enters once it is made",
@@ -427,7 +575,7 @@ ROWS = (
     ),
     Row(
         "image-fifos", "pipes in the image", "passwd, group, hosts, Python's modules and libnss are FIFOs",
-        off("only a regular file is read, without waiting", Mutant("init/users.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC", "os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC")),
+        (NO_WAIT,),
         "exit 0", "PID 1 waits", outside=fifos,
     ),
     Row(
@@ -439,6 +587,11 @@ ROWS = (
         "squashfs-compressor", "squashfs, wrong compressor", "an image that says it is of lzma",
         off("the superblock is read first", Mutant("config/images.py", '    return "" if erofs else _squashfs_fault(_squashfs(head))', '    return ""')),
         "exit 100: is compressed with lzma, which Linux does not read", "exit 111: refused by the kernel", outside=other_compressor,
+    ),
+    Row(
+        "squashfs-fuzzed", "squashfs, fuzzed", f"{FUZZED} images with wrong bits (240 more: tests/system/test_fuzzed_starts.py)",
+        off("a loop device ends with its last user", Mutant("linux/loop.py", "        wanted = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | flags\n", "        wanted = LO_FLAGS_READ_ONLY | flags\n")),
+        "words or a container, no loop device left", "loop devices are left", outside=fuzzed,
     ),
     Row(
         "parallel-starts", "parallel starts", f"{STARTS} at once of two images of one size (50 of one: tests/system/test_images.py)",

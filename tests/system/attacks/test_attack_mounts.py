@@ -24,6 +24,10 @@ IN_ROOT = Defence(
         ),
     ),
 )  # fmt: skip
+IN_LAYER = Defence(
+    "files are made in a layer of our own, at the place that the root's links give",
+    mutants=(Mutant("launch/apply.py", 'with open(f"generated{folder}/{os.path.basename(target)}", "x") as file:', 'with open(f"{os.path.realpath(f\'/proc/self/fd/{view}/etc\')}/{os.path.basename(target)}", "x") as file:'),),
+)
 OURS = Defence("nothing declared is mounted on /proc, /sys or /dev by a link", mutants=(Mutant("launch/declared.py", ", declared=True)", ")"),))
 NODEV = Defence(
     "the root has no devices", mutants=(Mutant("launch/apply.py", 'mount.mount("overlay", "root", "overlay", flags | mount.MS_NODEV, options)', 'mount.mount("overlay", "root", "overlay", flags, options)'),)
@@ -67,6 +71,21 @@ def by_image(stage: Stage, name: str, attack) -> str:
         (tree / name).rmdir()
         (tree / name).symlink_to(outside)
         return _told(stage, attack, image=tree)
+    finally:
+        shutil.rmtree(outside)
+
+
+def by_etc(stage: Stage) -> str:
+    """/etc, in which files are made, is such a link."""
+    outside = pathlib.Path(tempfile.mkdtemp(dir="/var/tmp", prefix="pyinit-attack-"))
+    try:
+        tree = _tree(stage)
+        shutil.copytree(tree / "etc", tree / str(outside).lstrip("/"))
+        shutil.rmtree(tree / "etc")
+        (tree / "etc").symlink_to(outside)
+        box = stage.start(stage.config(service("app", ["/bin/cat", "/etc/hosts"]), image=tree))
+        box.wait()
+        return f"written on the host: {' '.join(sorted(os.listdir(outside)))}" if os.listdir(outside) else "the image's own folder" if "127.0.0.1\tlocalhost" in box.output else box.output
     finally:
         shutil.rmtree(outside)
 
@@ -144,6 +163,10 @@ ROWS = (
     Row(
         "volume-host", "CVE-2021-30465", "a mount's target in a volume is a link to a folder of the host's", (IN_ROOT,), "refused: File exists",
         "made on the host", outside=to_host,
+    ),
+    Row(
+        "image-etc", "CVE-2021-30465", "/etc of the image, where hosts, hostname and resolv.conf are made, is a link to a folder of the host's", (IN_LAYER,), "the image's own folder",
+        "written on the host: hostname hosts resolv.conf", outside=by_etc,
     ),
     Row("volume-race", "CVE-2021-30465", "such a link and a folder take each other's place while the container is made", (IN_ROOT,), "nothing made", "made on the host", outside=race),
     *(redirect_row("target", name, "/data", "the target of a volume, in the image,", by_target) for name in ("proc", "sys")),

@@ -88,6 +88,19 @@ ROWS = (
         NOWHERE, "environ of the monitor", outside=searched,
     ),
     Row(
+        "secret-words", "secrets", "the same, in the command lines of all processes in there and of the monitor",
+        off("no command line has a content", Mutant("launch/clone.py", 'f"/proc/self/fd/{bundle}"]\n', f'f"/proc/self/fd/{{bundle}}", os.environ["{VARIABLE}"]]\n')),
+        NOWHERE, "cmdline of a process in there, cmdline of PID 1", outside=searched,
+    ),
+    Row(
+        "secret-options", "secrets", "the same, in the mounts of all processes in there and of the monitor",
+        off(
+            "a content is written to a file, and no option of a mount",
+            Mutant("launch/declared.py", '"size": str(_SECRET_BYTES), "noswap": None}', f'"size": str(_SECRET_BYTES), "noswap": None, "source": os.environ["{VARIABLE}"]}}'),
+        ),
+        NOWHERE, "mountinfo of a process in there, mountinfo of PID 1", outside=searched,
+    ),
+    Row(
         "secret-service", "the host's environment", "the same, in the environment of services",
         off(
             "PID 1 is born with none of the host's variables, and hands none on", BORN_CLEAN, Mutant("launch/inside.py", "    os.environ.clear()\n", ""),
