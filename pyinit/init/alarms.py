@@ -101,16 +101,15 @@ class Alarms:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        grown = {}
-        for name, group in self._groups.items():
-            count = self._count(group)
-            if count > self._kills[name]:
-                grown[name] = count - self._kills[name]
-            self._kills[name] = count
+        counts = {name: self._count(group) for name, group in self._groups.items()}
+        grown = {name: count - self._kills[name] for name, count in counts.items() if count > self._kills[name]}
         services = [name for name in grown if name != self._whole]
-        killed = grown.get(self._whole, 0)
+        killed, named = grown.get(self._whole, 0), sum(grown[name] for name in services)
         if not cgroup.has_at(self._groups[self._whole].unified_fd, "memory.events"):
-            killed += sum(grown[name] for name in services)  # v1 counts a death in the group of the dead alone
+            killed += named  # v1 counts a death in the group of the dead alone
+        elif killed < named:  # it is counted upward, and here in the midst of that: the whole will tell once it is there
+            return
+        self._kills = counts
         if killed:
             of = f" of {', '.join(services)}" if services else ""
             self._happened(self._whole, "oom", f"out of memory: {killed} process{'es' if killed > 1 else ''}{of} killed")
