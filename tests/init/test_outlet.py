@@ -8,6 +8,8 @@ import pytest
 from pyinit.init import outlet
 from pyinit.init.outlet import Outlet
 
+pytest_plugins = ["deadline_fixture"]
+
 
 @pytest.fixture
 def box():

@@ -7,6 +7,8 @@ import pytest
 from pyinit.init.overrides import Overrides
 from pyinit.model import ServiceSpec
 
+pytest_plugins = ["deadline_fixture"]
+
 SPECS = (ServiceSpec("web", ("x",)), ServiceSpec("other", ("x",)))
 LOOP = "Too many levels of symbolic links"
 
