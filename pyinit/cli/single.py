@@ -40,7 +40,7 @@ def main() -> int:
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, SIGNALS - FAULTS)
     try:
         return run(sys.argv[1:], frozenset(mask))
-    except Exception as found:
+    except Exception as found:  # which one is asked below: their classes are loaded on the way out only
         from pyinit import errors  # on the way out only
 
         if isinstance(found, errors.PyinitError):
