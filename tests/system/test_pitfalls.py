@@ -543,5 +543,6 @@ def test_pitfall_18_a_plain_supervisor_s_folder_is_not_its_services(plain, tmp_p
     box = plain.start(text.format("a", "") + text.format("b", "nice = 1\n") + keeps, cwd=tmp_path, environment={"PYTHONPATH": str(REPO)})
     box.wait_for("a: /\n")
     box.wait_for("b: /\n")
+    assert set(plain.status()) == {"a", "b", "keeps"}  # so its socket is bound: bind(2) knows no folder but the current one
     assert os.readlink(f"/proc/{box.process.pid}/cwd") == "/"
     assert box.stop() == 0

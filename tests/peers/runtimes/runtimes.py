@@ -10,10 +10,12 @@ import pathlib
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import smallroot
@@ -379,6 +381,7 @@ class Podman(Runtime):
     options: tuple[str, ...] = ()
 
     def prepare(self):
+        self.short = tempfile.mkdtemp(prefix="pyinit-")  # podman takes no runroot of over 50 characters
         (self.folder / "containers.conf").write_text(
             '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]\n'
             '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
@@ -388,7 +391,7 @@ class Podman(Runtime):
         return {**BASE, "CONTAINERS_CONF": str(self.folder / "containers.conf"), "XDG_RUNTIME_DIR": str(self.folder)}
 
     def podman(self) -> list[str]:
-        return ["podman", "--root", str(self.folder / "r"), "--runroot", str(self.folder / "rr"), "--tmpdir", str(self.folder / "t"), "--storage-driver=vfs"]
+        return ["podman", "--root", str(self.folder / "r"), "--runroot", self.short, "--tmpdir", str(self.folder / "t"), "--storage-driver=vfs"]
 
     def command(self, words):
         own = ["run", "--rm", "--name", self.container, "--network=none", "--read-only", "--cgroup-parent", f"/{self.container}", "--log-driver=none"]
@@ -400,6 +403,10 @@ class Podman(Runtime):
 
     def stop(self, running):
         self.run(*self.podman(), "stop", "-t", "8", self.container)
+
+    def clean(self):
+        super().clean()
+        shutil.rmtree(self.short, ignore_errors=True)
 
 
 class PodmanInit(Podman):
