@@ -187,7 +187,10 @@ class Netlink:
         self.ask(RTM_SETLINK, head + attribute(IFLA_PROTINFO | _NLA_F_NESTED, attribute(_IFLA_BRPORT_MODE, b"\1")))
 
     def add_address(self, index: int, address: str, prefix: int) -> None:
-        """Usable at once: whether somebody else has an IPv6 address is not asked for, which takes a second or two. EEXIST."""
+        """Usable at once: whether somebody else has an IPv6 address is not asked for, which takes a second or two. EEXIST.
+
+        What is sent to that one finds the way a moment later, when a worker of the kernel's has made its route.
+        """
         raw = packed(address)
         family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
         body = struct.pack("=BBBBi", family, prefix, IFA_F_NODAD if len(raw) == 16 else 0, 0, index)
