@@ -234,9 +234,7 @@ def _publish(table: Table, families: set[int], one_family: str = "") -> tuple[Pu
             table.fault("publish", f"expected a range of at most {_MOST_PORTS} ports, found {one.length}", position)
         elif bits and bits not in families and one_family:
             table.fault("publish", f"expected an IPv4 address, found {show(one.host)}: {one_family}; name another, or leave it out", position)
-        elif one.host == "::1":
-            table.fault("publish", "::1 can't be published, for Linux routes nothing from there; name 127.0.0.1, or another IPv6 address of the host", position)
-        elif bits and bits not in families:
+        elif bits and bits not in families and one.host != "::1":  # what comes there goes by a process, which may have either
             version = "IPv4" if bits == 32 else "IPv6"
             table.fault("publish", f"{one.host} is {version}, and the container has no such address; give it one in address or pool", position)
         else:

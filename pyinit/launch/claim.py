@@ -230,6 +230,7 @@ _UNDO: dict[str, Callable[[str], None]] = {
     "gateway": lambda _: None,  # as the address
     "folder": lambda _: None,  # as the address; it is kept
     "program": fuse.kill_again,
+    "forwarder": fuse.kill_again,
     "cgroup": cgroups.remove,
     "leaf": _take_back,
     "services": _remove_services,
@@ -239,7 +240,7 @@ _UNDO: dict[str, Callable[[str], None]] = {
     "names": _remove_names,
     journals.POD: _leave_pod,
 }
-_OF_NETWORK = ("address", "gateway", "bridge", "link", "rules", "names")
+_OF_NETWORK = ("address", "gateway", "bridge", "link", "rules", "names", "forwarder")
 
 
 def groups_of(directory: str) -> list[str]:

@@ -8,6 +8,7 @@ Source: the kernel's Documentation/filesystems/fuse.rst; mount.fuse3(8), drop_pr
 
 import errno
 import os
+import select
 
 from pyinit.linux import mount, process
 from pyinit.linux.programs import find_program
@@ -20,6 +21,7 @@ _DEFAULTS: dict[str, tuple[tuple[str, str | None], ...]] = {
     "sshfs": (("reconnect", None), ("ServerAliveInterval", "15"), ("ServerAliveCountMax", "3"), ("BatchMode", "yes")),
 }
 _KILL = 9
+_ENDING_S = 1.0
 _MOST_LINE = 4096
 _KEPT_LINES = 3  # ssh says why, then sshfs that it did not come to be
 _SIGNALS = [number for number in range(1, 32) if number not in (9, 19)]
@@ -149,7 +151,7 @@ def identity(pid: int) -> str:
 
 
 def kill_again(value: str) -> None:
-    """Undo: end the process of that identity, if it is still there."""
+    """Undo: end the process of that identity, if it is still there, and what it had is free."""
     pid = int(value.partition(" ")[0])
     try:
         if identity(pid) == value:
@@ -157,6 +159,7 @@ def kill_again(value: str) -> None:
             try:
                 if identity(pid) == value:  # of the process that the fd holds
                     process.pidfd_send_signal(pidfd, _KILL)
+                    select.select([pidfd], [], [], _ENDING_S)
             finally:
                 os.close(pidfd)
     except (FileNotFoundError, ProcessLookupError):

@@ -20,6 +20,7 @@ from pyinit.linux import mount, namespaces, process
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyinit.launch.forwarder import Forwarder
     from pyinit.launch.slirp import Slirp
 
 _FIRST_S, _MOST_S, _FACTOR = 0.1, 30.0, 2.0
@@ -31,11 +32,15 @@ _KILL, _TERM = 9, 15
 class Keeper:
     """Of one container, whose PID 1 is behind `pidfd`. `report` gets a line for each thing that people should know."""
 
-    def __init__(self, programs: list[Program], images: list[Program], slirp: "Slirp | None", pidfd: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, programs: list[Program], images: list[Program], slirp: "Slirp | None", forwarder: "Forwarder | None", pidfd: int, report: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._images = [_Image(program, pidfd, report) for program in images]
         self._kept: list[_Kept] = [*self._images, *(_KeptMount(program, pidfd, report) for program in programs)]
         if slirp is not None:
             self._kept.append(_KeptNetwork(slirp, report))
+        if forwarder is not None:
+            self._kept.append(_KeptForwarder(forwarder, report))
 
     @property
     def has_lost_its_files(self) -> bool:
@@ -55,12 +60,6 @@ class Keeper:
         """Attend to the fds that are ready and to what is due."""
         for one in self._kept:
             one.turn(ready, now)
-
-    def end(self) -> None:
-        """PID 1 has gone, and the mounts with it: the programs end by themselves, or are killed."""
-        deadline = time.monotonic() + _ENDING_S
-        for one in self._kept:
-            one.end(deadline)
 
 
 class _Kept:
@@ -83,7 +82,7 @@ class _Kept:
         self._report(f"{self.where}: {self._program.name} {text}")
 
     def _revive(self) -> int:
-        """Start it; the pidfd of who puts what it makes in place. OSError."""
+        """Start it; the pidfd of who puts what it makes in place, -1 if that needs nobody. OSError."""
         raise NotImplementedError  # of each kind of program
 
     def fds(self) -> list[int]:
@@ -141,7 +140,10 @@ class _Kept:
         except OSError as error:
             self._again(f"can't be started: {error.strerror}", now)
             return
-        self.due = now + self.timeout_s
+        if self._placing < 0:
+            self._say(f"is {self.again} again")
+        else:
+            self.due = now + self.timeout_s
 
     def _placed(self, now: float) -> None:
         found = os.waitid(os.P_PIDFD, self._placing, os.WEXITED)
@@ -163,16 +165,6 @@ class _Kept:
                 os.waitid(os.P_PIDFD, self._placing, os.WEXITED)
             os.close(self._placing)
             self._placing, self.due = -1, None
-
-    def end(self, deadline: float) -> None:
-        self._drop_placing()
-        if self._program.pidfd < 0:
-            return
-        if not select.select([self._program.pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            self._program.kill()
-            select.select([self._program.pidfd], [], [], _ENDING_S)
-        os.waitid(os.P_PIDFD, self._program.pidfd, os.WEXITED | os.WNOHANG)
-        self._program.close()
 
 
 class _Image(_Kept):
@@ -228,6 +220,19 @@ class _KeptNetwork(_Kept):
     def _revive(self) -> int:
         self._slirp.start()
         return self._slirp.connect_aside()
+
+
+class _KeptForwarder(_Kept):
+    where = "network"
+    again = "there"
+
+    def __init__(self, forwarder: "Forwarder", report: Callable[[str], None]) -> None:
+        super().__init__(forwarder, report)
+        self._forwarder = forwarder
+
+    def _revive(self) -> int:
+        self._forwarder.start()
+        return -1
 
 
 def place(tree: int, container: int, target: str) -> int:

@@ -40,6 +40,7 @@ from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyinit.launch.digests import Identity
+    from pyinit.launch.forwarder import Forwarder
     from pyinit.launch.keeper import Keeper
     from pyinit.launch.leases import Taken
     from pyinit.launch.nethelper import NetworkHelper
@@ -69,11 +70,16 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
         held.write_config(config.path)
         held.write_shell(shell.packed(config))
         _report(held, [], report)  # of the run before, whose monitor was killed
-        while (code := Launch(config, steps, held, born, report, trace).run()) == _REBOOT:
+        while True:
+            one = Launch(config, steps, held, born, report, trace)
+            code = one.run()
+            if code != _REBOOT:
+                return code
             held.undo_for_another(box.origin)
             _report(held, [], report)
+            if one.forwarder is not None:
+                one.forwarder.bury()
             born = bear()
-        return code
     except OSError as error:
         raise LaunchError(text_of(error, box)) from error
     finally:
@@ -104,6 +110,7 @@ class Launch:
         self.trace = trace
         self.outside: Outside | None = None
         self.slirp: Slirp | None = None
+        self.forwarder: Forwarder | None = None
         self.taken: Taken | None = None
         self.ids: Ids = born.ids or self._ids()
         self.groups: list[str] = []
@@ -186,11 +193,11 @@ class Launch:
     def _keeper(self) -> "Keeper | None":
         programs = self.outside.programs if self.outside is not None else []
         images = self.outside.servers if self.outside is not None else []
-        if not programs and not images and self.slirp is None:
+        if not programs and not images and self.slirp is None and self.forwarder is None:
             return None
-        from pyinit.launch.keeper import Keeper  # for those who have FUSE, or slirp4netns
+        from pyinit.launch.keeper import Keeper  # for those who have FUSE, slirp4netns or ports at ::1
 
-        return Keeper(programs, images, self.slirp, self.born.pidfd, self.report)
+        return Keeper(programs, images, self.slirp, self.forwarder, self.born.pidfd, self.report)
 
     def _parting(self) -> "Parting | None":
         targets = tuple(one.target for one in self.box.mounts if one.type in NETWORK_TYPES)
@@ -246,6 +253,7 @@ class Launch:
                 # 4. The network needs the namespace only.
                 if helper is not None:
                     self._connect(helper, builder)
+                    self._forward()
                 elif self.box.network.mode == SLIRP:
                     self._serve(builder)
                 builder.wait()
@@ -333,6 +341,16 @@ class Launch:
             raise
         finally:
             helper.close()  # now: it holds our locks
+
+    def _forward(self) -> None:
+        for step in self.steps.host:
+            if isinstance(step, onhost.ForwardLoopback):
+                from pyinit.launch import forwarder  # for those who have ports at ::1
+
+                assert self.taken is not None
+                with carried_out(step, self.trace):
+                    self.forwarder = forwarder.Forwarder(step, self.taken, self.held.note)
+                    self.forwarder.start()
 
     def _serve(self, builder: Builder) -> None:
         from pyinit.launch import slirp  # for those who have it

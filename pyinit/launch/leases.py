@@ -15,15 +15,26 @@ from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError
 from pyinit.launch import firewall, names, rules
 from pyinit.launch.journals import Entries, Note, locked, others
-from pyinit.launch.onhost import TakeAddress
+from pyinit.launch.onhost import LOOPBACK6, TakeAddress
 from pyinit.linux import addresses
 from pyinit.linux import sock as socket
 from pyinit.linux.netlink import Netlink
 from pyinit.model import Container, Network, Origin, Publish
+from pyinit.records import NamedTuple
 
 _SPARE_FDS = 64  # that the launcher needs beside the ports' sockets
 _OUT_OF_THE_WAY = 1024  # select(2) knows no greater fd, so what others open has to be below it
+_BACKLOG = 4096  # of connections that nobody has accepted yet; the kernel has a limit of its own
 _SPREAD = 1 << 16  # of an IPv6 pool's addresses, those that are given
+
+
+class Held(NamedTuple):
+    """A socket at a port of the host; `to`: the container's."""
+
+    fd: int
+    host: str
+    protocol: str
+    to: int
 
 
 class Taken:
@@ -32,7 +43,7 @@ class Taken:
     def __init__(self, net: Network) -> None:
         self.net = net  # with the addresses that are its own
         self.servers = net.dns
-        self._fds: list[int] = []
+        self.held: list[Held] = []
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -43,8 +54,8 @@ class Taken:
         wanted = [(one, host) for one in publish for host in self._hosts(one)]
         first_fd = _first_fd(sum(one.length for one, _ in wanted), publish)
         for one, host in wanted:
-            for port in range(one.port, one.port + one.length):
-                self._hold(one, host, port, first_fd)
+            for number in range(one.length):
+                self._hold(one, host, number, first_fd)
 
     def _hosts(self, one: Publish) -> tuple[str, ...]:
         if one.host:
@@ -52,15 +63,21 @@ class Taken:
         bits = {addresses.bits_of(own) for own in self.addresses}
         return tuple(host for host in ("0.0.0.0", "::") if addresses.bits_of(host) in bits)
 
-    def _hold(self, one: Publish, host: str, port: int, first_fd: int) -> None:
+    def _hold(self, one: Publish, host: str, number: int, first_fd: int) -> None:
+        port = one.port + number
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         kind = socket.SOCK_STREAM if one.protocol == "tcp" else socket.SOCK_DGRAM
         try:
             with socket.socket(family, kind | socket.SOCK_CLOEXEC) as found:
                 if family == socket.AF_INET6:
                     found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                is_forwarded = host in LOOPBACK6 and kind == socket.SOCK_STREAM
+                if is_forwarded:
+                    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is left of old connections is in nobody's way
                 found.bind((host, port))
-                self._fds.append(fcntl.fcntl(found.fileno(), fcntl.F_DUPFD_CLOEXEC, first_fd))
+                if is_forwarded:
+                    found.listen(_BACKLOG)  # at once: else another program that reuses addresses could
+                self.held.append(Held(fcntl.fcntl(found.fileno(), fcntl.F_DUPFD_CLOEXEC, first_fd), host, one.protocol, one.to + number))
         except OSError as error:
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             if error.errno == errno.EADDRINUSE:
@@ -72,9 +89,9 @@ class Taken:
             raise LaunchError(f"{one.origin}: container.network.publish: {where}/{one.protocol} {why}") from error
 
     def close(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
+        for one in self.held:
+            os.close(one.fd)
+        self.held.clear()
 
 
 def _first_fd(count: int, publish: tuple[Publish, ...]) -> int:

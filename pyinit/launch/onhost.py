@@ -23,6 +23,7 @@ from pyinit.records import NamedTuple
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 UPPER_FOLDERS = ("upper", "work", "works")  # of changes, and overlayfs' own: for the root, and for each writable path
+LOOPBACK6 = ("::", "::1")  # what sockets are bound to that are reached at ::1
 FILE, OPTION = "file", "option"  # what a content is for
 
 
@@ -210,6 +211,21 @@ class MakeNetwork(NamedTuple):
         return "the veth goes with its namespace; the bridge is removed if pyinit made it and nothing is left on it"
 
 
+class ForwardLoopback(NamedTuple):
+    """A process that carries to the container what comes to its ports at the host's ::1."""
+
+    network: Network
+    link: str  # the name outside, which it ends with
+    origin: Origin
+
+    def describe(self) -> str:
+        ports = (f"{_span(one.port, one.length)} as {_span(one.to, one.length)}/{one.protocol}" for one in at_loopback6(self.network))
+        return f"start a forwarder of [::1]: {', '.join(ports)}"
+
+    def undo(self) -> str:
+        return "it ends with the veth"
+
+
 class Isolate(NamedTuple):
     """Clone PID 1 into new namespaces."""
 
@@ -302,10 +318,16 @@ class RunHook(NamedTuple):
 
 Outside = TakeContent | MapIds | OpenTree | ConnectMount
 OnHost = (
-    VerifyImage | TakeAddress | TakeFolder | Outside | MakeCgroup | LimitDevices | MakeRules | MakeNetwork | JoinNamespace | SetClocks | Isolate
-    | MapUsers
+    VerifyImage | TakeAddress | TakeFolder | Outside | MakeCgroup | LimitDevices | MakeRules | MakeNetwork | ForwardLoopback | JoinNamespace | SetClocks
+    | Isolate | MapUsers
 )  # fmt: skip
 WhenBuilt = NoteHook | RunHook
+
+
+def at_loopback6(net: Network) -> list[Publish]:
+    """What is published at the host's ::1, too."""
+    has_ipv6 = any(":" in one for one in (*net.addresses, *net.pools))
+    return [one for one in net.publish if one.host in LOOPBACK6 or (not one.host and has_ipv6)]
 
 
 def _addresses(net: Network) -> str:

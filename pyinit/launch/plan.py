@@ -67,6 +67,8 @@ def make(config: Config) -> Plan:
         host.append(on_host.MakeRules(net, box.name, link, net.origin))
     if net.mode in (*LINKED, SLIRP):
         host.append(on_host.MakeNetwork(net, box.name, link, net.origin))
+    if net.mode in LINKED and on_host.at_loopback6(net):
+        host.append(on_host.ForwardLoopback(net, link, net.origin))
     inside: list[ops.Inside] = [ops.Stage(box.origin)]
     inside += [ops.AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
     inside += [ops.CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]

@@ -11,9 +11,9 @@ there, and then deleted; who else has that key by now keeps it, for it is not na
 
 The rules: a local address and port that are in a map are those of a container (`publish`), for packets from elsewhere and for
 our own; what comes back over the bridge, what has a loopback address, and what goes elsewhere from a container with `nat`
-gets the host's address. ::1 has no such way: a route `local ::1 dev BRIDGE` would be it, but where br_netfilter is loaded an
-answer is translated back at the bridge's port, and ip6_rcv_core drops what has that address then. `guard`: a packet with a loopback address comes from no link; DNAT is before the kernel's own check
-of that, so a frame to 127.0.0.1 would get to a port that is published there, and, with route_localnet, which loopback
+gets the host's address. ::1 has no such way, so a process carries that (forwarder.py): a route `local ::1 dev BRIDGE` would be
+one, but where br_netfilter is loaded an answer is translated back at the bridge's port, and ip6_rcv_core drops what has that
+address then. `guard`: a packet with a loopback address comes from no link; DNAT is before the kernel's own check of that, so a frame to 127.0.0.1 would get to a port that is published there, and, with route_localnet, which loopback
 needs, a container to the host's own. What comes back from a container has the bridge's address until conntrack has seen
 it, which is later. `closed`: who has `nat` or `publish` is reached from elsewhere, another bridge too, at its published
 ports alone, though the host passes on what is sent to its address; its neighbours are not elsewhere. `policed`: what comes from an address with a
@@ -166,7 +166,7 @@ def _published(net: Network, addresses: tuple[str, ...]) -> list[Element]:
     for one in net.publish:
         for address in addresses:
             bits = bits_of(address)
-            if one.host == "::1" or (one.host and bits_of(one.host) != bits):
+            if one.host and bits_of(one.host) != bits:
                 continue
             everywhere = one.host in ("", "0.0.0.0", "::")
             place = f"{'any' if everywhere else 'at'}{_V[bits]}"

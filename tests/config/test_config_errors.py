@@ -513,9 +513,6 @@ OF_POOL = {
     'publish = ["localhost:80:80"]': f'publish[1]: {PUBLISH}, found "localhost:80:80"',
     'publish = ["[10.0.0.1]:80:80"]': f'publish[1]: {PUBLISH}, found "[10.0.0.1]:80:80"',
     'publish = ["1000-3000:1000-3000"]': "publish[1]: expected a range of at most 1024 ports, found 2001",
-    'publish = ["[::1]:80:80"]': (
-        "publish[1]: ::1 can't be published, for Linux routes nothing from there; name 127.0.0.1, or another IPv6 address of the host"
-    ),
     'publish = ["[fd00::9]:80:80"]': "publish[1]: fd00::9 is IPv6, and the container has no such address; give it one in address or pool",
     'publish = ["80:8080", "10.0.0.1:75-85:75-85"]': 'publish[2]: expected each port of the host once, found "10.0.0.1:75-85:75-85" beside line 4\'s',
     'outbound = [{ to = "10.0.0.1/8" }]': 'outbound[1].to: expected a network or an address, such as "10.0.0.0/8", found "10.0.0.1/8"',

@@ -165,6 +165,19 @@ def test_a_network_by_slirp4netns_is_one_step():
     assert "slirp4netns ends with the monitor, and gives the ports back" in [step.undo() for step in steps]
 
 
+def test_ports_at_ipv6_s_loopback_need_a_forwarder():
+    """Those at one address of another kind do not, nor those of a container without IPv6 that did not ask for it."""
+    ports = (Publish("", 8080, 80, "tcp", 1), Publish("127.0.0.1", 81, 81, "tcp", 1), Publish("::1", 5000, 53, "udp", 2), Publish("fd02::1", 82, 82, "tcp", 1))
+    network = Network("veth", "br0", ("10.1.0.2/24", "fd01::2/64"), publish=ports, origin=at(9))
+    forwarder = "9 start a forwarder of [::1]: 8080 as 80/tcp, 5000-5001 as 53-54/udp"
+    assert [line for line in words(network=network) if "forwarder" in line] == [forwarder]
+    assert "it ends with the veth" in [step.undo() for step in plan.make(config(network=network)).operations()]
+    assert forwarder in words(network=network._replace(addresses=(), pools=("fd01::/64",)))
+    found = words(network=network._replace(addresses=("10.1.0.2/24",)))
+    assert [line for line in found if "forwarder" in line] == ["9 start a forwarder of [::1]: 5000-5001 as 53-54/udp"]
+    assert not [line for line in words(network=network._replace(publish=(ports[1], ports[3]))) if "forwarder" in line]
+
+
 def test_a_network_limits_and_mounts_stand_with_their_lines():
     found = words(
         network=Network("veth", "br0", ("10.1.0.2/24",), ("10.1.0.1",), origin=at(9)),

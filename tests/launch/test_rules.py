@@ -31,10 +31,10 @@ def test_a_port_is_published_by_family_and_address():
         "inet any4 tcp . 8080 10.1.0.2 . 80", "inet any4 tcp . 8081 10.1.0.2 . 81",
         "inet any6 tcp . 8080 fd01::2 . 80", "inet any6 tcp . 8081 fd01::2 . 81",
     ]  # fmt: skip
-    assert elements(publish=(Publish("192.0.2.1", 53, 5353, "udp"), Publish("2001:db8::1", 53, 53, "udp")), gateways=("10.1.0.1",)) == [
+    assert elements(publish=(Publish("192.0.2.1", 53, 5353, "udp"), Publish("2001:db8::1", 53, 53, "udp"), Publish("::1", 54, 53, "udp")), gateways=("10.1.0.1",)) == [
         'inet bridges "br0"', 'inet same "br0" . "br0"', "inet closed4 10.1.0.2", "inet self4 10.1.0.2 . 10.1.0.2",
         "inet closed6 fd01::2", "inet self6 fd01::2 . fd01::2", "inet stray6 fd01::2",
-        "inet at4 192.0.2.1 . udp . 53 10.1.0.2 . 5353", "inet at6 2001:db8::1 . udp . 53 fd01::2 . 53",
+        "inet at4 192.0.2.1 . udp . 53 10.1.0.2 . 5353", "inet at6 2001:db8::1 . udp . 53 fd01::2 . 53", "inet at6 ::1 . udp . 54 fd01::2 . 53",
     ]  # fmt: skip
 
 

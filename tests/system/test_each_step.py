@@ -93,7 +93,7 @@ mode = "veth"
 bridge = "pyinit-t0"
 address = "10.92.7.2/24"
 gateway = "10.92.7.1"
-publish = ["127.0.0.1:18080:80"]
+publish = ["127.0.0.1:18080:80", "[::1]:18080:80"]
 outbound = [{{ to = "10.92.7.0/24", ports = [80] }}]
 dns = ["10.92.7.1"]
 [services.app]

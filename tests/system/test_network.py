@@ -2,18 +2,19 @@
 
 import os
 import pathlib
+import select
 import signal
 import socket
 import sys
 
 import netlab
 import pytest
-from conftest import wait_until
+from conftest import DEADLINE_S, wait_until
 from netlab import HERE4, HERE6, THERE4, THERE6, refusal, talks_tcp, talks_udp
 
 from pyinit.linux import addresses
 
-V4, V6, LOOP = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "127.0.0.1"
+V4, V6, LOOP, LOOP6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "127.0.0.1", "::1"
 BOTH = 'mode = "veth"\nbridge = "pyinit-t1"\npool = ["10.92.0.0/24", "fd92::/64"]\n'
 
 
@@ -47,13 +48,16 @@ def test_a_published_port_is_reached_from_outside_from_the_host_and_from_its_loo
     assert talks_udp(lab.outside, (HERE6, 8081), web, (six, 81)) == THERE6
     assert talks_tcp(lab.host, (LOOP, 8080), web, (four, 80)) == "10.92.0.1"
     assert talks_udp(lab.host, (LOOP, 8081), web, (four, 81)) == "10.92.0.1"
+    assert talks_tcp(lab.host, (LOOP6, 8080), web, (six, 80)) == "fd92::1"
+    assert talks_udp(lab.host, (LOOP6, 8081), web, (six, 81)) == "fd92::1"
     assert talks_tcp(lab.host, (HERE4, 8080), web, (four, 80)) == HERE4
     assert talks_tcp(lab.host, (HERE6, 8080), web, (six, 80)) == HERE6
     assert talks_tcp(web, (HERE4, 8080), web, (four, 80)) == "10.92.0.1"
 
 
 def test_a_port_at_one_address_of_the_host_is_at_no_other(lab):
-    lab.start(BOTH + f'publish = ["{LOOP}:8080:80", "{HERE4}:8081:80", "[{HERE6}]:8082:80", "0.0.0.0:8083:80/tcp", "[::]:8084:80"]')
+    ports = f'"{LOOP}:8080:80", "{HERE4}:8081:80", "[{HERE6}]:8082:80", "0.0.0.0:8083:80/tcp", "[::]:8084:80", "[{LOOP6}]:8085:80"'
+    lab.start(BOTH + f"publish = [{ports}]")
     web = lab.inside()
     four, six = lab.addresses()
     assert talks_tcp(lab.host, (LOOP, 8080), web, (four, 80)) == "10.92.0.1"
@@ -61,19 +65,24 @@ def test_a_port_at_one_address_of_the_host_is_at_no_other(lab):
     assert talks_tcp(lab.outside, (HERE6, 8082), web, (six, 80)) == THERE6
     assert talks_tcp(lab.outside, (HERE4, 8083), web, (four, 80)) == THERE4
     assert talks_tcp(lab.outside, (HERE6, 8084), web, (six, 80)) == THERE6
+    assert talks_tcp(lab.host, (LOOP6, 8084), web, (six, 80)) == "fd92::1"
+    assert talks_tcp(lab.host, (LOOP6, 8085), web, (six, 80)) == "fd92::1"
     for place, address, port in (
         (lab.outside, HERE4, 8080), (lab.host, HERE4, 8080), (lab.host, LOOP, 8081), (lab.outside, HERE4, 8082), (lab.outside, HERE6, 8083),
-        (lab.outside, HERE4, 8084),
+        (lab.outside, HERE4, 8084), *((lab.host, LOOP6, port) for port in (8080, 8081, 8082, 8083)), (lab.host, HERE6, 8085), (lab.outside, HERE6, 8085),
+        (lab.host, LOOP, 8085),
     ):  # fmt: skip
         assert refusal(place, address, port) == "ConnectionRefusedError", (address, port)
 
 
 def test_a_range_of_ports_goes_port_by_port(lab):
     lab.start(BOTH + 'publish = ["8000-8003:9000-9003", "8000-8003:7000-7003/udp"]')
-    web, (four, _) = lab.inside(), lab.addresses()
+    web, (four, six) = lab.inside(), lab.addresses()
     for number in range(4):
         assert talks_tcp(lab.outside, (HERE4, 8000 + number), web, (four, 9000 + number)) == THERE4
         assert talks_udp(lab.outside, (HERE4, 8000 + number), web, (four, 7000 + number)) == THERE4
+        assert talks_tcp(lab.host, (LOOP6, 8000 + number), web, (six, 9000 + number)) == "fd92::1"
+        assert talks_udp(lab.host, (LOOP6, 8000 + number), web, (six, 7000 + number)) == "fd92::1"
     assert refusal(lab.outside, HERE4, 8004) == "ConnectionRefusedError"
 
 
@@ -151,6 +160,58 @@ def test_who_routes_to_a_container_reaches_its_published_ports_alone(lab):
             assert talks_tcp(lab.outside, (address, 80), lab.inside("open"), (address, 80)) == there
 
 
+@pytest.mark.parametrize("pool", ["fd92::/64", "10.92.0.0/24"])
+def test_the_forwarder_is_nobody_and_has_nothing_but_its_ports(lab, pool):
+    """Of a container without IPv6, too. Who kills it has it again, with who came meanwhile; it ends with the container."""
+    box = lab.start(f'mode = "veth"\nbridge = "pyinit-t1"\npool = "{pool}"\npublish = ["[::1]:8080-8081:80-81"]')
+    web, (own,), pid = lab.inside(), lab.addresses(), lab.forwarder()
+    gateway = addresses.following(pool.partition("/")[0], 1)
+    status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert [status[name] for name in ("Uid", "Gid", "Groups", "NoNewPrivs")] == ["\t".join(["65534"] * 4)] * 2 + [" ", "1"]
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    kinds = [os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0] for fd in os.listdir(f"/proc/{pid}/fd")]
+    assert sorted(kinds) == ["/dev/null", "/dev/null", "anon_inode", "pipe", "socket", "socket", "socket"]  # two ports, and the link's end
+    assert talks_tcp(lab.host, (LOOP6, 8081), web, (own, 81)) == gateway
+    os.kill(pid, signal.SIGKILL)
+    with web.listen(own, 80) as listener, lab.host.connect(LOOP6, 8080) as near:  # by the kernel: nobody is there to carry it
+        near.sendall(b"ping")
+        far, _ = listener.accept()
+        with far:
+            far.settimeout(20)
+            assert far.recv(16) == b"ping"
+    box.wait_for("pyinit: network: the forwarder of [::1] is there again\n")
+    assert [line for line in box.output.splitlines() if "network: " in line] == [
+        "pyinit: network: the forwarder of [::1] was killed by signal 9; it is started again in 0.1 s",
+        "pyinit: network: the forwarder of [::1] is there again",
+    ]
+    again = lab.forwarder()
+    assert again != pid
+    assert box.stop() == 0
+    assert not os.path.exists(f"/proc/{again}")
+
+
+def test_the_forwarder_of_a_killed_monitor_ends_with_the_container(lab):
+    box = lab.start(BOTH + 'publish = ["8080:80"]')
+    pidfd = os.pidfd_open(lab.forwarder())
+    box.process.kill()
+    assert select.select([pidfd], [], [], DEADLINE_S)[0]
+    os.close(pidfd)
+    assert lab.start(BOTH + 'publish = ["8080:80"]').stop() == 0
+
+
+def test_a_port_at_ipv6_s_loopback_is_one_container_s_and_no_other_program_s(lab):
+    with lab.host.listen(LOOP6, 8080):
+        taken = "services.toml:11: container.network.publish: {}:8080/tcp is in use by another program; stop that, or publish another port\n"
+        assert lab.refused(BOTH + 'publish = ["[::1]:8080:80"]') == "pyinit: " + taken.format("[::1]")
+        assert lab.refused(BOTH + 'publish = ["8080:80"]') == "pyinit: " + taken.format("[::]")
+    lab.start(BOTH + 'publish = ["[::1]:8080:80"]')
+    for port in ("8080:80", "[::1]:8080:81", "[::]:8080:81"):
+        said = "pyinit: services.toml:11: container.network.publish: port 8080/tcp of this host is container pyinit-web's; publish another\n"
+        assert lab.refused(BOTH + f'publish = ["{port}"]') == said
+    lab.start(BOTH + 'publish = ["127.0.0.1:8080:80"]', "app")
+
+
 @pytest.mark.parametrize("bridged", [True, False], ids=["by br_netfilter", "without it"])
 def test_a_neighbour_and_the_container_itself_reach_a_published_port(lab, bridged):
     """With br_netfilter the packets go from port to port of the bridge, without it by way of the host."""
@@ -165,6 +226,8 @@ def test_a_neighbour_and_the_container_itself_reach_a_published_port(lab, bridge
     for address in (HERE6, "fd92::1"):
         assert talks_tcp(app, (address, 8080), web, (six, 80)) == (app6 if bridged else "fd92::1")
         assert talks_tcp(web, (address, 8080), web, (six, 80)) == "fd92::1"
+    assert talks_tcp(lab.host, (LOOP6, 8080), web, (six, 80)) == "fd92::1"
+    assert talks_tcp(lab.host, (LOOP, 8080), web, (four, 80)) == "10.92.0.1"
     for name in ("iptables", "ip6tables"):
         lab.write_setting(f"net/bridge/bridge-nf-call-{name}", "1")
 
@@ -223,6 +286,7 @@ def test_a_pod_keeps_its_network_until_its_last_member_ends(lab):
     assert os.stat(two.path).st_ino == os.stat(lab.inside("one").path).st_ino
     assert talks_tcp(lab.outside, (HERE4, 8080), two, (four, 80)) == THERE4
     assert talks_tcp(lab.host, (LOOP, 8080), two, (four, 80)) == "10.92.0.1"
+    assert talks_tcp(lab.host, (LOOP6, 8080), two, (six, 80)) == "fd92::1"
     with lab.outside.listen(THERE4, 5000):
         assert refusal(two, THERE4, 5000) == "ConnectionRefusedError"
     assert lab.left() == before
@@ -236,7 +300,10 @@ def test_a_pod_keeps_its_network_until_its_last_member_ends(lab):
     assert members[0].stop() == 0
     assert lab.refused(text, "web") == "pyinit: services.toml:4: " + said.format("two")
     assert talks_tcp(lab.outside, (HERE4, 8080), two, (four, 80)) == THERE4
+    assert talks_tcp(lab.host, (LOOP6, 8080), two, (six, 80)) == "fd92::1"
+    forwarder = lab.forwarder()
     assert members[1].stop() == 0
+    assert not os.path.exists(f"/proc/{forwarder}")
     wait_until(lambda: "ve-pyinit-web" not in lab.left()[1] and "8080" not in lab.left()[0], "the end of the pod's network")
     assert lab.hosts("app")[-1] == "# neighbours on pyinit-t1, as they come and go"
     assert not pathlib.Path("/run/pyinit/pyinit-web").exists()

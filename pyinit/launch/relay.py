@@ -1,0 +1,336 @@
+"""What comes to a port of the host, carried to a container's by a process: from ::1, where the kernel's own ways do not lead.
+
+Owns the loop, and the connections and datagrams that are under way. Must not know who started it (forwarder.py), nor containers.
+Laws: nothing waits but the one poll; what was read from one side is written to the other before more is read, so that each
+is as slow as the other; an error of a connection is the end of that one; the half of it that is closed is closed over
+there, too, and a reset is a reset; where there are no more files, nobody is accepted until there are.
+"""
+
+import errno
+import select
+import struct
+import time
+from _collections_abc import Callable
+
+from pyinit import scopes as contextlib
+from pyinit.linux import sock as socket
+from pyinit.records import NamedTuple
+
+_CHUNK_BYTES = 1 << 18
+_MOST_DATAGRAM = 65535
+_BATCH = 64  # of one port, before others have their turn
+_PAUSE_S = 0.1  # without files
+_IDLE_S = 120.0  # of a talk by datagrams, as of the kernel's conntrack for one that had answers
+MOST_TALKS = 1024  # of one port; the one that is silent for longest makes room
+_RESET = struct.pack("=ii", 1, 0)  # struct linger of socket(7)
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PKTINFO_BYTES = 20  # struct in6_pktinfo of ipv6(7): the address, the link
+
+
+class Port(NamedTuple):
+    """A socket of the host, and where what comes there is carried to."""
+
+    fd: int  # bound, by IPv6; of "tcp", it listens
+    protocol: str
+    address: str
+    port: int
+
+
+class Relay:
+    """Of one container, for good."""
+
+    def __init__(self, ports: list[Port], clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.buffer = memoryview(bytearray(_CHUNK_BYTES))
+        self._epoll = select.epoll()
+        self._turns: dict[int, Callable[[int], None]] = {}
+        self._fresh: set[int] = set()  # numbers that are another's since the poll
+        self._paused_until = 0.0
+        self._listeners = [_Listener(self, one) for one in ports if one.protocol == "tcp"]
+        self._datagrams = [_Datagrams(self, one) for one in ports if one.protocol == "udp"]
+
+    def run(self) -> None:
+        """It returns by an error only."""
+        while True:
+            self.turn()
+
+    def close(self) -> None:
+        """The ports' own sockets, and all that is under way by datagrams."""
+        for one in self._listeners:
+            one.socket.close()
+        for talks in self._datagrams:
+            talks.close()
+        self._epoll.close()
+
+    def turn(self) -> None:
+        """One poll, and what came of it."""
+        self._fresh.clear()
+        for fd, events in self._epoll.poll(self._wait_s()):
+            if fd in self._turns and fd not in self._fresh:
+                self._turns[fd](events)
+        now = self.clock()
+        for one in self._datagrams:
+            one.expire(now)
+        if self._paused_until and now >= self._paused_until:
+            self.resume()
+
+    def _wait_s(self) -> float | None:
+        dues = [one.due for one in self._datagrams if one.due is not None]
+        dues += [self._paused_until] if self._paused_until else []
+        return max(0.0, min(dues) - self.clock()) if dues else None
+
+    def watch(self, fd: int, events: int, turn: Callable[[int], None]) -> None:
+        """Call `turn` with what epoll(7) says of `fd`."""
+        if fd in self._turns:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+            self._fresh.add(fd)
+        self._turns[fd] = turn
+
+    def forget(self, fd: int) -> None:
+        """Before it is closed."""
+        if self._turns.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def pause(self) -> None:
+        """Accept nobody for a while."""
+        self._paused_until = self.clock() + _PAUSE_S
+        for one in self._listeners:
+            self.forget(one.socket.fileno())
+
+    def resume(self) -> None:
+        """There may be files again."""
+        if self._paused_until:
+            self._paused_until = 0.0
+            for one in self._listeners:
+                one.listen()
+
+
+class _Listener:
+    """Of one port of TCP."""
+
+    def __init__(self, relay: Relay, port: Port) -> None:
+        self._relay = relay
+        self._port = port
+        self.socket = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=port.fd)
+        self.socket.settimeout(0)
+        self.listen()
+
+    def listen(self) -> None:
+        self._relay.watch(self.socket.fileno(), select.EPOLLIN, self._turn)
+
+    def _turn(self, _: int) -> None:
+        for _ in range(_BATCH):
+            try:
+                near, _ = self.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._relay.pause()
+                    return
+                continue  # of the connection that was to be had: accept(2)
+            try:
+                far = _opened(self._port, socket.SOCK_STREAM)
+            except OSError as error:
+                _reset(near)
+                if error.errno in _EXHAUSTED:
+                    self._relay.pause()
+                    return
+                continue
+            _Connection(self._relay, near, far)
+
+
+def _opened(port: Port, kind: int) -> socket.socket:
+    """On its way to the container; OSError."""
+    found = socket.socket(socket.AF_INET6 if ":" in port.address else socket.AF_INET, kind | socket.SOCK_CLOEXEC)
+    try:
+        found.settimeout(0)
+        number = found.connect_ex((port.address, port.port))
+        if number not in (0, errno.EINPROGRESS):
+            raise OSError(number, "connect")
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _reset(end: socket.socket) -> None:
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    end.close()
+
+
+class _Side:
+    """One end of a connection. `unsent`: of the other's, still to be written here."""
+
+    def __init__(self, end: socket.socket, *, is_open: bool) -> None:
+        self.socket = end
+        self.fd = end.fileno()
+        self.is_open = is_open  # else connect(2) is under way
+        self.unsent = b""
+        self.has_ended = False  # it sends nothing any more
+        self.is_shut = False  # nor do we
+        end.settimeout(0)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # who sends has waited as long as it wants to
+
+
+class _Connection:
+    """Both sides of one."""
+
+    def __init__(self, relay: Relay, near: socket.socket, far: socket.socket) -> None:
+        self._relay = relay
+        self._near, self._far = _Side(near, is_open=True), _Side(far, is_open=False)
+        self._watch()
+
+    def _turn(self, side: _Side, other: _Side, events: int) -> None:
+        try:
+            if events & select.EPOLLERR or not side.is_open:
+                number = side.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if number:
+                    raise OSError(number, "the connection")
+                side.is_open = True
+            if events & select.EPOLLOUT:
+                _flush(side, other)
+            if events & (select.EPOLLIN | select.EPOLLHUP) and self._is_readable(side, other):
+                self._carry(side, other)
+        except BlockingIOError:  # epoll knew better a moment ago
+            pass
+        except OSError:
+            self._close(reset=True)
+            return
+        if side.is_shut and other.is_shut:
+            self._close(reset=False)
+        else:
+            self._watch()
+
+    def _carry(self, side: _Side, other: _Side) -> None:
+        count = side.socket.recv_into(self._relay.buffer)
+        if count == 0:
+            side.has_ended = True
+            _flush(other, side)
+            return
+        try:
+            sent = other.socket.send(self._relay.buffer[:count])
+        except BlockingIOError:
+            sent = 0
+        other.unsent = bytes(self._relay.buffer[sent:count])
+
+    @staticmethod
+    def _is_readable(side: _Side, other: _Side) -> bool:
+        return side.is_open and other.is_open and not side.has_ended and not other.unsent
+
+    def _watch(self) -> None:
+        for side, other in ((self._near, self._far), (self._far, self._near)):
+            if side.has_ended and side.is_shut:  # epoll would say so for ever
+                self._relay.forget(side.fd)
+                continue
+            events = select.EPOLLIN if self._is_readable(side, other) else 0
+            events |= select.EPOLLOUT if side.unsent or not side.is_open else 0
+            self._relay.watch(side.fd, events, lambda events, side=side, other=other: self._turn(side, other, events))  # type: ignore[misc]
+
+    def _close(self, *, reset: bool) -> None:
+        for side in (self._near, self._far):
+            self._relay.forget(side.fd)
+            if reset:
+                _reset(side.socket)
+            else:
+                side.socket.close()
+        self._relay.resume()
+
+
+def _flush(side: _Side, other: _Side) -> None:
+    """Write what is unsent to `side`, then the end if `other` has come to its own; OSError."""
+    if side.unsent:
+        side.unsent = side.unsent[side.socket.send(side.unsent) :]
+    if other.has_ended and not side.unsent and not side.is_shut:
+        side.socket.shutdown(socket.SHUT_WR)
+        side.is_shut = True
+
+
+class _Talk:
+    """By datagrams, with one peer: its own socket is who it is over there."""
+
+    def __init__(self, far: socket.socket, peer: tuple[str, int], local: bytes, now: float) -> None:
+        self.far = far
+        self.peer = peer
+        self.local = local  # struct in6_pktinfo, as the answers have it
+        self.last = now
+
+
+class _Datagrams:
+    """Of one port of UDP. `due`: when a talk is over, if nobody says anything."""
+
+    def __init__(self, relay: Relay, port: Port) -> None:
+        self._relay = relay
+        self._port = port
+        self._near = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, 0, fileno=port.fd)
+        self._near.settimeout(0)
+        self._near.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)  # an answer is from where the question went
+        self._talks: dict[tuple[tuple[str, int], bytes], _Talk] = {}  # that of the last word is the last one
+        relay.watch(port.fd, select.EPOLLIN, self._turn)
+
+    @property
+    def due(self) -> float | None:
+        return next((talk.last + _IDLE_S for talk in self._talks.values()), None)
+
+    def _turn(self, _: int) -> None:
+        for _ in range(_BATCH):
+            try:
+                data, told, _, peer = self._near.recvmsg(_MOST_DATAGRAM, socket.CMSG_SPACE(_PKTINFO_BYTES))
+            except BlockingIOError:
+                return
+            except OSError:  # what became of an earlier answer
+                continue
+            talk = self._talk(peer, told[0][2][:16] + bytes(4) if told else b"")
+            if talk is not None:
+                with contextlib.suppress(OSError):  # it is lost, as any datagram may be
+                    talk.far.send(data)
+
+    def _talk(self, peer: tuple[str, int], local: bytes) -> _Talk | None:
+        """With that one, from now on; None if it can't be."""
+        key = (peer, local)
+        found = self._talks.pop(key, None)
+        if found is None:
+            if len(self._talks) >= MOST_TALKS:
+                self._end(next(iter(self._talks)))
+            try:
+                far = _opened(self._port, socket.SOCK_DGRAM)
+            except OSError:
+                return None
+            found = _Talk(far, peer, local, 0.0)
+            self._relay.watch(far.fileno(), select.EPOLLIN, lambda _: self._answer(key))
+        found.last = self._relay.clock()
+        self._talks[key] = found
+        return found
+
+    def _answer(self, key: tuple[tuple[str, int], bytes]) -> None:
+        talk = self._talks.pop(key)
+        self._talks[key] = talk
+        talk.last = self._relay.clock()
+        ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, talk.local)] if talk.local else []
+        for _ in range(_BATCH):
+            try:
+                data = talk.far.recv(_MOST_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError:  # nobody is at the port; there may be by the next one
+                continue
+            with contextlib.suppress(OSError):  # as above
+                self._near.sendmsg([data], ancillary, 0, talk.peer)
+
+    def expire(self, now: float) -> None:
+        while (due := self.due) is not None and due <= now:
+            self._end(next(iter(self._talks)))
+
+    def close(self) -> None:
+        while self._talks:
+            self._end(next(iter(self._talks)))
+        self._near.close()
+
+    def _end(self, key: tuple[tuple[str, int], bytes]) -> None:
+        far = self._talks.pop(key).far
+        self._relay.forget(far.fileno())
+        far.close()
+
