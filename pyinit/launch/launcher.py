@@ -66,6 +66,7 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
         held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
     except OSError as error:
         raise LaunchError(text_of(error, box)) from error
+    one: Launch | None = None
     try:
         held.write_config(config.path)
         held.write_shell(shell.packed(config))
@@ -77,13 +78,14 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
                 return code
             held.undo_for_another(box.origin)
             _report(held, [], report)
-            if one.forwarder is not None:
-                one.forwarder.bury()
+            one.bury()
             born = bear()
     except OSError as error:
         raise LaunchError(text_of(error, box)) from error
     finally:
         problems = held.undo()
+        if one is not None:
+            one.bury()
         _report(held, [*problems, *held.release()], report)
 
 
@@ -165,6 +167,11 @@ class Launch:
                 self.outside.end()
             if self.slirp is not None:
                 self.slirp.end()
+
+    def bury(self) -> None:
+        """What the undoing of the journal has ended."""
+        if self.forwarder is not None:
+            self.forwarder.bury()
 
     def _ids(self) -> Ids:
         if not self.box.rootless:
