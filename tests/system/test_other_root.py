@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -231,35 +230,3 @@ def test_what_is_no_mount_namespace_or_our_own(bench):
         "take [container] out for services that are to stand in that root"
     )
 
-
-# What the other may do
-
-
-PLANT = r"""
-while [ ! -e /tmp/go ]; do sleep 0.02; done
-mount -t tmpfs none /proc; n=3
-while [ $n -lt 64 ]; do
-    for name in lib/python3.11/json/__init__ lib/python3.11/pickle lib/python3.11/calendar control/wire init/shell control/__init__ launch/plan; do
-        /bin/busybox mkdir -p /proc/self/fd/$n/${name%/*}; echo 'open("/tmp/planted", "w")' > /proc/self/fd/$n/$name.py
-    done
-    n=$((n + 1))
-done
-touch /tmp/covered; exec sleep 1000
-"""
-
-
-def test_code_that_the_other_has_planted_below_proc_is_none_of_pid_1s(bench, busybox):
-    """What it has not loaded when /proc is covered comes from what it holds open: verbs, a reload, a log's reader, a job."""
-    mighty = '[container.security]\ncapabilities = ["SYS_ADMIN", "DAC_OVERRIDE"]\nseccomp = "unconfined"\n'
-    db = start(bench, f'layers = ["{busybox}"]\n', mighty + "[services.app]\ncommand = ['/bin/sh', '-c', '''" + PLANT + "''']\n", "db")
-    side = start(bench, BOTH, LOGS)
-    (root_of("side") / "tmp/go").touch()
-    wait_until((root_of("side") / "tmp/covered").exists, "the cover")
-    assert sh("echo job", "side") == "job\n"
-    assert "said" in verb("logs", "-c", "side", "app").stdout
-    assert re.search("^app +ready", verb("status", "-c", "side").stdout, re.M)
-    (bench.folder / "side.toml").write_text((bench.folder / "side.toml").read_text().replace("echo said", "echo other"))
-    assert verb("reload", "-c", "side").returncode == 0
-    wait_until(lambda: "other" in verb("logs", "-c", "side", "app").stdout, "the new one's line")
-    assert not (root_of("side") / "tmp/planted").exists()
-    assert (side.stop(), db.stop()) == (0, 0)
