@@ -13,19 +13,19 @@ from pyinit.launch.journals import Note
 from pyinit.linux import mount, namespaces, process
 from pyinit.model import guest_folder
 
-_PATIENCE_S = 5.0  # for the removal of what a container has written
+_PATIENCE_S, _AFTER_KILL_S = 5.0, 1.0  # for the removal of what a container has written
 _ENDING_S, _TURN_S = 0.5, 0.02  # the other may kill all in its pid namespace before it ends itself
 _KILL = 9
 
 
 def note(root_fd: int, name: str, write: Note) -> None:
-    """Of the journal: the mount namespace's number, and the folder there."""
-    write("guest", f"{os.fstat(root_fd).st_ino}\t{guest_folder(name)}")
+    """Of the journal: the folder there, and the mount namespace's number."""
+    write("guest", f"{guest_folder(name)}\t{os.fstat(root_fd).st_ino}")
 
 
 def leave(line: str) -> None:
     """Remove the folder, if somebody still is in that mount namespace; OSError if it stays."""
-    number, _, folder = line.partition("\t")
+    folder, _, number = line.partition("\t")
     fd = _find(int(number))
     if fd < 0:
         return
@@ -38,11 +38,11 @@ def leave(line: str) -> None:
     try:
         if not select.select([pidfd], [], [], _PATIENCE_S)[0]:
             process.pidfd_send_signal(pidfd, _KILL)
-        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            select.select([pidfd], [], [], _AFTER_KILL_S)
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # it may hang in the kernel
     finally:
         os.close(pidfd)
-    assert found is not None
-    if found.si_code != os.CLD_EXITED:
+    if found is None or found.si_code != os.CLD_EXITED:
         raise OSError(errno.ETIMEDOUT, f"not removed within {_PATIENCE_S:g} s; remove it in the root of the other container")
     if found.si_status:
         raise OSError(found.si_status, f"{os.strerror(found.si_status)}; remove it in the root of the other container")
