@@ -71,5 +71,10 @@ def test_where_they_are_anothers(lab):  # noqa: F811
         assert differing(pid_of(), pid) == others
         check_all()
         assert box.stop() == 0
+    box = start(lab, 'share = ["mount:pyinit-db", "pid:pyinit-db", "user:pyinit-db"]\n', BOTH)  # in its root, on a bridge of its own
+    assert differing(pid_of(), pid) == ["uts", "ipc", "cgroup", "net", "time"]
+    assert len(lab.addresses("web")) == 2
+    check_all()
+    assert box.stop() == 0
     check_all("db")
     assert db.stop() == 0

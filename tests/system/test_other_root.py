@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from conftest import leftovers, verb, wait_until
+from test_hardening import ATTACK, mounted
 from test_namespaces import MAP, WAIT, namespace, pid_of, sh, status
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -160,6 +161,19 @@ def test_what_is_in_the_way_of_its_end_is_no_way_out(bench, db, tmp_path):
     sh("mkdir=/bin/busybox; $mkdir mkdir /tmp/kept; touch /tmp/kept/file; $mkdir mv /run/pyinit-side /tmp/moved; $mkdir ln -s /tmp/kept /run/pyinit-side", "db")
     assert side.stop() == 0
     assert sh("ls /run /tmp/kept", "db") == "/run:\npyinit\n\n/tmp/kept:\nfile\n"
+
+
+def test_neither_ones_own_processes_are_open_to_the_others_services(bench, busybox):
+    start(bench, f'layers = ["{busybox}"]\n', mounted(ATTACK) + WAIT, "db")
+    start(bench, BOTH)
+    for name in ("db", "side"):
+        wait_until(lambda: sh("cat /proc/[0-9]*/comm | grep pyinit", name).split().count("pyinit-logger") == 2, "two loggers")  # noqa: B023 - it is called here
+        assert sorted(sh(". /attack/run 2> /dev/null; echo end", name).split()) == ["end", "pyinit", "pyinit", "pyinit-logger", "pyinit-logger"]
+    own, other = pid_of("side"), pid_of("db")
+    assert [os.readlink(f"/proc/{own}/{link}") for link in ("cwd", "root")] == ["/", "/"]
+    assert {os.stat(f"/proc/{own}/{link}").st_dev for link in ("cwd", "root")} == {os.stat(f"/proc/{other}/root").st_dev}
+    files = [os.readlink(f"/proc/{own}/fd/{fd}") for fd in os.listdir(f"/proc/{own}/fd")]
+    assert [path for path in files if path.startswith(str(bench.folder)) or "mnt:" in path] == []
 
 
 # A user namespace
