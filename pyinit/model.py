@@ -607,6 +607,16 @@ class Container(NamedTuple):
     rootless: bool = False  # of an ordinary user's: not of a file, but of who starts it
 
 
+def root_of(box: Container) -> Shared | None:
+    """Whose root the container stands in; None if it has one of its own."""
+    return next((one for one in box.share if one.kind == "mount"), None)
+
+
+def guest_folder(name: str) -> str:
+    """What is the container's in another's root: its control socket, its state and its logs, unless the config names others."""
+    return f"/run/pyinit-{name}"
+
+
 class Config(NamedTuple):
     """A whole checked config: services in the file's order; `path` is absolute."""
 

@@ -24,6 +24,7 @@ from pyinit.model import (
     Origin,
     ServiceSpec,
     SocketSpec,
+    root_of,
 )
 from pyinit.records import NamedTuple
 
@@ -58,6 +59,7 @@ def services(config: Config, place: Places) -> list[Problem]:
                 elif other == spec.name:
                     found.append(Problem(at, f"services.{spec.name}.{key}: a service can't wait for itself; take it out"))
     found += _loggers(config, names)
+    found += _collectors(config)
     found += _addresses(config)
     main = config.init.main
     if main and main not in names:
@@ -91,6 +93,14 @@ def _loggers(config: Config, names: list[str]) -> list[Problem]:
             text = f"{key}: {name} reads these lines from its standard input, and has a stdin or tty of its own; take that out"
             found.append(Problem(at, text))
     return found
+
+
+def _collectors(config: Config) -> list[Problem]:
+    """Services that collect what comes to /dev/log, in a root whose /dev is another's."""
+    if config.container is None or root_of(config.container) is None:
+        return []
+    text = 'the root is another\'s, and with it /dev/log; write to = "file"'
+    return [Problem(spec.log.origin, f"services.{spec.name}.log.to: {text}") for spec in config.services if spec.log.to == "syslog"]
 
 
 def _addresses(config: Config) -> list[Problem]:

@@ -27,6 +27,7 @@ from pyinit.model import (
     Seccomp,
     Security,
     Shared,
+    guest_folder,
     is_name,
 )
 
@@ -59,6 +60,17 @@ def init(table: Table | None) -> InitSpec:
     return found
 
 
+def init_of_guest(found: InitSpec, table: Table | None, name: str) -> InitSpec:
+    """Of a container that stands in another's root: what is by default the other's there is this one's own."""
+    said = table.data if table is not None else {}
+    folder = guest_folder(name)
+    return found._replace(
+        control_socket=found.control_socket if "control_socket" in said else f"{folder}/control.sock",
+        state_dir=found.state_dir if "state_dir" in said else folder,
+        log_dir=found.log_dir if "log_dir" in said else f"{folder}/log",
+    )
+
+
 def default_name(path: str) -> str:
     """The folder's name and a short sum of the file's absolute path."""
     folder = os.path.basename(os.path.dirname(path))
@@ -78,11 +90,12 @@ def container(table: Table, path: str) -> Container:
     network = networks.network(table.table("network"))
     shared = _with_network(spaces.share(table), network, table)
     namespaces = spaces.namespaces(table, shared)
+    spaces.refuse_of_a_root(table, shared, namespaces)
     writable = sources.writable(table, ("writable_size", "writable_inodes"))
     found = Container(
         name=name,
         hostname=hostname,
-        layers=sources.layers(table),
+        layers=() if any(one.kind == "mount" for one in shared) else sources.layers(table),
         writable=writable,
         writable_size_bytes=table.size("writable_size"),
         writable_inodes=table.integer("writable_inodes", 0, _FEWEST_INODES, 2**31 - 1),

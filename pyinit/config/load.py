@@ -21,7 +21,17 @@ from pyinit.config.services import Defaults, instances, service
 from pyinit.config.source import positions
 from pyinit.core.actions import END_OF_INPUT
 from pyinit.errors import ConfigError
-from pyinit.model import DEFAULT_CAPABILITIES, UNCONFINED, Config, Container, Origin, Seccomp, ServiceSpec, StopStep
+from pyinit.model import (
+    DEFAULT_CAPABILITIES,
+    UNCONFINED,
+    Config,
+    Container,
+    Origin,
+    Seccomp,
+    ServiceSpec,
+    StopStep,
+    root_of,
+)
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -287,6 +297,8 @@ def load(
     absolute = os.path.abspath(path)
     init = tables.init(loader.once.get("init"))._replace(forward_signals=tuple(loader.forwarded))
     box = tables.container(loader.once["container"], absolute) if "container" in loader.once else None
+    if on_host and box is not None and root_of(box) is not None:
+        init = tables.init_of_guest(init, loader.once.get("init"), box.name)
     specs = loader.specs(box, strict=init.strict)
     if on_host or box is None:
         box, specs = loader.filtered(box, specs)

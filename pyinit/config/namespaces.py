@@ -1,7 +1,7 @@
 """Of `[container]`: namespaces, share, user_namespace, time_offsets.
 
-Owns which namespaces a container makes, which it has of somebody else, and whose its ids are. Must not know how they are
-made, nor what /etc/subuid says (launch/users.py).
+Owns which namespaces a container makes, which it has of somebody else, what it can't have where that is the root, and whose
+its ids are. Must not know how they are made, nor what /etc/subuid says (launch/users.py).
 """
 
 from pyinit.config.decode import Table, seconds, show
@@ -10,7 +10,9 @@ from pyinit.model import IdRange, Shared, UserNamespace, is_name
 
 NAMESPACES = ("pid", "mount", "uts", "ipc", "cgroup", "net", "user", "time")
 DEFAULT = ("pid", "mount", "uts", "ipc", "cgroup", "net")
-_OWN_ROOT = "mount can't be shared: a container has a root of its own; share folders by a bind mount with propagation"
+# What makes a root, or changes it: keys of [container], and of its tables.
+_OF_A_ROOT = ("layers", "writable", "writable_size", "writable_inodes", "writable_paths", "mounts", "secrets")
+_OF_A_ROOT_IN = {"security": ("masked_paths", "readonly_paths", "devices"), "network": ("dns", "hosts")}
 _CLOCKS = ("monotonic", "boottime")
 _MOST_ID = 2**32 - 2  # 2**32 - 1 is "no id"
 _MOST_RANGES = 340  # user_namespaces(7)
@@ -42,11 +44,10 @@ def namespaces(table: Table, shared: tuple[Shared, ...]) -> tuple[str, ...]:
 def share(table: Table) -> tuple[Shared, ...]:
     """`kind:NAME` of a container, `kind:/path`, `kind:PID`."""
     found: list[Shared] = []
+    root = -1
     for position, text in enumerate(table.strings("share")):
         kind, mark, what = text.partition(":")
-        if kind == "mount":
-            table.fault("share", _OWN_ROOT, position)
-        elif kind not in NAMESPACES or not mark:
+        if kind not in NAMESPACES or not mark:
             table.fault("share", f'expected a namespace and whose, such as "net:db", "ipc:/path" or "uts:4321", found {show(text)}', position)
         elif any(one.kind == kind for one in found):
             table.fault("share", f"{kind} is there twice; a process is in one of each kind: take one out", position)
@@ -55,7 +56,44 @@ def share(table: Table) -> tuple[Shared, ...]:
             if by == "container" and (not is_name(what) or what.isdigit()):
                 table.fault("share", f"expected a container's name, an absolute path or a pid behind {kind}:, found {show(what)}", position)
             found.append(Shared(kind, by, what, table.document.origin((*table.path, "share", position))))
+            if kind == "mount":
+                root = position
+    if root >= 0:
+        _check_processes(table, found, root)
     return tuple(found)
+
+
+def _check_processes(table: Table, found: list[Shared], position: int) -> None:
+    """A root's /proc is of one pid namespace: elsewhere PID 1 would not find itself. Whether another's fits is seen at the launch."""
+    root = next(one for one in found if one.kind == "mount")
+    pid = next((one for one in found if one.kind == "pid"), None)
+    if pid is not None and (pid.what == root.what or not pid.by == root.by == "container"):
+        return
+    wanted = f'"pid:{root.what}"' if root.by != "path" else "the pid namespace of the same one"
+    if root.by == "path" and root.what.endswith("/ns/mnt"):
+        wanted = f'"pid:{root.what.removesuffix("mnt")}pid"'
+    text = f"expected {wanted} beside it, found {show(f'pid:{pid.what}') if pid else 'none'}: /proc in that root is of its pid namespace; "
+    table.fault("share", text + ("write that" if pid else "add that"), position)
+
+
+def refuse_of_a_root(table: Table, shared: tuple[Shared, ...], made: tuple[str, ...]) -> None:
+    """Note what has no place in the container because its root is another's; `made`: the namespaces that are its own."""
+    root = next((one for one in shared if one.kind == "mount"), None)
+    if root is None:
+        return
+    whose = {"container": f"container {root.what}'s", "pid": f"that of the process {root.what}"}.get(root.by, f"another's, of {root.what}")
+    advice = "take this out, or write it there" if root.by == "container" else "take this out"
+    rows = [(table, key) for key in _OF_A_ROOT]
+    for name, keys in _OF_A_ROOT_IN.items():
+        inner = table.data.get(name)
+        rows += [(Table(table.document, (*table.path, name), inner), key) for key in keys if isinstance(inner, dict)]
+    for one, key in rows:
+        if one.has(key):
+            one.fault(key, f"the root is {whose}; {advice}")
+    if "user" in made:
+        user = f'share "user:{root.what}" as well' if root.by != "path" else "share that one's"
+        key = "user_namespace" if table.has("user_namespace") else "namespaces"
+        table.fault(key, f"the root is {whose}, which nobody in a user namespace of this container's own may join; take user out, and if the other has one, {user}")
 
 
 def time_offsets(table: Table | None) -> tuple[tuple[str, int], ...]:

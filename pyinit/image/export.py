@@ -21,7 +21,7 @@ from pyinit.image import parts, pyz, toml
 from pyinit.image.spec import DEFAULT_EPOCH, BuildError
 from pyinit.launch import digests, stores
 from pyinit.launch.onhost import VerifyImage
-from pyinit.model import DEFAULT_PROFILE, IMAGES, UNCONFINED, Config, Container, Mount, Origin
+from pyinit.model import DEFAULT_PROFILE, IMAGES, UNCONFINED, Config, Container, Mount, Origin, root_of
 from pyinit.records import Any, NamedTuple
 
 INIT, CONFIG = "/usr/bin/pyinit", "/etc/pyinit/services.toml"
@@ -73,6 +73,9 @@ def ask(path: str, environment: Mapping[str, str]) -> Asked:
     config = stores.resolved(load(path, environment, log_to="stdout", witness=witness))
     if config.container is None:
         raise UsageError(f"{path}: an export needs a [container] with the image's layers, and there is none")
+    root = root_of(config.container)
+    if root is not None:
+        raise UsageError(f"{root.origin}: container.share: the root is another's ({root.what}), and an export has one of its own: export that one, or give this one layers")
     written: dict[str, Any] = {}
     services: dict[str, Any] = {}
     folders: dict[str, str] = {}

@@ -11,8 +11,8 @@ from pyinit import scopes as contextlib
 from pyinit.errors import LaunchError, PyinitError
 from pyinit.launch import apply
 from pyinit.launch.clone import flags_of
-from pyinit.linux import namespaces, process
-from pyinit.model import Container
+from pyinit.linux import mount, namespaces, process
+from pyinit.model import Container, root_of
 from pyinit.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,6 +66,24 @@ class Builder:
         os.close(self._pidfd)
 
 
+class NoBuilder:
+    """Of a container that stands in another's root and has nothing of its own to be set."""
+
+    def linked(self) -> None:
+        """The network is there."""
+
+    def wait(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+def begin(launch: "Launch") -> Builder | NoBuilder:
+    """One that is at work, if there is any."""
+    return Builder(launch) if launch.steps.inside or flags_of(launch.box) & namespaces.CLONE_FLAGS["net"] else NoBuilder()
+
+
 def _by_us(pidfd: int, inner_pid: int) -> tuple[int, int]:
     """A child in the pid namespace of the process behind `pidfd`, as clone(2); our own children are born in ours again."""
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -116,6 +134,8 @@ def _build(launch: "Launch", write_fd: int, linked: int) -> int:
         launch.leave_to_the_monitor()
         # Not PID 1's user namespace: what is mounted there, and made as its root, is by this host's rights.
         namespaces.enter(launch.born.pidfd, (flags | _shared(box)) & ~(namespaces.CLONE_FLAGS["pid"] | namespaces.CLONE_FLAGS["user"]))
+        if root_of(box) is not None:
+            _stand_apart(launch.held.directory)
         launch.ids.become()
         if flags & namespaces.CLONE_FLAGS["net"]:
             namespaces.loopback_up()
@@ -132,6 +152,15 @@ def _build(launch: "Launch", write_fd: int, linked: int) -> int:
             os.write(write_fd, text_of(error, box).encode("utf-8", "replace")[:_MOST_TEXT])
         return 1
     return 0
+
+
+def _stand_apart(staging: str) -> None:
+    """PID 1 has no mounts of its own, and what the old mount API needs for a setting is no business of the host's, nor of the other's."""
+    namespaces.unshare(namespaces.CLONE_FLAGS["mount"])
+    if mount.refused_mounts():
+        mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
+        mount.mount("tmpfs", staging, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700")
+        mount.use_staging(staging)
 
 
 def _shared(box: Container) -> int:

@@ -224,6 +224,12 @@ def _remove_services(directory: str) -> None:
     delegation.remove_empty(directory)
 
 
+def _leave_root(line: str) -> None:
+    from pyinit.launch import guests  # for those who stood in another's
+
+    guests.leave(line)
+
+
 _UNDO: dict[str, Callable[[str], None]] = {
     journals.GONE: lambda _: None,
     "address": lambda _: None,  # noted for the others to see
@@ -238,6 +244,7 @@ _UNDO: dict[str, Callable[[str], None]] = {
     "bridge": _remove_bridge,
     "rules": _remove_rules,
     "names": _remove_names,
+    "guest": _leave_root,
     journals.POD: _leave_pod,
 }
 _OF_NETWORK = ("address", "gateway", "bridge", "link", "rules", "names", "forwarder")

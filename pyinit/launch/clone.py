@@ -35,6 +35,8 @@ class Born:
         self.pidfd = pidfd
         self.channel = channel
         self.ids: Mapped | None = None  # of one in a user namespace
+        self.root_fd = -1  # of the mount namespace that it joins in the place of a pivot
+        self.pid_space = -1  # the pid namespace of somebody else's that it is in
 
     def end(self) -> None:
         """Kill and reap it, and give back what we have of it; once is enough."""
@@ -52,7 +54,16 @@ class Born:
         os.close(self.pidfd)
         if self.ids is not None:
             os.close(self.ids.fd)
+        if self.pid_space >= 0:
+            os.close(self.pid_space)
+        self.let_root_go()
         self.pidfd = -1
+
+    def let_root_go(self) -> None:
+        """Held longer, it would keep the other's mounts from ending."""
+        if self.root_fd >= 0:
+            os.close(self.root_fd)
+            self.root_fd = -1
 
 
 def flags_of(box: "Container") -> int:

@@ -16,7 +16,7 @@ from pyinit.launch.explain import of_image, of_mount
 from pyinit.launch.start import NEEDED_CAPABILITIES, is_rootless
 from pyinit.linux import addresses, bpf, caps, cgroup, landlock, mount, namespaces, process
 from pyinit.linux.programs import find_program
-from pyinit.model import LINKED, SLIRP, Config, Container, Network, Origin
+from pyinit.model import LINKED, SLIRP, Config, Container, Network, Origin, root_of
 from pyinit.records import NamedTuple
 
 OLDEST_KERNEL = (5, 14)
@@ -114,7 +114,8 @@ def _of_rules(net: Network) -> list[Need]:
 def _of_root(box: Container) -> list[Need]:
     found = [Need("capabilities", box.origin, "a container")]
     found += [Need(f"namespace {name}", box.origin, f"the namespace {name}") for name in box.namespaces]
-    found.append(Need("filesystem overlay", box.origin, "the root"))
+    if root_of(box) is None:
+        found.append(Need("filesystem overlay", box.origin, "the root"))
     for layer in box.layers:
         found += [Need(subject, layer.origin, layer.path) for subject in of_image(layer.path)]
     if "user" in box.namespaces:

@@ -2,10 +2,10 @@
 
 Owns its side of the launch. Must not know how the root is built (apply.py) or what is made on the host (launcher.py).
 Laws: all that the init may need is loaded before the pivot; from there on no word, no path and no open file of the host's
-is left, and every import comes from the copies (clone.py).
+is left, and every import comes from the copies (clone.py). Who stands in another's root joins that in the place of the pivot.
 
 The channel: the launcher says where the container is made (`Facts`, with the lock, the control socket and the folders),
-and, once it is, b"go" (in a user namespace with the root itself); we say b"built" or an error's text, which begins with "!" if it has no line of the config yet.
+and, once it is, b"go" (in a user namespace with the root itself, or with the mount namespace of another's); we say b"built" or an error's text, which begins with "!" if it has no line of the config yet.
 What comes after is launcher.py's.
 """
 
@@ -24,7 +24,7 @@ from pyinit.init.pid1 import Endpoints, Init
 from pyinit.linux import caps, cgroup, mount, namespaces, process, seccomp
 from pyinit.linux import sock as socket
 from pyinit.linux.fds import receive
-from pyinit.model import Config, Container
+from pyinit.model import Config, Container, root_of
 from pyinit.records import NamedTuple
 
 MOST_TEXT = 8192
@@ -159,7 +159,7 @@ def _do_own_steps(box: Container, facts: Facts, root_fds: list[int]) -> None:
     root = root_fds[0] if root_fds else os.open(f"{facts.staging}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     steps: list[Callable[[], None]] = [_join_keyring]
     steps += [lambda: _mount_groups(root, facts)] if facts.shows_groups else []
-    steps += [lambda: _pivot(root), lambda: _limit_capabilities(box)]
+    steps += [lambda: _pivot(root) if root_of(box) is None else _join_root(root), lambda: _limit_capabilities(box)]
     for number, step in enumerate(steps):
         try:
             step()
@@ -195,6 +195,23 @@ def _pivot(root: int) -> None:
     os.fchdir(root)
     mount.pivot_to_cwd()
     os.close(root)
+
+
+def _join_root(fd: int) -> None:
+    """setns(2): its root is ours then, and where we stand. OSError, if that is no place for us."""
+    from pyinit.launch import held  # for those few
+
+    held.install()
+    namespaces.enter(fd, namespaces.CLONE_FLAGS["mount"])
+    os.close(fd)
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            is_procfs = mount.filesystem_magic(file.fileno()) == mount.PROC_SUPER_MAGIC
+            numbers = next(line.split()[1:] for line in file.read(MOST_TEXT).split(b"\n") if line.startswith(b"NSpid:")) if is_procfs else []
+    except (FileNotFoundError, NotADirectoryError):
+        numbers = []
+    if len(numbers) != 1:  # from the pid namespace of that procfs down to ours (proc_pid_status(5))
+        raise OSError(errno.EXDEV, "/proc there is not that of the pid namespace in share: share the pid namespace of the same one")
 
 
 def _limit_capabilities(box: Container) -> None:

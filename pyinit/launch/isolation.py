@@ -20,6 +20,7 @@ from pyinit.linux import namespaces, process
 from pyinit.model import Config, Shared
 
 _ORDER = ("net", "ipc", "uts", "cgroup", "time", "pid", "user")  # who is in another's user namespace may not join what we may
+_FILES = {"mount": "mnt"}  # as /proc/PID/ns has it
 _REFUSED = {
     errno.EPERM: "it takes CAP_SYS_ADMIN in the user namespace that it belongs to: run pyinit where that is, or as root",
     errno.EINVAL: "it is ours already, or, of pid, not below our own: take it out of share",
@@ -31,8 +32,10 @@ def bear(config: Config, code: Bundle, trace: Trace) -> clone.Born:
     """PID 1, with its ids; LaunchError."""
     box = config.container
     assert box is not None
-    steps = plan.make(config).host
+    whole = plan.make(config)
+    steps, root = whole.host, next((step for step in whole.own if isinstance(step, onhost.JoinNamespace)), None)
     joined: dict[str, int] = {}
+    root_fd = -1
     birth: _Birth | None = None
     born: clone.Born | None = None
     try:
@@ -45,9 +48,14 @@ def bear(config: Config, code: Bundle, trace: Trace) -> clone.Born:
                     with carried_out(step, trace):
                         joined["time"] = _clocks(step)
                 case onhost.Isolate():
+                    if root is not None:
+                        with explained(root):  # it is carried out by PID 1
+                            root_fd = _open_root(root, joined)
                     with carried_out(step, trace):
                         birth = _Birth(joined, has_ids="user" in joined or "user" in box.namespaces)
                         born = clone.start(clone.flags_of(box), cache.pack(config), code, birth)
+                    born.root_fd, root_fd = root_fd, -1
+                    born.pid_space = os.dup(joined["pid"]) if "pid" in joined else -1
                 case onhost.MapUsers() if not box.rootless:  # else it is the launcher's own, and done
                     assert born is not None
                     with carried_out(step, trace):
@@ -64,9 +72,41 @@ def bear(config: Config, code: Bundle, trace: Trace) -> clone.Born:
     finally:
         if birth is not None:
             birth.close()
-        for fd in joined.values():
+        for fd in (*joined.values(), *([root_fd] if root_fd >= 0 else [])):
             os.close(fd)
     return born
+
+
+def _open_root(step: onhost.JoinNamespace, joined: dict[str, int]) -> int:
+    """fd of a mount namespace that PID 1, with what it joins besides, may enter and shall; OSError, LaunchError."""
+    fd = _open(step)
+    try:
+        _check_root(step.shared, fd, joined)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_root(shared: Shared, fd: int, joined: dict[str, int]) -> None:
+    """setns(2) takes capabilities in the user namespace that it belongs to. From above it could be entered, as a root that is not its own."""
+    if os.fstat(fd).st_ino == os.stat("/proc/self/ns/mnt").st_ino:
+        raise OSError(errno.EINVAL, "it is ours already, this host's own; take [container] out for services that are to stand in that root")
+    try:
+        owner = namespaces.user_of(fd)
+    except PermissionError:
+        raise OSError(errno.EINVAL, f"the mount namespace can't be joined: {_REFUSED[errno.EPERM]}") from None
+    try:
+        whose = os.fstat(owner).st_ino
+    finally:
+        os.close(owner)
+    if whose == os.stat("/proc/self/ns/user").st_ino and "user" not in joined:
+        return
+    if "user" not in joined:
+        add = f'"user:{shared.what}"' if shared.by != "path" else "the user namespace of the same one"
+        raise OSError(errno.EINVAL, f"that root belongs to a user namespace of its own, and so must who stands in it: add {add} to share")
+    if whose != os.fstat(joined["user"]).st_ino:
+        raise OSError(errno.EINVAL, "that root belongs to another user namespace than the one in share; share that of the same one, or take user out if it has none")
 
 
 def _clocks(step: onhost.SetClocks) -> int:
@@ -91,7 +131,7 @@ def _open(step: onhost.JoinNamespace) -> int:
         kind = namespaces.kind_of(fd)
     except OSError as error:
         os.close(fd)
-        raise OSError(errno.EINVAL, f"{shared.what} is no namespace; give one, such as /proc/PID/ns/{shared.kind} or a bind of it") from error
+        raise OSError(errno.EINVAL, f"{shared.what} is no namespace; give one, such as /proc/PID/ns/{_FILES.get(shared.kind, shared.kind)} or a bind of it") from error
     if kind != shared.kind:
         os.close(fd)
         raise OSError(errno.EINVAL, f"{shared.what} is a {kind} namespace; give a {shared.kind} one, or write {kind}:{shared.what}")
@@ -110,7 +150,7 @@ def _of_process(step: onhost.JoinNamespace, pid: int) -> int:
         if shared.by == "container" and _pid_of(step) != pid:
             raise gone
         try:
-            fd = os.open(f"/proc/{pid}/ns/{shared.kind}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{pid}/ns/{_FILES.get(shared.kind, shared.kind)}", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             raise gone from None
         except PermissionError as error:

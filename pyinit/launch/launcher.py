@@ -27,7 +27,7 @@ from pyinit.control.listener import bind
 from pyinit.errors import LaunchError
 from pyinit.init import shell
 from pyinit.launch import cgroups, onhost, operations, plan
-from pyinit.launch.builder import Builder, text_of
+from pyinit.launch.builder import Builder, NoBuilder, begin, text_of
 from pyinit.launch.claim import CONTROL_SOCKET, Claim, claim
 from pyinit.launch.clone import Born
 from pyinit.launch.monitor import HUP, Limits, Monitor
@@ -52,6 +52,7 @@ _PATIENCE_MARGIN_S = 3.0
 _MOST_TEXT = 8192
 _REBOOT = 128 + HUP  # PID 1 of a pid namespace can die of HUP in one way only: reboot(2)
 _DIGESTS = ".digests"  # no name of a container starts with a dot
+_KILLED = 128 + 9
 
 
 def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callable[[str], None], trace: Trace = SILENT) -> int:
@@ -147,7 +148,10 @@ class Launch:
             with explained(self.isolate):
                 keeper, parting = self._keeper(), self._parting()
             try:
-                return Monitor(self.born, self._read_again, Limits(self.box.cgroup, self.groups, self.unified), keeper, parting, foreign=bool(self.box.init)).run()
+                code = Monitor(self.born, self._read_again, Limits(self.box.cgroup, self.groups, self.unified), keeper, parting, foreign=bool(self.box.init)).run()
+                if code == _KILLED and self.born.pid_space >= 0:
+                    self._look_at_the_other()
+                return code
             finally:
                 if parting is not None:
                     parting.close()
@@ -172,6 +176,15 @@ class Launch:
         """What the undoing of the journal has ended."""
         if self.forwarder is not None:
             self.forwarder.bury()
+
+    def _look_at_the_other(self) -> None:
+        """Its end takes along whoever is in its pid namespace."""
+        from pyinit.launch import guests  # for those who are in one
+
+        one = next(one for one in self.box.share if one.kind == "pid")
+        if guests.has_ended(self.born.pid_space):
+            whose = {"container": f"container {one.what}", "pid": f"the process {one.what}"}.get(one.by, one.what)
+            self.report(f"{one.origin}: the pid namespace of {whose} has ended, and this container, which is in it by share, with it")
 
     def _ids(self) -> Ids:
         if not self.box.rootless:
@@ -220,7 +233,11 @@ class Launch:
         os.close(self.held.monitor_fd)
 
     def _make(self, helper: "NetworkHelper | None") -> None:
-        # 2. What stands on the host: journal first, then the thing.
+        # 2. What stands on the host, and in the root of another: journal first, then the thing.
+        if self.born.root_fd >= 0:
+            from pyinit.launch import guests  # for those who stand there
+
+            guests.note(self.born.root_fd, self.box.name, self.held.note)
         control_fd = bind(f"{self.held.directory}/{CONTROL_SOCKET}")
         try:
             for step in self.steps.host:
@@ -252,7 +269,7 @@ class Launch:
                 self.outside.finish(self.held.note)
             # 3. The root is being built, while PID 1 still starts, and we wait for the kernel to move it into its groups.
             with explained(self.isolate):
-                builder = Builder(self)
+                builder = begin(self)
             try:
                 if self.outside is not None:
                     self.outside.close()  # the builder has it all
@@ -281,7 +298,10 @@ class Launch:
             with carried_out(steps[0], self.trace):
                 self._let_go(steps[1:])
             return
-        if self.born.ids is None:
+        if self.born.root_fd >= 0:
+            self._say_go([self.born.root_fd])
+            self.born.let_root_go()
+        elif self.born.ids is None:
             self._say_go()
         else:
             self._show_root()
@@ -334,7 +354,7 @@ class Launch:
 
         return stores.resolved(config)
 
-    def _connect(self, helper: "NetworkHelper", builder: Builder) -> None:
+    def _connect(self, helper: "NetworkHelper", builder: Builder | NoBuilder) -> None:
         try:
             if helper.rules is not None:
                 with carried_out(helper.rules, self.trace):
@@ -359,7 +379,7 @@ class Launch:
                     self.forwarder = forwarder.Forwarder(step, self.taken, self.held.note)
                     self.forwarder.start()
 
-    def _serve(self, builder: Builder) -> None:
+    def _serve(self, builder: Builder | NoBuilder) -> None:
         from pyinit.launch import slirp  # for those who have it
 
         step = next(step for step in self.steps.host if isinstance(step, onhost.MakeNetwork))

@@ -234,7 +234,7 @@ class Isolate(NamedTuple):
     rootless: bool = False  # an ordinary user's, from a user namespace of his own
 
     def describe(self) -> str:
-        return f"clone PID 1 into new namespaces: {' '.join(self.namespaces)}"
+        return f"clone PID 1 into new namespaces: {' '.join(self.namespaces) or 'none'}"
 
     def undo(self) -> str:
         if "pid" not in self.namespaces:
@@ -243,16 +243,20 @@ class Isolate(NamedTuple):
 
 
 class JoinNamespace(NamedTuple):
-    """A namespace of somebody else's, which PID 1 is born in."""
+    """A namespace of somebody else's, which PID 1 is born in; that of mounts, with its root, it joins itself, in the place of a pivot."""
 
     shared: Shared
     origin: Origin
+    folder: str = ""  # what is the container's in that root
 
     def describe(self) -> str:
         whose = {"container": "container ", "pid": "pid "}.get(self.shared.by, "")
-        return f"join the {self.shared.kind} namespace of {whose}{self.shared.what}"
+        what = f"join the {self.shared.kind} namespace of {whose}{self.shared.what}"
+        return f"{what}, and stand in its root" if self.folder else what
 
     def undo(self) -> str:
+        if self.folder:
+            return f"PID 1 leaves it, and {self.folder} there is removed; who else is in it keeps it"
         return "PID 1 leaves it; who else is in it keeps it"
 
 

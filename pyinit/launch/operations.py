@@ -7,7 +7,7 @@ only the name is told.
 """
 
 from pyinit.core.limits import size_text
-from pyinit.launch.onhost import DEVICES, OnHost, WhenBuilt
+from pyinit.launch.onhost import DEVICES, JoinNamespace, OnHost, WhenBuilt
 from pyinit.model import FUSE, NETWORK_TYPES, UNCONFINED, Device, Mount, Origin, Seccomp
 from pyinit.records import NamedTuple
 
@@ -279,7 +279,7 @@ Inside = (
     Stage | AttachLayer | CheckRelease | MakeRoot | MakeWritable | MountKernel | MakeDevices | MakeDevice | MountDeclared | HidePaths | BindNames
     | SetHostname | SetSysctl
 )  # fmt: skip
-Own = JoinKeyring | MountKernel | Pivot | LimitCapabilities | FilterCalls
+Own = JoinKeyring | MountKernel | Pivot | JoinNamespace | LimitCapabilities | FilterCalls
 Operation = OnHost | Inside | Own | WhenBuilt
 
 

@@ -6,7 +6,19 @@ Owns what is done and in which order. Must not know how: no syscall, no clock, n
 import pyinit.launch.onhost as on_host
 import pyinit.launch.operations as ops
 from pyinit.core.limits import controllers, size_text
-from pyinit.model import FUSE, LINKED, SECRETS, SLIRP, CgroupLimits, Config, Container, Mount, Origin
+from pyinit.model import (
+    FUSE,
+    LINKED,
+    SECRETS,
+    SLIRP,
+    CgroupLimits,
+    Config,
+    Container,
+    Mount,
+    Origin,
+    guest_folder,
+    root_of,
+)
 from pyinit.records import NamedTuple
 
 _SERVER = f"{FUSE}squashfuse"
@@ -40,7 +52,7 @@ def make(config: Config) -> Plan:
     assert box is not None
     host = _birth(box)  # first: Python takes longer to start than all that follows
     host += [on_host.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in box.layers if layer.sha256]
-    mounts = _with_defaults(config, box)
+    mounts = _with_defaults(config, box) if root_of(box) is None else []
     for mount in mounts:
         host += [on_host.VerifyImage(layer.path, layer.sha256, layer.origin) for layer in mount.layers if layer.sha256]
         if mount.sha256:
@@ -69,17 +81,7 @@ def make(config: Config) -> Plan:
         host.append(on_host.MakeNetwork(net, box.name, link, net.origin))
     if net.mode in LINKED and on_host.at_loopback6(net):
         host.append(on_host.ForwardLoopback(net, link, net.origin))
-    inside: list[ops.Inside] = [ops.Stage(box.origin)]
-    inside += [ops.AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
-    inside += [ops.CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
-    inside.append(_root(box, mounts))
-    inside += [ops.MakeWritable(number, place.path, place.origin) for number, place in enumerate(box.writable_paths)]
-    inside += _kernel_mounts(box)
-    inside += [ops.MakeDevice(one, _first(one.origin, box.origin)) for one in box.security.devices]
-    inside += [ops.MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
-    inside.append(ops.HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
-    if net.mode in LINKED:
-        inside.append(ops.BindNames(box.name, net.origin))
+    inside = _building(box, mounts) if root_of(box) is None else []
     if "uts" in box.namespaces:
         inside.append(ops.SetHostname(box.hostname, box.origin))
     inside += [ops.SetSysctl(one.name, one.path, one.value, one.origin) for one in box.sysctl]
@@ -89,11 +91,27 @@ def make(config: Config) -> Plan:
     return Plan(tuple(host), tuple(inside), (*own(box), *_filters(config, box)), tuple(built))
 
 
+def _building(box: Container, mounts: list[Mount]) -> list[ops.Inside]:
+    """The root and all that is mounted in it."""
+    inside: list[ops.Inside] = [ops.Stage(box.origin)]
+    inside += [ops.AttachLayer(index, layer.path, layer.origin) for index, layer in enumerate(box.layers)]
+    inside += [ops.CheckRelease(index, layer.path, layer.origin) for index, layer in enumerate(box.layers) if index]
+    inside.append(_root(box, mounts))
+    inside += [ops.MakeWritable(number, place.path, place.origin) for number, place in enumerate(box.writable_paths)]
+    inside += _kernel_mounts(box)
+    inside += [ops.MakeDevice(one, _first(one.origin, box.origin)) for one in box.security.devices]
+    inside += [ops.MountDeclared(mount, _first(mount.origin, box.origin)) for mount in mounts]
+    inside.append(ops.HidePaths(box.security.masked_paths, box.security.readonly_paths, box.origin))
+    if box.network.mode in LINKED:
+        inside.append(ops.BindNames(box.name, box.network.origin))
+    return inside
+
+
 def _birth(box: Container) -> list[on_host.OnHost]:
     """PID 1 is born where it will be; what its ids are it is told then, for its namespace must be there."""
     users = on_host.MapUsers(box.user_namespace, _first(box.user_namespace.origin, box.origin))
     found: list[on_host.OnHost] = [users] if box.rootless else []  # the launcher's own, which all else is made in
-    found += [on_host.JoinNamespace(one, one.origin) for one in box.share]
+    found += [on_host.JoinNamespace(one, one.origin) for one in box.share if one.kind != "mount"]
     if "time" in box.namespaces:
         found.append(on_host.SetClocks(box.time_offsets, _first(box.time_origin, box.origin)))
     found.append(on_host.Isolate(box.namespaces, box.origin, box.rootless))
@@ -111,16 +129,22 @@ def _served(box: Container, mounts: list[Mount]) -> list[on_host.OnHost]:
 
 
 def shows_groups(box: Container) -> bool:
-    """Whether the container sees its groups: not if they are masked, for their mount comes after the masks."""
+    """Whether the container sees its groups: not if they are masked, for their mount comes after the masks, nor in another's root."""
     masked = any(("/sys/fs/cgroup/").startswith(path.rstrip("/") + "/") for path in box.security.masked_paths)
-    return "cgroup" in box.namespaces and not masked
+    return "cgroup" in box.namespaces and not masked and root_of(box) is None
 
 
 def own(box: Container) -> tuple[ops.Own, ...]:
     """PID 1's own steps. A mount of cgroup2 shows the group that its maker's namespace has as its root, so only PID 1 can make it."""
     flags = (ops.RO, ops.NOSUID, ops.NODEV, ops.NOEXEC)
     groups = [ops.MountKernel("cgroup2", "/sys/fs/cgroup", (), flags, box.origin)] if shows_groups(box) else []
-    return (ops.JoinKeyring(box.origin), *groups, ops.Pivot(box.origin), ops.LimitCapabilities(box.security.capabilities, box.origin))
+    return (ops.JoinKeyring(box.origin), *groups, _entry(box), ops.LimitCapabilities(box.security.capabilities, box.origin))
+
+
+def _entry(box: Container) -> ops.Own:
+    """How PID 1 comes to its root."""
+    root = root_of(box)
+    return ops.Pivot(box.origin) if root is None else on_host.JoinNamespace(root, root.origin, guest_folder(box.name))
 
 
 def _filters(config: Config, box: Container) -> list[ops.FilterCalls]:

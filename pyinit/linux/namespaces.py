@@ -17,7 +17,7 @@ CLONE_FLAGS = {
     "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
     "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000, "time": 0x00000080,
 }  # fmt: skip
-_NS_GET_NSTYPE, _NS_GET_OWNER_UID = 0xB703, 0xB704  # linux/nsfs.h
+_NS_GET_USERNS, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = 0xB701, 0xB703, 0xB704  # linux/nsfs.h
 _PID_NS_INIT_INO = 0xEFFFFFFC  # linux/nsfs.h, enum init_ns_ino
 _SIOCSIFFLAGS, _SIOCBRDELBR, _IFF_UP = 0x8914, 0x89A1, 1
 _RTM_DELLINK, _IFLA_IFNAME, _NLM_F_REQUEST_ACK = 17, 3, 1 | 4
@@ -42,6 +42,13 @@ def kind_of(fd: int) -> str:
     """Which of CLONE_FLAGS the namespace behind `fd` is (ioctl_ns(2), NS_GET_NSTYPE); OSError ENOTTY for none."""
     number = fcntl.ioctl(fd, _NS_GET_NSTYPE)
     return next(name for name, flag in CLONE_FLAGS.items() if flag == number)
+
+
+def user_of(fd: int) -> int:
+    """fd of the user namespace that the namespace behind `fd` belongs to (ioctl_ns(2), NS_GET_USERNS); PermissionError if it lies beyond ours."""
+    found = fcntl.ioctl(fd, _NS_GET_USERNS)
+    os.set_inheritable(found, False)  # noqa: FBT003 - no keywords there
+    return found
 
 
 def owner_of(fd: int) -> int:

@@ -31,6 +31,18 @@ def test_wrong_words(verb, words, said):
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize("kind", ["oci", "bundle", "systemd"])
+def test_what_stands_in_anothers_root_has_none_to_be_exported(tmp_path, kind):
+    path = tmp_path / "side.toml"
+    path.write_text('[container]\nname = "side"\nshare = ["pid:db", "mount:db"]\n[services.app]\ncommand = ["x"]\n')
+    with pytest.raises(UsageError) as caught:
+        export.run([kind, "--output", str(tmp_path / "out"), str(path)])
+    assert str(caught.value) == (
+        f"{path}:3: container.share: the root is another's (db), and an export has one of its own: export that one, or give this one layers"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_each_option_is_in_the_manual():
     wanted = {word for usage in (export._USAGE, import_._USAGE) for word in re.findall(r"--[a-z0-9-]+", usage)}
     assert {word for word in wanted if word not in PAGE} == set()

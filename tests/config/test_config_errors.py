@@ -324,7 +324,6 @@ OF_CONTAINER = {
     'user_namespace = { map = [{ outside = 9 }], user = "x" }': "user_namespace.user: a map of ranges says itself whose the ids are; take this out",
     'time_offsets.monotonic = "1"': 'time_offsets.monotonic: expected a duration such as "1h", or "-5m" to set it back, found "1"',
     'time_offsets.realtime = "1h"': "time_offsets.realtime: there is no such key; known are: boottime, monotonic",
-    'share = ["mount:db"]': "share[1]: mount can't be shared: a container has a root of its own; share folders by a bind mount with propagation",
     'share = ["nett:db"]': 'share[1]: expected a namespace and whose, such as "net:db", "ipc:/path" or "uts:4321", found "nett:db"',
     'share = ["net"]': 'share[1]: expected a namespace and whose, such as "net:db", "ipc:/path" or "uts:4321", found "net"',
     'share = ["net:a/b"]': 'share[1]: expected a container\'s name, an absolute path or a pid behind net:, found "a/b"',
@@ -411,6 +410,67 @@ OF_CONTAINER = {
 def test_a_key_of_container(text, message):
     line = 3 + max(part.startswith(message.partition(":")[0].partition("[")[0].split(".")[0]) * number for number, part in enumerate(text.split("\n")))
     assert problems(f"{BOX}{text}\n{SERVICE}") == [f"services.toml:{line}: container.{message}"]
+
+
+_PROC = "/proc in that root is of its pid namespace;"
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ('"mount:db"', f'share[1]: expected "pid:db" beside it, found none: {_PROC} add that'),
+        ('"pid:web", "mount:db"', f'share[2]: expected "pid:db" beside it, found "pid:web": {_PROC} write that'),
+        ('"mount:4321"', f'share[1]: expected "pid:4321" beside it, found none: {_PROC} add that'),
+        ('"mount:/proc/7/ns/mnt"', f'share[1]: expected "pid:/proc/7/ns/pid" beside it, found none: {_PROC} add that'),
+        ('"mount:/run/of-db"', f"share[1]: expected the pid namespace of the same one beside it, found none: {_PROC} add that"),
+        ('"mount:db", "pid:db", "mount:web"', "share[3]: mount is there twice; a process is in one of each kind: take one out"),
+    ],
+)
+def test_who_stands_in_anothers_root_is_in_its_pid_namespace(share, message):
+    assert problems(f"[container]\nshare = [{share}]\n{SERVICE}") == [f"services.toml:2: container.{message}"]
+
+
+def test_what_makes_or_changes_a_root_is_refused_where_that_is_anothers():
+    of_container = """layers = ["layer"]
+writable = "tmpfs"
+writable_size = "1M"
+writable_inodes = 100
+writable_paths = ["/var"]
+user_namespace = {}
+security.masked_paths = []
+security.readonly_paths = []
+security.devices = ["/dev/fuse"]
+network.dns = []
+network.hosts = {}
+mounts = [{ type = "tmpfs", target = "/ram" }]
+secrets.key.env = "KEY"
+"""
+    for what, whose, advice in (
+        ("db", "container db's", "take this out, or write it there"),
+        ("77", "that of the process 77", "take this out"),
+        ("/proc/7/ns/mnt", "another's, of /proc/7/ns/mnt", "take this out"),
+    ):
+        text = f'[container]\nshare = ["mount:{what}", "pid:{what.replace("mnt", "pid")}"]\n{of_container}[services.ok]\ncommand = ["x"]\nlog.to = "syslog"\n'
+        refused = f"the root is {whose}; {advice}"
+        user = "share that one's" if what[0] == "/" else f'share "user:{what}" as well'
+        names = [line.partition(" = ")[0] for line in of_container.splitlines()]
+        names[-1] = "secrets"
+        assert problems(text, {"KEY": "x"}) == [
+            f"services.toml:{line}: container.{name}: "
+            + (
+                f"the root is {whose}, which nobody in a user namespace of this container's own may join; take user out, and if the other has one, {user}"
+                if name == "user_namespace" else refused
+            )
+            for line, name in enumerate(names, 3)
+        ] + ['services.toml:18: services.ok.log.to: the root is another\'s, and with it /dev/log; write to = "file"']  # fmt: skip
+
+
+def test_a_user_namespace_among_those_that_it_makes():
+    text = f'[container]\nshare = ["mount:db", "pid:db"]\nnamespaces = ["net", "user"]\n{SERVICE}'
+    assert problems(text) == [
+        "services.toml:3: container.namespaces: the root is container db's, which nobody in a user namespace of this container's own may join; "
+        'take user out, and if the other has one, share "user:db" as well'
+    ]
 
 
 PATHS = "expected an absolute path below the root, without .. : , and \\, found"

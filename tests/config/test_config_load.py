@@ -211,6 +211,22 @@ def test_every_key_of_init(folder):
     )  # fmt: skip
 
 
+def test_who_stands_in_anothers_root_has_no_layers_and_places_of_its_own(folder):
+    """But those that it says itself; and not where that other is not, as within another runtime."""
+    box = '[container]\nname = "side"\nshare = ["mount:/run/of-db", "pid:7"]\n[services.app]\ncommand = ["x"]\n'
+    found = loaded(box)
+    assert found.init == m.InitSpec(control_socket="/run/pyinit-side/control.sock", state_dir="/run/pyinit-side", log_dir="/run/pyinit-side/log")
+    assert found.container == m.Container(
+        name="side", hostname="side", layers=(), namespaces=("uts", "ipc", "cgroup", "net"), origin=Origin("services.toml", 1),
+        security=found.container.security,
+        share=(m.Shared("mount", "path", "/run/of-db", Origin("services.toml", 3)), m.Shared("pid", "pid", "7", Origin("services.toml", 3))),
+    )  # fmt: skip
+    assert loaded(f'[init]\nstate_dir = "/run/pyinit"\nlog_dir = "/log"\n{box}').init == m.InitSpec(
+        control_socket="/run/pyinit-side/control.sock", state_dir="/run/pyinit", log_dir="/log"
+    )
+    assert loaded(box, on_host=False).init == m.InitSpec()
+
+
 def test_every_key_of_a_container(folder):
     mounts = [Origin("services.toml", n) for n, text in enumerate(GOOD.split("\n"), 1) if text == "[[container.mounts]]"]
     assert loaded(GOOD).container == m.Container(

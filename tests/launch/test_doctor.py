@@ -25,11 +25,20 @@ from pyinit.model import (
     Seccomp,
     Security,
     ServiceSpec,
+    Shared,
 )
 
 
 def at(line: int) -> Origin:
     return Origin("x.toml", line)
+
+
+def test_who_stands_in_anothers_root_needs_what_its_own_namespaces_do():
+    box = Container("side", "side", (), namespaces=("uts", "net"), share=(Shared("mount", "container", "db"), Shared("pid", "container", "db")), origin=at(1))
+    assert doctor.needs(Config("/x.toml", InitSpec(), (), box)) == [
+        Need("kernel", at(1), "a container"), Need("capabilities", at(1), "a container"),
+        Need("namespace uts", at(1), "the namespace uts"), Need("namespace net", at(1), "the namespace net"),
+    ]  # fmt: skip
 
 
 def test_what_a_config_needs_and_which_line_asks_for_it(tmp_path):

@@ -2,6 +2,7 @@
 
 from pyinit.launch import operations, plan
 from pyinit.model import (
+    DEFAULT_CAPABILITIES,
     CgroupLimits,
     Config,
     Container,
@@ -303,6 +304,33 @@ def test_namespaces_are_joined_and_clocks_set_before_the_clone_and_ids_mapped_af
         "PID 1 leaves it; who else is in it keeps it",
         "kill PID 1; what else is in the container's group is killed with that",
         "kill what is in the group, remove it",
+    ]
+
+
+def test_in_the_root_of_another_there_is_nothing_to_build():
+    """But what is of namespaces of its own; PID 1 joins that root where it would pivot into one."""
+    share = (Shared("mount", "container", "db", at(4)), Shared("pid", "container", "db", at(5)))
+    own = {"layers": (), "share": share, "namespaces": ("uts", "ipc", "cgroup", "net")}
+    network = Network("veth", "br0", ("10.1.0.2/24",), origin=at(6))
+    assert words(log="file", sysctl=(Sysctl("kernel.shmmax", "kernel/shmmax", "9", at(7)),), network=network, **own) == [
+        "5 join the pid namespace of container db",
+        "1 clone PID 1 into new namespaces: uts ipc cgroup net",
+        "6 take 10.1.0.2/24 for web, name it to the others on br0",
+        "1 make cgroup pyinit-web",
+        "6 make veth ve-web on bridge br0, host0 with 10.1.0.2/24 inside",
+        "1 set the host name web-1",
+        "7 set the sysctl kernel.shmmax to 9",
+        "1 join a new session keyring, leave the host's keys",
+        "4 join the mount namespace of container db, and stand in its root",
+        f"1 limit the bounding set to {' '.join(DEFAULT_CAPABILITIES)}",
+    ]
+    steps = plan.make(config(**{**own, "namespaces": ()})).operations()
+    assert [step.describe() for step in steps][1] == "clone PID 1 into new namespaces: none"
+    assert [step.undo() for step in steps if step.undo()] == [
+        "PID 1 leaves it; who else is in it keeps it",
+        "kill PID 1; what else is in the container's group is killed with that",
+        "kill what is in the group, remove it",
+        "PID 1 leaves it, and /run/pyinit-web there is removed; who else is in it keeps it",
     ]
 
 

@@ -102,6 +102,7 @@ command = ["/bin/sh", "/bin/inventory"]
 """
 OTHERS = 6  # calls of each side, besides the first of each kind
 HOST, INSIDE, BUILT = ([kind.__name__ for kind in typing.get_args(kinds)] for kinds in (onhost.OnHost, operations.Inside | operations.Own, onhost.WhenBuilt))
+INSIDE.remove("JoinNamespace")  # it is PID 1's in the root of another only: see `guest`
 ERRNOS = (errno.EPERM, errno.ENOSPC, errno.EBUSY, errno.ENOENT)
 # All that a start makes, as the container sees it; without numbers that differ at each.
 INVENTORY = """
@@ -261,6 +262,80 @@ def test_a_link_of_another_program_by_that_name_stays(driver):
         subprocess.run(["ip", "link", "del", name], check=True)
 
 
+GUEST = """
+[init]
+exit = "when-main-exits"
+main = "app"
+[container]
+name = "pyinit-guest"
+share = ["mount:pyinit-other", "pid:pyinit-other"]
+[container.sysctl]
+"net.ipv4.ip_unprivileged_port_start" = 79
+[container.hooks]
+prestart = [["/bin/true"]]
+[services.app]
+log = { to = "stdout", timestamp = "none" }
+command = ["/bin/sh", "-c", "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; echo whole"]
+[services.logged]
+command = ["/bin/sleep", "1000"]
+"""
+
+
+@pytest.fixture
+def guest(bench, busybox):
+    """A driver of one that stands in the root of another."""
+    other = bench.start(f'[container]\nname = "pyinit-other"\nlayers = ["{busybox}"]\n[services.app]\ncommand = ["/bin/sleep", "1000"]\n', name="other.toml")
+    other.wait_for("app: ready")
+    driver = Driver(bench.write(GUEST))
+    yield driver
+    driver.close()
+
+
+def in_other() -> list[str]:
+    """What is in that root's /run and mounted there."""
+    pid = pathlib.Path("/run/pyinit/pyinit-other/pid").read_text().strip()
+    return [*sorted(os.listdir(f"/proc/{pid}/root/run")), *pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+
+
+def test_each_operation_in_the_root_of_another_fails_in_turn_and_is_where_its_monitor_is_killed(guest):
+    before, inside = seen(), in_other()
+    whole = run_whole(guest)
+    assert [kind for _, _, kind in guest.steps] == [
+        "JoinNamespace", "Isolate", "MakeCgroup", "SetHostname", "SetSysctl", "JoinKeyring", "JoinNamespace", "LimitCapabilities", "FilterCalls", "RunHook",
+    ]  # fmt: skip
+    for number, (origin, words, _) in enumerate(guest.steps):
+        for when in ("before", "after"):
+            code = ERRNOS[number % len(ERRNOS)]
+            done = guest.run(step=number, when=when, errno=code)
+            what = f"{when} step {number}, {words}: {done}"
+            start, _, hint = done["text"].rstrip("\n").partition(f"{origin}: {words}: {os.strerror(code)}")
+            assert (done["code"], start, hint[:2] in ("", "; "), done["text"].count("\n")) == (111, "pyinit: ", True, 1), what
+            assert done["left"] + done["ended"] == [], what
+            assert (seen(), in_other()) == (before, inside), what
+            guest.do("start", step=number, when=when)
+            guest.do("kill")
+            assert run_whole(guest, f"killed {what}") == whole
+            assert (seen(), in_other()) == (before, inside), f"killed {what}"
+
+
+def test_each_system_call_of_who_joins_the_root_of_another_fails_in_turn(guest, tmp_path):
+    whole = run_whole(guest)
+    before, inside = seen(), in_other()
+    config = guest.steps[0][0].rpartition(":")[0]
+    side = InOther("PID 1", "JoinNamespace", 1)
+    calls = [one for one in calls_of(guest, side, tmp_path / "log") if one[1] == 1]
+    assert {"setns", "openat", "keyctl", "prctl"} <= {call for call, _ in calls}
+    for call, number in calls:
+        done = run_traced(guest, side, tmp_path / "log", "-e", f"trace={call}", "-e", f"inject={call}:error=EPERM:when={number}")
+        what = f"{call} {number}: {done}"
+        lacks = [line for line in whole if line not in done["text"].splitlines()]
+        assert done["code"] == 111 or not lacks, what
+        assert done["code"] == 0 or re.fullmatch(rf"(pyinit: .* is left behind: .*\n)*pyinit: ({config}:\d+|{WHEN_BUILT}): .*\n", done["text"]), what
+        assert done["left"] + done["ended"] == [], what
+        same_as(before, what)
+        assert in_other() == inside, what
+
+
 @pytest.mark.parametrize("how", ["--verbose", "PYINIT_VERBOSE"])
 def test_verbose_tells_each_operation_with_its_line_as_it_is_carried_out(bench, driver, config, how):
     box = Pyinit(config, *([how] if how[0] == "-" else []), environment={"PYINIT_VERBOSE": "1"} if how[0] != "-" else {})
@@ -314,6 +389,17 @@ class Side(typing.NamedTuple):
             numbers = re.findall(r"^NSpid:(.*)$", status, re.M)[0].split()
             found.setdefault(int(numbers[1]) if len(numbers) > 1 else 0, int(one))  # the helper is the first of those outside
         return found[self.inner_pid]
+
+
+class InOther(Side):
+    """PID 1 of such a one, whose number in the other's pid namespace may be any: the only child that its launcher has then."""
+
+    def begin(self, driver: Driver) -> int:
+        pid = driver.do("start", step=max(number for number, (_, _, kind) in enumerate(driver.steps) if kind == self.step), when="before")
+        [child] = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        own = os.readlink(f"/proc/{pid}/ns/cgroup")
+        wait_until(lambda: os.readlink(f"/proc/{child}/ns/cgroup") != own, "the last that it does before it is let go")
+        return int(child)
 
 
 SIDES = (

@@ -24,7 +24,8 @@ MADE = {
 
 def start(lab, keys: str, network: str = "", name: str = "web"):  # noqa: F811
     network = f"[container.network]\n{network}" if network else ""
-    text = f'[container]\nname = "pyinit-{name}"\nlayers = ["{lab.busybox}"]\n{keys}{network}[services.app]\ncommand = ["/bin/sleep", "1000"]\n'
+    layers = "" if "mount:" in keys else f'layers = ["{lab.busybox}"]\n'
+    text = f'[container]\nname = "pyinit-{name}"\n{layers}{keys}{network}[services.app]\ncommand = ["/bin/sleep", "1000"]\n'
     box = lab.launch(text, name)
     box.wait_for("app: ready")
     return box
@@ -60,6 +61,9 @@ def test_where_they_are_anothers(lab):  # noqa: F811
         ([f"{kind}:pyinit-db" for kind in shared], ["mnt"]),
         ([f"{kind}:{pid}" for kind in shared], ["mnt"]),
         ([f"{kind}:/proc/{pid}/ns/{kind}" for kind in shared], ["mnt"]),
+        (["mount:pyinit-db", *(f"{kind}:pyinit-db" for kind in shared)], []),
+        ([f"mount:{pid}", f"pid:{pid}", f"user:{pid}"], ["uts", "ipc", "cgroup", "net", "time"]),
+        ([f"mount:/proc/{pid}/ns/mnt", f"pid:/proc/{pid}/ns/pid", "user:pyinit-db"], ["uts", "ipc", "cgroup", "net", "time"]),
         (["net:pyinit-db"], [kind for kind in KINDS if kind != "net"]),
         (["net:pyinit-db", f"uts:{pid}", f"time:/proc/{pid}/ns/time"], ["pid", "mnt", "ipc", "cgroup", "user"]),
     ):
@@ -67,5 +71,10 @@ def test_where_they_are_anothers(lab):  # noqa: F811
         assert differing(pid_of(), pid) == others
         check_all()
         assert box.stop() == 0
+    box = start(lab, 'share = ["mount:pyinit-db", "pid:pyinit-db", "user:pyinit-db"]\n', BOTH)  # in its root, on a bridge of its own
+    assert differing(pid_of(), pid) == ["uts", "ipc", "cgroup", "net", "time"]
+    assert len(lab.addresses("web")) == 2
+    check_all()
+    assert box.stop() == 0
     check_all("db")
     assert db.stop() == 0

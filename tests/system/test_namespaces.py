@@ -400,6 +400,13 @@ def test_each_kind_is_shared_with_a_container_a_process_and_a_file(bench, image)
     assert [namespace(name, pid_of("web")) == namespace(name, pid) for name in ("uts", "ipc", "net", "time", "user", "cgroup", "pid", "mnt")] == [True] * 7 + [False]
     assert next(line.split()[:3] for line in sh(OWNERS, "web").splitlines() if line) == ["1000", "1000", "app"]
     assert web.stop() == 0
+    for how in ("db", str(pid), None):  # the root, too: tests of their own are in test_other_root.py
+        texts = [f"{kind}:{how or f'/proc/{pid}/ns/{name}'}" for kind, name in (("mount", "mnt"), ("pid", "pid"), ("user", "user"))]
+        web = bench.start(f'[container]\nname = "web"\nshare = {texts}\n{WAIT}', name="web.toml")
+        web.wait_for("app: ready")
+        assert [namespace(name, pid_of("web")) == namespace(name, pid) for name in ("mnt", "pid", "user", "uts", "ipc", "net")] == [True] * 3 + [False] * 3
+        assert next(line.split()[:3] for line in sh(OWNERS, "web").splitlines() if line) == ["1000", "1000", "app"]
+        assert web.stop() == 0
 
 
 def test_no_group_of_the_hosts_root_goes_along_where_setgroups_is_denied(bench, image):

@@ -43,9 +43,9 @@ class Ordinary:
         user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--inh-caps=-all")
         return ("unshare", "-m", "sh", "-c", bind, str(self.folder / fuse), *user, "/usr/bin/python3", "-m", "pyinit")
 
-    def start(self, keys: str, more: str = WAIT, *options: str, environment: dict[str, str] | None = None, **keywords) -> Pyinit:
+    def start(self, keys: str, more: str = WAIT, *options: str, environment: dict[str, str] | None = None, layers: str = 'layers = ["image.squashfs"]\n', **keywords) -> Pyinit:
         path = self.folder / "services.toml"
-        path.write_text(f'[container]\nname = "mine"\nlayers = ["image.squashfs"]\n{keys}{more}')
+        path.write_text(f'[container]\nname = "mine"\n{layers}{keys}{more}')
         self.running.append(Pyinit(path, *options, command=self.command(), cwd=self.folder / "home", env=self.environment(environment), **keywords))
         return self.running[-1]
 
@@ -242,6 +242,9 @@ def test_what_only_root_can_have_is_told(user):
         box = user.start(keys)
         assert box.wait() == 111
         assert box.output == f"pyinit: {user.folder}/services.toml:{said}\n"
+    box = user.start('share = ["mount:db", "pid:db", "user:db"]\n', layers="")
+    assert box.wait() == 111
+    assert box.output == f"pyinit: {user.folder}/services.toml:3: container.share: {ALONE}; make both services of one container, or run both as root\n"
 
 
 def test_without_newuidmap_or_a_device_for_fuse_it_is_told(user):

@@ -127,6 +127,22 @@ def cover_proc() -> str:
     return "covered"
 
 
+# What a PID 1 of pyinit loads when it is first asked for; below the package, and below Python's prefix.
+_LATE = ("control/wire", "init/shell", "launch/plan", *(f"lib/python3.{minor}/{name}" for minor in range(11, 16) for name in ("json/__init__", "pickle", "calendar")))
+
+
+def plant_code() -> str:
+    """Where a PID 1 that stands in this root would look for its code by the numbers of its descriptors."""
+    _mount(b"none", b"/proc", b"tmpfs")
+    for number in range(3, 64):
+        for name in _LATE:
+            path = f"/proc/self/fd/{number}/{name}.py"
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w") as file:
+                file.write('open("/tmp/planted", "w")\n')
+    return "planted"
+
+
 def what_was_written() -> str:
     with open("/proc/self/oom_score_adj") as file:
         return f"written: {file.read()}"

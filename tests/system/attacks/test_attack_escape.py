@@ -8,9 +8,11 @@ import os
 import pathlib
 import pty
 import shutil
+import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import termios
 
@@ -89,6 +91,7 @@ NO_IMPORT = Defence(
     "a logger imports nothing at its start",
     mutants=(Mutant("init/logstream.py", "        self.pattern = None\n        if pattern:\n", "        import re\n\n        self.pattern = None\n        if pattern:\n"),),
 )
+HELD = Defence("it imports from what it holds open", mutants=(Mutant("launch/inside.py", "    held.install()\n", ""),))
 OWN_TTY = Defence("no terminal is opened by a magic link", mutants=(Mutant("init/spawn.py", 'sys.modules["pyinit.linux.mount"].open_plainly(child.tty, os.O_RDWR)', "os.open(child.tty, os.O_RDWR)"),))
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -291,6 +294,36 @@ def to_logger(stage: Stage) -> str:
     return "its lines go on" if box.output.count(died) == 1 else "no logger any more"
 
 
+GUEST = f"""[container]
+name = "guest"
+share = ["mount:{NAME}", "pid:{NAME}"]
+[services.app]
+command = ["/bin/sleep", "1000"]
+"""
+
+
+def to_guest(stage: Stage) -> str:
+    """What a container that stands in the attacker's root loads for its first verbs, for a job and for a reload."""
+    box = stage.start(may_mount(stage.config('[services.app]\ncommand = ["/bin/sleep", "1000"]\n', init="")))
+    box.wait_for("app: ready")
+    guest = stage.start(GUEST, name="guest.toml")
+    guest.wait_for("app: ready")
+    placed = stage.verb("exec", "-c", NAME, "--", *words(payload.plant_code, "attack"))
+    assert answers(placed.stdout)["attack"] == "planted", placed
+    (stage.folder / "guest.toml").write_text(GUEST.replace("1000", "999"))
+    planted, answered = pathlib.Path(f"/proc/{inside_pid(NAME)}/root/tmp/planted"), 0
+    for verb, *rest in (("status",), ("exec", "--", "/bin/true"), ("logs", "app"), ("reload",)):
+        with subprocess.Popen([sys.executable, "-m", "pyinit", verb, "-c", "guest", *rest], cwd=stage.package, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asks:
+            wait_until(lambda: asks.poll() is not None or planted.exists(), verb)
+            asks.kill()
+        answered += asks.returncode == 0
+    found = "planted code" if planted.exists() else f"its own, {answered} of 4 verbs answered"
+    for name, one in (("guest", guest), (NAME, box)):  # by force: what has run such code may not stop
+        os.kill(inside_pid(name), signal.SIGKILL)
+        one.wait()
+    return found
+
+
 def without_ptrace() -> None:
     LIBC.prctl(24, ctypes.c_ulong(19), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))  # PR_CAPBSET_DROP
 
@@ -341,6 +374,10 @@ ROWS = (
     Row(
         "procfs-logger", "CVE-2019-16884, CVE-2025-52881", "a service that may mount covers /proc, by which PID 1 imports, and kills the logger", (NO_IMPORT,), "its lines go on", "no logger any more",
         outside=to_logger,
+    ),
+    Row(
+        "procfs-guest", "CVE-2019-16884, CVE-2025-52881", "root of a container that another stands in, and which may mount, covers /proc with code that the other's PID 1 would import", (HELD,),
+        "its own, 4 of 4 verbs answered", "planted code", outside=to_guest,
     ),
     Row("image-node", "mknod", "a device node of the image is opened", (NODEV,), "EACCES", "opened", outside=by_node),
     Row("tiocsti", "TIOCSTI", "a command is typed on the terminal that started us, which is a service's input", (CAPABILITIES, SECCOMP), "EPERM", "typed", outside=to_terminal, alone=("EPERM", "EPERM")),
