@@ -74,7 +74,9 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
             _report(held, [], report)
             born = bear()
         return code
-    except OSError as error:
+    except ModuleNotFoundError:  # of a Python that is not whole, which its entry has words for
+        raise
+    except (OSError, ImportError) as error:
         raise LaunchError(text_of(error, box)) from error
     finally:
         problems = held.undo()
