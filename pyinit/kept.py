@@ -10,6 +10,7 @@ import os
 FOLDER = "/run/pyinit/.kept"
 _MOST_FILES = 256
 _MOST_BYTES = 16 << 20
+_NEW = ".new"
 
 
 def read(name: str) -> bytes | None:
@@ -41,6 +42,18 @@ def open_file(name: str) -> int:
     return -1
 
 
+def open_newest(start: str) -> int:
+    """As open_file, of the newest whose name starts so."""
+    try:
+        return open_file(max((name for name in os.listdir(FOLDER) if name.startswith(start) and not name.endswith(_NEW)), key=_age_ns, default=""))
+    except OSError:  # gone meanwhile
+        return -1
+
+
+def _age_ns(name: str) -> int:
+    return os.lstat(f"{FOLDER}/{name}").st_mtime_ns
+
+
 def _is_ours(seen: os.stat_result, kind: int) -> bool:
     return seen.st_mode & 0o170000 == kind and seen.st_uid == os.geteuid() == 0 and not seen.st_mode & 0o077
 
@@ -57,7 +70,7 @@ def write(name: str, data: bytes) -> bool:
                 if not _is_ours(os.lstat(path), 0o040000):
                     return False
         _make_room()
-        new = f"{FOLDER}/{name}.{os.getpid()}.new"
+        new = f"{FOLDER}/{name}.{os.getpid()}{_NEW}"
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(fd, "wb", buffering=0) as file:
@@ -78,6 +91,6 @@ def _make_room() -> None:
     names = os.listdir(FOLDER)
     if len(names) < _MOST_FILES:
         return
-    ages = {name: os.lstat(f"{FOLDER}/{name}").st_mtime_ns for name in names}
+    ages = {name: _age_ns(name) for name in names}
     for name in sorted(names, key=ages.__getitem__)[: len(names) - _MOST_FILES // 2]:
         os.unlink(f"{FOLDER}/{name}")

@@ -21,7 +21,7 @@ import time
 import zipfile
 from _frozen_importlib_external import MAGIC_NUMBER
 
-from pyinit import bundle
+from pyinit import bundling
 from pyinit.image.spec import BuildError
 
 _NO_REFERENCES = 2  # marshal's version: later ones tell whether somebody else holds an object, which differs from run to run
@@ -163,7 +163,7 @@ def _compile_all() -> None:
             continue
         name = f"pyinit/{inner.removesuffix('.py')}".removesuffix("/__init__").replace("/", ".")
         is_package = inner.endswith("__init__.py")
-        data = marshal.dumps(bundle.compiled(_PACKAGE, name, is_package, f"{_PACKAGE}/{inner}")[3], _NO_REFERENCES)
+        data = marshal.dumps(bundling.compiled(_PACKAGE, name, is_package, f"{_PACKAGE}/{inner}")[3], _NO_REFERENCES)
         rows[name] = (is_package, f"pyinit/{inner}", len(modules), len(data))
         modules += data
         if name == _IMPORTER:

@@ -172,6 +172,8 @@ def text_of(error: BaseException, box: Container) -> str:
     """What people are told of an error that no operation of the plan has explained."""
     if isinstance(error, PyinitError):
         return str(error)
+    if isinstance(error, ImportError):  # a library of a module's that can't be loaded now
+        return f"{box.origin}: container {box.name}: {error}"
     if not isinstance(error, OSError):
         return f"internal error: {type(error).__name__}: {error}"
     where = f"{error.filename}: " if error.filename else ""

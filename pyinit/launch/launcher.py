@@ -81,7 +81,9 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
             _report(held, [], report)
             one.bury()
             born = bear()
-    except OSError as error:
+    except ModuleNotFoundError:  # of a Python that is not whole, which its entry has words for
+        raise
+    except (OSError, ImportError) as error:
         raise LaunchError(text_of(error, box)) from error
     finally:
         problems = held.undo()

@@ -63,11 +63,13 @@ class Driver:
             case "start":
                 return self.start(order)
             case "release":
-                os.close(self.gate)
+                self.release()
             case "kill":
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 self.of_killed = self.output
+            case "abandon":
+                self.abandon()
             case "said by what was killed":
                 return os.pread(self.of_killed, 1 << 20, 0).decode()
             case "wait":
@@ -118,6 +120,24 @@ class Driver:
                 os.write(2, f"pyinit: {line}\n".encode())
             except OSError:  # the very call that was to fail
                 os.write(2, f"pyinit: {line}\n".encode())
+
+    def release(self) -> None:
+        if self.gate >= 0:
+            os.close(self.gate)
+        self.gate = -1
+
+    def abandon(self) -> None:
+        """The launcher, wherever it is held; back when all that it made has ended, too."""
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.release()
+        try:
+            while True:
+                os.waitpid(-1, 0)
+        except ChildProcessError:  # the last one
+            os.close(self.output)
 
     def wait(self) -> dict:
         ended, left = [], []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import time
@@ -65,14 +66,16 @@ def test_boot_to_true_and_down_again_beside_runc(bench, busybox, bundle, capsys)
     assert own <= MOST_OF_RUNC * other
 
 
-def test_a_start_that_finds_nothing_that_was_kept_takes_longer_and_no_more(bench, busybox):
-    """Nor can it keep anything: the folder is not root's alone."""
+def test_a_start_that_finds_nothing_that_was_kept_takes_longer_and_no_more(bench, busybox, tmp_path):
+    """Nor can it keep anything: there is no place for bytecode, and the folder is not root's alone."""
     path = bench.write(TEXT.format(image=busybox, command="/bin/true"))
+    package = shutil.copytree(REPO / "pyinit", tmp_path / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "__pycache__").touch()
     seconds(str(REPO / "pyinit/cli/pyinit"), "--config", str(path), cwd="/")
     os.chmod(kept.FOLDER, 0o770)
     try:
         before = sorted(os.listdir(kept.FOLDER))
-        seconds(str(REPO / "pyinit/cli/pyinit"), "--config", str(path), cwd="/")
+        seconds(str(package / "cli/pyinit"), "--config", str(path), cwd="/")
         assert sorted(os.listdir(kept.FOLDER)) == before
     finally:
         os.chmod(kept.FOLDER, 0o700)

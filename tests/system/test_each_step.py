@@ -1,5 +1,6 @@
 """Every operation of the plan fails in turn, and its launcher is killed there: one line says so, nothing stays behind."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -7,11 +8,13 @@ import os
 import pathlib
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 import typing
+from collections.abc import Iterator
 
 import pytest
 from conftest import REPO, Pyinit, erofs, leftovers, make_busybox, squash, wait_until
@@ -126,9 +129,11 @@ class Driver:
             [sys.executable, REPO / "tests/system/each_step.py", path],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPO)},
         )  # fmt: skip
+        self.is_at_one = False  # a start that nobody has waited for yet
         self.steps: list[tuple[str, str, str]] = [tuple(row) for row in self.do("plan")]
 
     def do(self, order: str, **keys):
+        self.is_at_one = order != "wait" if order in ("start", "wait") else self.is_at_one
         self.process.stdin.write(json.dumps({"do": order, **keys}) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -137,6 +142,12 @@ class Driver:
         self.do("start", **keys)
         self.do("release")
         return self.do("wait")
+
+    def settle(self) -> None:
+        """After a test that failed in the midst of a start: that ends, and the next one undoes what it left."""
+        if self.is_at_one:
+            self.do("abandon")
+            self.run()
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -167,10 +178,16 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def driver(config):
+def one_driver(config):
     driver = Driver(config)
     yield driver
     driver.close()
+
+
+@pytest.fixture
+def driver(one_driver):
+    yield one_driver
+    one_driver.settle()
 
 
 def seen() -> dict[str, list[str]]:
@@ -234,18 +251,26 @@ def test_kill_9_of_the_monitor_in_the_midst_of_its_network(driver, tmp_path):
     before = seen()
     pid = Side("network helper", "MakeCgroup", 0).begin(driver)
     log = tmp_path / "log"
-    tracer = trace(pid, log, "-e", "trace=setns", "-e", "inject=setns:signal=STOP:when=1")
-    driver.do("release")
-    wait_until(lambda: "stopped by SIGSTOP" in log.read_text(), "the helper's stop")
-    driver.do("kill")
-    tracer.terminate()
-    tracer.wait(10)
+    with traced(pid, log, "-e", "trace=setns", "-e", "inject=setns:signal=STOP:when=1"):
+        driver.do("release")
+        wait_until(lambda: "stopped by SIGSTOP" in log.read_text(), "the helper's stop")
+        driver.do("kill")
     driver.do("start")
     os.kill(pid, signal.SIGCONT)
     done = driver.do("wait")
     assert (done["code"], done["left"], [line for line in done["text"].splitlines() if line.startswith("app: ")]) == (0, [], whole), done
     assert driver.do("said by what was killed") == ""
     same_as(before, "at the end")
+
+
+def test_what_a_case_leaves_that_fails_in_the_midst_of_a_start_is_gone_before_the_next(driver):
+    before = seen()
+    for side in (SIDES[0], *SIDES[-2:]):
+        with pytest.raises(ZeroDivisionError), traced(side.begin(driver), pathlib.Path(os.devnull)):
+            raise ZeroDivisionError
+        driver.settle()
+        same_as(before, side.name)
+    assert run_whole(driver)
 
 
 def test_a_link_of_another_program_by_that_name_stays(driver):
@@ -351,6 +376,19 @@ def test_verbose_tells_each_operation_with_its_line_as_it_is_carried_out(bench, 
     assert 0 < times[0] < times[-1] < 20_000
 
 
+def test_a_library_of_a_module_that_can_t_be_loaded_is_told(driver, tmp_path):
+    """One that only those with a network have."""
+    whole = run_whole(driver)
+    before = seen()
+    path = resource.__file__
+    done = run_traced(driver, SIDES[0], tmp_path / "log", "-e", "trace=openat", "-P", path, "-e", "inject=openat:error=EMFILE")
+    origin = f"{driver.steps[0][0].rpartition(':')[0]}:6"
+    assert done["text"] == f"pyinit: {origin}: container pyinit-test: {path}: cannot open shared object file: Too many open files\n"
+    assert (done["code"], done["left"] + done["ended"]) == (111, [])
+    same_as(before, "at the end")
+    assert run_whole(driver) == whole
+
+
 CALLS = (
     "mount", "umount2", "fsopen", "fsconfig", "fsmount", "move_mount", "open_tree", "mount_setattr", "pivot_root", "mknod", "mknodat", "symlink",
     "symlinkat", "mkdir", "mkdirat", "openat", "openat2", "sethostname", "clone", "clone3", "ioctl", "chown", "fchown", "chmod", "fchmod", "fchmodat",
@@ -409,18 +447,24 @@ SIDES = (
 )  # fmt: skip
 
 
-def trace(pid: int, log: pathlib.Path, *options: str) -> subprocess.Popen:
+@contextlib.contextmanager
+def traced(pid: int, log: pathlib.Path, *options: str) -> Iterator[subprocess.Popen]:
+    """By strace, which is gone at the end."""
     tracer = subprocess.Popen(["strace", "-qq", "-o", log, "-p", str(pid), *options])
     status = pathlib.Path(f"/proc/{pid}/status")
-    wait_until(lambda: "TracerPid:\t0\n" not in status.read_text(), "strace")
-    return tracer
+    try:
+        wait_until(lambda: "TracerPid:\t0\n" not in status.read_text(), "strace")
+        yield tracer
+    finally:
+        tracer.terminate()
+        tracer.wait(10)
 
 
 def run_traced(driver: Driver, side: Side, log: pathlib.Path, *options: str) -> dict:
-    tracer = trace(side.begin(driver), log, *side.options, *options)
-    driver.do("release")
-    done = driver.do("wait")
-    tracer.wait(10)
+    with traced(side.begin(driver), log, *side.options, *options) as tracer:
+        driver.do("release")
+        done = driver.do("wait")
+        tracer.wait(10)
     return done
 
 

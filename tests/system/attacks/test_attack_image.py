@@ -229,7 +229,7 @@ def _words(opened: set[str], of_host: set[str], package: pathlib.Path) -> str:
 def _born(stage, no_descriptors_s: float = NO_DESCRIPTORS_S):
     """(the container, which goes on; the copy; who watches the image in there; PID 1's number; what was opened up to there)."""
     package = stage.folder / "audited"
-    shutil.copytree(stage.package / "pyinit", package / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(stage.package / "pyinit", package / "pyinit")
     for mutant in INSTRUMENTS:
         path = package / "pyinit" / mutant.file
         text = path.read_text()
@@ -522,7 +522,7 @@ ROWS = (
         off(
             "no traceback; no name of a file in PID 1's code",
             Mutant("errors.py", "    place = error.__traceback__\n", '    __import__("traceback").format_exception(error)\n    place = error.__traceback__\n'),
-            Mutant("bundle.py", '    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"', '    label = "/sitecustomize.py"'),
+            Mutant("bundling.py", '    label = f"<pyinit/{inner}>" if inner != path else f"<{name}>"', '    label = "/sitecustomize.py"'),
         ),
         NOTHING, "opened: /sitecustomize.py", outside=haunted,
     ),
