@@ -22,6 +22,7 @@ _BATCH = 64  # of one port, before others have their turn
 _PAUSE_S = 0.1  # without files
 _IDLE_S = 120.0  # of a talk by datagrams, as of the kernel's conntrack for one that had answers
 MOST_TALKS = 1024  # of one port; the one that is silent for longest makes room
+_INCOMING = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _RESET = struct.pack("=ii", 1, 0)  # struct linger of socket(7)
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PKTINFO_BYTES = 20  # struct in6_pktinfo of ipv6(7): the address, the link
@@ -121,39 +122,39 @@ class _Listener:
         self._relay.watch(self.socket.fileno(), select.EPOLLIN, self._turn)
 
     def _turn(self, _: int) -> None:
-        for _ in range(_BATCH):
-            try:
-                near, _ = self.socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._relay.pause()
-                    return
-                continue  # of the connection that was to be had: accept(2)
-            try:
-                far = _opened(self._port, socket.SOCK_STREAM)
-            except OSError as error:
-                _reset(near)
-                if error.errno in _EXHAUSTED:
-                    self._relay.pause()
-                    return
-                continue
-            _Connection(self._relay, near, far)
+        try:
+            far = _opened(self._port, socket.SOCK_STREAM)  # first: who can't be carried is not accepted
+        except OSError:
+            self._relay.pause()
+            return
+        try:
+            near, _ = self.socket.accept()
+        except OSError as error:  # of the connection that was to be had, else: accept(2)
+            far.close()
+            if error.errno in _EXHAUSTED:
+                self._relay.pause()
+            return
+        try:
+            _connect(far, self._port)
+        except OSError:
+            far.close()
+            _reset(near)
+            return
+        _Connection(self._relay, near, far)
 
 
 def _opened(port: Port, kind: int) -> socket.socket:
-    """On its way to the container; OSError."""
+    """For its way to the container; OSError."""
     found = socket.socket(socket.AF_INET6 if ":" in port.address else socket.AF_INET, kind | socket.SOCK_CLOEXEC)
-    try:
-        found.settimeout(0)
-        number = found.connect_ex((port.address, port.port))
-        if number not in (0, errno.EINPROGRESS):
-            raise OSError(number, "connect")
-    except BaseException:
-        found.close()
-        raise
+    found.settimeout(0)
     return found
+
+
+def _connect(far: socket.socket, port: Port) -> None:
+    """Begin it; OSError."""
+    number = far.connect_ex((port.address, port.port))
+    if number not in (0, errno.EINPROGRESS):
+        raise OSError(number, "connect")
 
 
 def _reset(end: socket.socket) -> None:
@@ -171,6 +172,7 @@ class _Side:
         self.unsent = b""
         self.has_ended = False  # it sends nothing any more
         self.is_shut = False  # nor do we
+        self.has_hung_up = False  # both at once, and epoll would say so for ever
         end.settimeout(0)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # who sends has waited as long as it wants to
@@ -186,15 +188,16 @@ class _Connection:
 
     def _turn(self, side: _Side, other: _Side, events: int) -> None:
         try:
-            if events & select.EPOLLERR or not side.is_open:
-                number = side.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if number:
-                    raise OSError(number, "the connection")
+            if not side.is_open:
+                _raise_error(side.socket)
                 side.is_open = True
+            if events & _INCOMING and self._is_readable(side, other):
+                self._carry(side, other)  # of one that was reset: first what came before that
+            elif events & select.EPOLLERR:
+                _raise_error(side.socket)
+            side.has_hung_up |= bool(events & select.EPOLLHUP)
             if events & select.EPOLLOUT:
                 _flush(side, other)
-            if events & (select.EPOLLIN | select.EPOLLHUP) and self._is_readable(side, other):
-                self._carry(side, other)
         except BlockingIOError:  # epoll knew better a moment ago
             pass
         except OSError:
@@ -223,11 +226,11 @@ class _Connection:
 
     def _watch(self) -> None:
         for side, other in ((self._near, self._far), (self._far, self._near)):
-            if side.has_ended and side.is_shut:  # epoll would say so for ever
-                self._relay.forget(side.fd)
-                continue
             events = select.EPOLLIN if self._is_readable(side, other) else 0
             events |= select.EPOLLOUT if side.unsent or not side.is_open else 0
+            if side.has_hung_up and not events:
+                self._relay.forget(side.fd)
+                continue
             self._relay.watch(side.fd, events, lambda events, side=side, other=other: self._turn(side, other, events))  # type: ignore[misc]
 
     def _close(self, *, reset: bool) -> None:
@@ -238,6 +241,13 @@ class _Connection:
             else:
                 side.socket.close()
         self._relay.resume()
+
+
+def _raise_error(end: socket.socket) -> None:
+    """If there is one."""
+    number = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, "the connection")
 
 
 def _flush(side: _Side, other: _Side) -> None:
@@ -297,6 +307,11 @@ class _Datagrams:
                 self._end(next(iter(self._talks)))
             try:
                 far = _opened(self._port, socket.SOCK_DGRAM)
+                try:
+                    _connect(far, self._port)
+                except BaseException:
+                    far.close()
+                    raise
             except OSError:
                 return None
             found = _Talk(far, peer, local, 0.0)
