@@ -278,6 +278,38 @@ def test_without_files_those_who_come_wait_until_there_are_some(carried, files):
         one.close()
 
 
+def test_a_connection_that_epoll_has_no_room_for_is_reset_and_others_go_on():
+    """Of the watches that a user may have (fs.epoll.max_user_watches), or memory: it is told of those only."""
+
+    class Full(Relay):
+        is_full = False
+
+        def watch(self, fd, events, turn):
+            if self.is_full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().watch(fd, events, turn)
+
+    with opened("::1", TCP) as server, opened("::1", TCP) as port:
+        relay = Full([Port(os.dup(port.fileno()), "tcp", "::1", server.getsockname()[1])])
+        before = len(os.listdir("/proc/self/fd"))
+        for relay.is_full in (True, False):
+            with socket.create_connection(port.getsockname()[:2], DEADLINE_S) as near:
+                relay.turn()
+                far, _ = server.accept()
+                with far:
+                    if relay.is_full:
+                        with pytest.raises(ConnectionResetError):
+                            near.recv(16)
+                        assert len(os.listdir("/proc/self/fd")) == before + 2
+                        continue
+                    relay.turn()  # the connection to there stands
+                    near.sendall(b"now")
+                    relay.turn()
+                    assert far.recv(16) == b"now"
+        relay.turn()
+        relay.close()
+
+
 class Talks:
     """A relay of datagrams, turned by the test, by a clock of its own."""
 
@@ -371,6 +403,24 @@ def test_of_too_many_talks_the_one_that_is_silent_for_longest_makes_room(talks):
         assert talks.files() == before + MOST_TALKS
         assert talks.hears(senders[0], b"still") == (b"still", first)
         assert talks.hears(senders[1], b"anew")[1] not in (first, *others, last)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_talks_leave_half_of_the_files_to_connections(talks):
+    talks.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        talks = Talks()
+        before = talks.files()
+        seen = []
+        for _ in range(200):
+            with opened("::1", UDP) as sender:
+                seen.append(talks.hears(sender, b"hello"))
+        assert {word for word, _ in seen} == {b"hello"}
+        assert talks.files() == before + 64
+        talks.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
