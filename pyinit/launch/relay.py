@@ -17,7 +17,7 @@ from pyinit import scopes as contextlib
 from pyinit.linux import sock as socket
 from pyinit.records import NamedTuple
 
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 16  # what a connection keeps for a side that does not read, at most; more of it is not faster
 _MOST_DATAGRAM = 65535
 _BATCH = 64  # of one port, before others have their turn
 _PAUSE_S = 0.1  # without files
