@@ -7,6 +7,7 @@ there, too, and a reset is a reset; where there are no more files, nobody is acc
 """
 
 import errno
+import resource
 import select
 import struct
 import time
@@ -16,12 +17,14 @@ from pyinit import scopes as contextlib
 from pyinit.linux import sock as socket
 from pyinit.records import NamedTuple
 
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 16  # what a connection keeps for a side that does not read, at most; more of it is not faster
 _MOST_DATAGRAM = 65535
 _BATCH = 64  # of one port, before others have their turn
 _PAUSE_S = 0.1  # without files
 _IDLE_S = 120.0  # of a talk by datagrams, as of the kernel's conntrack for one that had answers
 MOST_TALKS = 1024  # of one port; the one that is silent for longest makes room
+_SHARE = 2  # one file of that many is a talk's at most, of all ports together: connections need some, too
+_INCOMING = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _RESET = struct.pack("=ii", 1, 0)  # struct linger of socket(7)
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PKTINFO_BYTES = 20  # struct in6_pktinfo of ipv6(7): the address, the link
@@ -44,8 +47,11 @@ class Relay:
         self.buffer = memoryview(bytearray(_CHUNK_BYTES))
         self._epoll = select.epoll()
         self._turns: dict[int, Callable[[int], None]] = {}
+        self._events: dict[int, int] = {}
         self._fresh: set[int] = set()  # numbers that are another's since the poll
         self._paused_until = 0.0
+        self.talks: dict[_Talk, None] = {}  # of all ports, that of the last word is the last one
+        self.most_talks = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE
         self._listeners = [_Listener(self, one) for one in ports if one.protocol == "tcp"]
         self._datagrams = [_Datagrams(self, one) for one in ports if one.protocol == "udp"]
 
@@ -69,28 +75,30 @@ class Relay:
             if fd in self._turns and fd not in self._fresh:
                 self._turns[fd](events)
         now = self.clock()
-        for one in self._datagrams:
-            one.expire(now)
+        while self.talks and (oldest := next(iter(self.talks))).last + _IDLE_S <= now:
+            oldest.end()
         if self._paused_until and now >= self._paused_until:
             self.resume()
 
     def _wait_s(self) -> float | None:
-        dues = [one.due for one in self._datagrams if one.due is not None]
+        dues = [next(iter(self.talks)).last + _IDLE_S] if self.talks else []
         dues += [self._paused_until] if self._paused_until else []
         return max(0.0, min(dues) - self.clock()) if dues else None
 
     def watch(self, fd: int, events: int, turn: Callable[[int], None]) -> None:
         """Call `turn` with what epoll(7) says of `fd`."""
-        if fd in self._turns:
-            self._epoll.modify(fd, events)
-        else:
+        before = self._events.get(fd)
+        if before is None:
             self._epoll.register(fd, events)
             self._fresh.add(fd)
-        self._turns[fd] = turn
+        elif before != events:
+            self._epoll.modify(fd, events)
+        self._turns[fd], self._events[fd] = turn, events
 
     def forget(self, fd: int) -> None:
         """Before it is closed."""
         if self._turns.pop(fd, None) is not None:
+            del self._events[fd]
             self._epoll.unregister(fd)
 
     def pause(self) -> None:
@@ -121,39 +129,39 @@ class _Listener:
         self._relay.watch(self.socket.fileno(), select.EPOLLIN, self._turn)
 
     def _turn(self, _: int) -> None:
-        for _ in range(_BATCH):
-            try:
-                near, _ = self.socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._relay.pause()
-                    return
-                continue  # of the connection that was to be had: accept(2)
-            try:
-                far = _opened(self._port, socket.SOCK_STREAM)
-            except OSError as error:
-                _reset(near)
-                if error.errno in _EXHAUSTED:
-                    self._relay.pause()
-                    return
-                continue
-            _Connection(self._relay, near, far)
+        try:
+            far = _opened(self._port, socket.SOCK_STREAM)  # first: who can't be carried is not accepted
+        except OSError:
+            self._relay.pause()
+            return
+        try:
+            near, _ = self.socket.accept()
+        except OSError as error:  # of the connection that was to be had, else: accept(2)
+            far.close()
+            if error.errno in _EXHAUSTED:
+                self._relay.pause()
+            return
+        try:
+            _connect(far, self._port)
+        except OSError:
+            far.close()
+            _reset(near)
+            return
+        _Connection(self._relay, near, far)
 
 
 def _opened(port: Port, kind: int) -> socket.socket:
-    """On its way to the container; OSError."""
+    """For its way to the container; OSError."""
     found = socket.socket(socket.AF_INET6 if ":" in port.address else socket.AF_INET, kind | socket.SOCK_CLOEXEC)
-    try:
-        found.settimeout(0)
-        number = found.connect_ex((port.address, port.port))
-        if number not in (0, errno.EINPROGRESS):
-            raise OSError(number, "connect")
-    except BaseException:
-        found.close()
-        raise
+    found.settimeout(0)
     return found
+
+
+def _connect(far: socket.socket, port: Port) -> None:
+    """Begin it; OSError."""
+    number = far.connect_ex((port.address, port.port))
+    if number not in (0, errno.EINPROGRESS):
+        raise OSError(number, "connect")
 
 
 def _reset(end: socket.socket) -> None:
@@ -171,6 +179,7 @@ class _Side:
         self.unsent = b""
         self.has_ended = False  # it sends nothing any more
         self.is_shut = False  # nor do we
+        self.has_hung_up = False  # both at once, and epoll would say so for ever
         end.settimeout(0)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # who sends has waited as long as it wants to
@@ -182,19 +191,23 @@ class _Connection:
     def __init__(self, relay: Relay, near: socket.socket, far: socket.socket) -> None:
         self._relay = relay
         self._near, self._far = _Side(near, is_open=True), _Side(far, is_open=False)
-        self._watch()
+        try:
+            self._watch()
+        except OSError:  # no memory for it: epoll_ctl(2)
+            self._close(reset=True)
 
     def _turn(self, side: _Side, other: _Side, events: int) -> None:
         try:
-            if events & select.EPOLLERR or not side.is_open:
-                number = side.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if number:
-                    raise OSError(number, "the connection")
+            if not side.is_open:
+                _raise_error(side.socket)
                 side.is_open = True
+            if events & _INCOMING and self._is_readable(side, other):
+                self._carry(side, other)  # of one that was reset: first what came before that
+            elif events & select.EPOLLERR:
+                _raise_error(side.socket)
+            side.has_hung_up |= bool(events & select.EPOLLHUP)
             if events & select.EPOLLOUT:
                 _flush(side, other)
-            if events & (select.EPOLLIN | select.EPOLLHUP) and self._is_readable(side, other):
-                self._carry(side, other)
         except BlockingIOError:  # epoll knew better a moment ago
             pass
         except OSError:
@@ -223,11 +236,11 @@ class _Connection:
 
     def _watch(self) -> None:
         for side, other in ((self._near, self._far), (self._far, self._near)):
-            if side.has_ended and side.is_shut:  # epoll would say so for ever
-                self._relay.forget(side.fd)
-                continue
             events = select.EPOLLIN if self._is_readable(side, other) else 0
             events |= select.EPOLLOUT if side.unsent or not side.is_open else 0
+            if side.has_hung_up and not events:
+                self._relay.forget(side.fd)
+                continue
             self._relay.watch(side.fd, events, lambda events, side=side, other=other: self._turn(side, other, events))  # type: ignore[misc]
 
     def _close(self, *, reset: bool) -> None:
@@ -240,6 +253,13 @@ class _Connection:
         self._relay.resume()
 
 
+def _raise_error(end: socket.socket) -> None:
+    """If there is one."""
+    number = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, "the connection")
+
+
 def _flush(side: _Side, other: _Side) -> None:
     """Write what is unsent to `side`, then the end if `other` has come to its own; OSError."""
     if side.unsent:
@@ -249,31 +269,17 @@ def _flush(side: _Side, other: _Side) -> None:
         side.is_shut = True
 
 
-class _Talk:
-    """By datagrams, with one peer: its own socket is who it is over there."""
-
-    def __init__(self, far: socket.socket, peer: tuple[str, int], local: bytes, now: float) -> None:
-        self.far = far
-        self.peer = peer
-        self.local = local  # struct in6_pktinfo, as the answers have it
-        self.last = now
-
-
 class _Datagrams:
-    """Of one port of UDP. `due`: when a talk is over, if nobody says anything."""
+    """Of one port of UDP."""
 
     def __init__(self, relay: Relay, port: Port) -> None:
-        self._relay = relay
+        self.relay = relay
+        self.talks: dict[_Key, _Talk] = {}  # as the relay's
         self._port = port
         self._near = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, 0, fileno=port.fd)
         self._near.settimeout(0)
         self._near.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)  # an answer is from where the question went
-        self._talks: dict[tuple[tuple[str, int], bytes], _Talk] = {}  # that of the last word is the last one
         relay.watch(port.fd, select.EPOLLIN, self._turn)
-
-    @property
-    def due(self) -> float | None:
-        return next((talk.last + _IDLE_S for talk in self._talks.values()), None)
 
     def _turn(self, _: int) -> None:
         for _ in range(_BATCH):
@@ -283,54 +289,75 @@ class _Datagrams:
                 return
             except OSError:  # what became of an earlier answer
                 continue
-            talk = self._talk(peer, told[0][2][:16] + bytes(4) if told else b"")
-            if talk is not None:
-                with contextlib.suppress(OSError):  # it is lost, as any datagram may be
-                    talk.far.send(data)
+            with contextlib.suppress(OSError):  # it is lost, as any datagram may be
+                self._talk((peer, told[0][2][:16] + bytes(4) if told else b"")).far.send(data)
 
-    def _talk(self, peer: tuple[str, int], local: bytes) -> _Talk | None:
-        """With that one, from now on; None if it can't be."""
-        key = (peer, local)
-        found = self._talks.pop(key, None)
+    def _talk(self, key: "_Key") -> "_Talk":
+        """With that one, from now on; OSError."""
+        found = self.talks.get(key)
         if found is None:
-            if len(self._talks) >= MOST_TALKS:
-                self._end(next(iter(self._talks)))
+            self._make_room()
+            found = _Talk(self, key, _opened(self._port, socket.SOCK_DGRAM))
             try:
-                far = _opened(self._port, socket.SOCK_DGRAM)
-            except OSError:
-                return None
-            found = _Talk(far, peer, local, 0.0)
-            self._relay.watch(far.fileno(), select.EPOLLIN, lambda _: self._answer(key))
-        found.last = self._relay.clock()
-        self._talks[key] = found
+                _connect(found.far, self._port)
+                self.relay.watch(found.far.fileno(), select.EPOLLIN, found.turn)
+            except BaseException:
+                found.far.close()
+                raise
+        found.touch()
         return found
 
-    def _answer(self, key: tuple[tuple[str, int], bytes]) -> None:
-        talk = self._talks.pop(key)
-        self._talks[key] = talk
-        talk.last = self._relay.clock()
-        ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, talk.local)] if talk.local else []
+    def _make_room(self) -> None:
+        for talks, most in ((self.talks.values(), MOST_TALKS), (self.relay.talks, self.relay.most_talks)):
+            if len(talks) >= most:
+                next(iter(talks)).end()
+
+    def answer(self, data: bytes, key: "_Key") -> None:
+        peer, local = key
+        ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local)] if local else []
+        with contextlib.suppress(OSError):  # as above
+            self._near.sendmsg([data], ancillary, 0, peer)
+
+    def close(self) -> None:
+        while self.talks:
+            next(iter(self.talks.values())).end()
+        self._near.close()
+
+
+_Key = tuple[tuple[str, int], bytes]  # who, and whom he asked: struct in6_pktinfo, as the answers have it
+
+
+class _Talk:
+    """By datagrams, with one peer: its own socket is who it is over there."""
+
+    def __init__(self, port: _Datagrams, key: _Key, far: socket.socket) -> None:
+        self._port = port
+        self._key = key
+        self.far = far
+        self.last = 0.0
+
+    def turn(self, _: int) -> None:
+        self.touch()
         for _ in range(_BATCH):
             try:
-                data = talk.far.recv(_MOST_DATAGRAM)
+                data = self.far.recv(_MOST_DATAGRAM)
             except BlockingIOError:
                 return
             except OSError:  # nobody is at the port; there may be by the next one
                 continue
-            with contextlib.suppress(OSError):  # as above
-                self._near.sendmsg([data], ancillary, 0, talk.peer)
+            self._port.answer(data, self._key)
 
-    def expire(self, now: float) -> None:
-        while (due := self.due) is not None and due <= now:
-            self._end(next(iter(self._talks)))
+    def touch(self) -> None:
+        """It has the last word."""
+        relay, talks = self._port.relay, self._port.talks
+        talks.pop(self._key, None)
+        relay.talks.pop(self, None)
+        self.last = relay.clock()
+        talks[self._key] = self
+        relay.talks[self] = None
 
-    def close(self) -> None:
-        while self._talks:
-            self._end(next(iter(self._talks)))
-        self._near.close()
-
-    def _end(self, key: tuple[tuple[str, int], bytes]) -> None:
-        far = self._talks.pop(key).far
-        self._relay.forget(far.fileno())
-        far.close()
-
+    def end(self) -> None:
+        self._port.relay.forget(self.far.fileno())
+        self.far.close()
+        del self._port.talks[self._key]
+        del self._port.relay.talks[self]

@@ -66,6 +66,16 @@ class Carried:
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         return int(fields[11]) + int(fields[12])
 
+    def leaves_unread(self, near: socket.socket) -> bool:
+        """What has come from there, for a fifth of a second (proc(5), net/tcp: the second queue)."""
+        ends = [f"{port:04X}" for port in (self.at[1], near.getsockname()[1])]
+        for _ in range(20):
+            rows = [row.split() for row in pathlib.Path("/proc/net/tcp6").read_text().splitlines()[1:]]
+            if next(row[4] for row in rows if [end.rpartition(":")[2] for end in row[1:3]] == ends).endswith(":00000000"):
+                return False
+            select.select([], [], [], 0.01)
+        return True
+
     def close(self) -> None:
         self.server.close()
         self._port.close()
@@ -180,6 +190,42 @@ def test_what_was_sent_before_the_end_comes_also_to_who_reads_late(carried):
         assert len(read_all(far)) == sent
 
 
+def test_one_that_has_ended_both_ways_is_not_asked_again_while_the_other_does_not_read(carried):
+    """The far end says no more and reads nothing; the near one's last words and its end are in the relay's socket."""
+    relay = carried()
+    near, far = relay.pair()
+    far.shutdown(socket.SHUT_WR)
+    assert near.recv(16) == b""
+    sent = 0
+    while not relay.leaves_unread(near):
+        near.sendall(bytes(1 << 16))
+        sent += 1 << 16
+    near.close()
+    ticks = relay.cpu_ticks()
+    select.select([], [], [], 0.5)  # the time in which it must do nothing
+    assert relay.cpu_ticks() - ticks <= 5
+    with far:
+        assert len(read_all(far)) == sent
+
+
+@pytest.mark.parametrize("who", ["near", "far"])
+def test_what_was_said_before_a_reset_is_heard(carried, who):
+    """As of a server that answers early and leaves the question unread: close(2) makes a reset of that."""
+    relay = carried()
+    near, far = relay.pair()
+    one, other = (near, far) if who == "near" else (far, near)
+    other.sendall(b"a question")
+    assert select.select([one], [], [], DEADLINE_S)[0]
+    os.kill(relay.pid, signal.SIGSTOP)  # so that it sees both at once
+    one.sendall(b"an answer")
+    one.close()
+    os.kill(relay.pid, signal.SIGCONT)
+    with other:
+        assert other.recv(16) == b"an answer"
+        with pytest.raises(ConnectionResetError):
+            other.recv(16)
+
+
 @pytest.mark.parametrize("who", ["near", "far"])
 def test_a_reset_is_a_reset_at_the_other_end(carried, who):
     near, far = carried().pair()
@@ -196,7 +242,7 @@ def test_who_finds_nobody_there_is_reset_and_the_next_one_is_not(carried):
     relay = carried()
     port = relay.server.getsockname()[1]
     relay.server.close()
-    with relay.connect() as near, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), relay.connect() as near:  # it may be so soon that connect(2) says it
         near.recv(16)
     relay.server = opened("::1", TCP, port)
     near, far = relay.pair()
@@ -205,9 +251,10 @@ def test_who_finds_nobody_there_is_reset_and_the_next_one_is_not(carried):
         assert far.recv(16) == b"now"
 
 
-def test_without_files_those_who_come_wait_until_there_are_some(carried):
-    """And it does not turn in circles meanwhile."""
-    relay = carried(files=max(map(int, os.listdir("/proc/self/fd"))) + 16)
+@pytest.mark.parametrize("files", [16, 17])
+def test_without_files_those_who_come_wait_until_there_are_some(carried, files):
+    """And it does not turn in circles meanwhile; one file is none, for a connection needs two."""
+    relay = carried(files=max(map(int, os.listdir("/proc/self/fd"))) + files)
     pairs = []
     with contextlib.suppress(TimeoutError):
         while True:
@@ -229,6 +276,38 @@ def test_without_files_those_who_come_wait_until_there_are_some(carried):
     assert far.recv(16) == b"at last"
     for one in (waiting, far, *(end for pair in pairs[3:-1] for end in pair)):
         one.close()
+
+
+def test_a_connection_that_epoll_has_no_room_for_is_reset_and_others_go_on():
+    """Of the watches that a user may have (fs.epoll.max_user_watches), or memory: it is told of those only."""
+
+    class Full(Relay):
+        is_full = False
+
+        def watch(self, fd, events, turn):
+            if self.is_full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().watch(fd, events, turn)
+
+    with opened("::1", TCP) as server, opened("::1", TCP) as port:
+        relay = Full([Port(os.dup(port.fileno()), "tcp", "::1", server.getsockname()[1])])
+        before = len(os.listdir("/proc/self/fd"))
+        for relay.is_full in (True, False):
+            with socket.create_connection(port.getsockname()[:2], DEADLINE_S) as near:
+                relay.turn()
+                far, _ = server.accept()
+                with far:
+                    if relay.is_full:
+                        with pytest.raises(ConnectionResetError):
+                            near.recv(16)
+                        assert len(os.listdir("/proc/self/fd")) == before + 2
+                        continue
+                    relay.turn()  # the connection to there stands
+                    near.sendall(b"now")
+                    relay.turn()
+                    assert far.recv(16) == b"now"
+        relay.turn()
+        relay.close()
 
 
 class Talks:
@@ -324,6 +403,24 @@ def test_of_too_many_talks_the_one_that_is_silent_for_longest_makes_room(talks):
         assert talks.files() == before + MOST_TALKS
         assert talks.hears(senders[0], b"still") == (b"still", first)
         assert talks.hears(senders[1], b"anew")[1] not in (first, *others, last)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_talks_leave_half_of_the_files_to_connections(talks):
+    talks.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        talks = Talks()
+        before = talks.files()
+        seen = []
+        for _ in range(200):
+            with opened("::1", UDP) as sender:
+                seen.append(talks.hears(sender, b"hello"))
+        assert {word for word, _ in seen} == {b"hello"}
+        assert talks.files() == before + 64
+        talks.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
