@@ -14,7 +14,7 @@ from pyinit.linux import mount, namespaces, process
 from pyinit.model import guest_folder
 
 _PATIENCE_S, _AFTER_KILL_S = 5.0, 1.0  # for the removal of what a container has written
-_ENDING_S, _TURN_S = 0.5, 0.02  # the other may kill all in its pid namespace before it ends itself
+_TURN_S = 0.02
 _KILL = 9
 
 
@@ -91,13 +91,13 @@ def _remove(place: int, name: str) -> None:
     os.rmdir(name, dir_fd=place)
 
 
-def has_ended(pid_space: int) -> bool:
-    """Whether no process can be born in a pid namespace any more; it may just be about to end."""
-    waits = int(_ENDING_S / _TURN_S)
-    while not _is_over(pid_space) and waits:
+def has_ended(pid_space: int, patience_s: float) -> bool:
+    """Whether no process can be born in a pid namespace any more."""
+    waits = int(patience_s / _TURN_S)
+    while not (found := _is_over(pid_space)) and waits:
         select.select([], [], [], _TURN_S)
         waits -= 1
-    return waits > 0
+    return found
 
 
 def _is_over(pid_space: int) -> bool:

@@ -216,7 +216,7 @@ class _Birth:
             for kind in _ORDER:
                 if kind in self._joined:
                     self._join(kind)
-            pid, _ = process.clone(flags | process.CLONE_PARENT)
+            pid = self._clone(flags | process.CLONE_PARENT)
             if pid == 0:
                 os.close(write_fd)
                 self._wait()
@@ -227,6 +227,14 @@ class _Birth:
         except BaseException as error:  # noqa: BLE001 - the process's edge: nothing may unwind into the launcher's frames
             os.write(write_fd, f"{errno.EIO} internal error: {type(error).__name__}: {error}".encode("utf-8", "replace")[:4096])
         os._exit(0)
+
+    def _clone(self, flags: int) -> int:
+        try:
+            return process.clone(flags)[0]
+        except OSError as error:
+            if error.errno != errno.ENOMEM or "pid" not in self._joined:
+                raise
+            raise OSError(errno.ESRCH, "the pid namespace that it joins has just ended (pid_namespaces(7)); start whose it is first") from None
 
     def _join(self, kind: str) -> None:
         try:

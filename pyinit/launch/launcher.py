@@ -53,6 +53,7 @@ _MOST_TEXT = 8192
 _REBOOT = 128 + HUP  # PID 1 of a pid namespace can die of HUP in one way only: reboot(2)
 _DIGESTS = ".digests"  # no name of a container starts with a dot
 _KILLED = 128 + 9
+_ENDING_S = 0.5  # who has a pid namespace may kill all in it before it ends itself
 
 
 def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callable[[str], None], trace: Trace = SILENT) -> int:
@@ -151,14 +152,17 @@ class Launch:
                 keeper, parting = self._keeper(), self._parting()
             try:
                 code = Monitor(self.born, self._read_again, Limits(self.box.cgroup, self.groups, self.unified), keeper, parting, foreign=bool(self.box.init)).run()
-                if code == _KILLED and self.born.pid_space >= 0:
-                    self._look_at_the_other()
+                if code == _KILLED and (why := self._end_of_the_other(patience_s=_ENDING_S)):
+                    self.report(why)
                 return code
             finally:
                 if parting is not None:
                     parting.close()
-        except BaseException:
+        except BaseException as error:
+            why = self._end_of_the_other() if isinstance(error, LaunchError) else ""
             self.born.end()
+            if why:
+                raise LaunchError(why) from error
             raise
         finally:
             if helper is not None:
@@ -179,14 +183,17 @@ class Launch:
         if self.forwarder is not None:
             self.forwarder.bury()
 
-    def _look_at_the_other(self) -> None:
-        """Its end takes along whoever is in its pid namespace."""
+    def _end_of_the_other(self, *, patience_s: float = 0.0) -> str:
+        """In words, if it has ended in whose pid namespace the container is: that takes along whoever is in it."""
+        if self.born.pid_space < 0:
+            return ""
         from pyinit.launch import guests  # for those who are in one
 
+        if not guests.has_ended(self.born.pid_space, patience_s):
+            return ""
         one = next(one for one in self.box.share if one.kind == "pid")
-        if guests.has_ended(self.born.pid_space):
-            whose = {"container": f"container {one.what}", "pid": f"the process {one.what}"}.get(one.by, one.what)
-            self.report(f"{one.origin}: the pid namespace of {whose} has ended, and this container, which is in it by share, with it")
+        whose = {"container": f"container {one.what}", "pid": f"the process {one.what}"}.get(one.by, one.what)
+        return f"{one.origin}: the pid namespace of {whose} has ended, and this container, which is in it by share, with it"
 
     def _ids(self) -> Ids:
         if not self.box.rootless:

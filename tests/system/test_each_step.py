@@ -307,10 +307,21 @@ command = ["/bin/sleep", "1000"]
 
 
 @pytest.fixture
-def guest(bench, busybox):
-    """A driver of one that stands in the root of another."""
-    other = bench.start(f'[container]\nname = "pyinit-other"\nlayers = ["{busybox}"]\n[services.app]\ncommand = ["/bin/sleep", "1000"]\n', name="other.toml")
-    other.wait_for("app: ready")
+def other(bench, busybox):
+    """Starts one, in whose root another may stand."""
+
+    def start() -> Pyinit:
+        box = bench.start(f'[container]\nname = "pyinit-other"\nlayers = ["{busybox}"]\n[services.app]\ncommand = ["/bin/sleep", "1000"]\n', name="other.toml")
+        box.wait_for("app: ready")
+        return box
+
+    return start
+
+
+@pytest.fixture
+def guest(bench, other):
+    """A driver of such a one."""
+    other()
     driver = Driver(bench.write(GUEST))
     yield driver
     driver.close()
@@ -328,7 +339,7 @@ def test_each_operation_in_the_root_of_another_fails_in_turn_and_is_where_its_mo
     assert [kind for _, _, kind in guest.steps] == [
         "JoinNamespace", "Isolate", "MakeCgroup", "SetHostname", "SetSysctl", "JoinKeyring", "JoinNamespace", "LimitCapabilities", "FilterCalls", "RunHook",
     ]  # fmt: skip
-    for number, (origin, words, _) in enumerate(guest.steps):
+    for number, (origin, words, kind) in enumerate(guest.steps):
         for when in ("before", "after"):
             code = ERRNOS[number % len(ERRNOS)]
             done = guest.run(step=number, when=when, errno=code)
@@ -337,10 +348,30 @@ def test_each_operation_in_the_root_of_another_fails_in_turn_and_is_where_its_mo
             assert (done["code"], start, hint[:2] in ("", "; "), done["text"].count("\n")) == (111, "pyinit: ", True, 1), what
             assert done["left"] + done["ended"] == [], what
             assert (seen(), in_other()) == (before, inside), what
-            guest.do("start", step=number, when=when)
-            guest.do("kill")
-            assert run_whole(guest, f"killed {what}") == whole
-            assert (seen(), in_other()) == (before, inside), f"killed {what}"
+            if when == "before" or kind == "JoinNamespace":
+                guest.do("start", step=number, when=when)
+                guest.do("kill")
+                assert run_whole(guest, f"killed {what}") == whole
+                assert (seen(), in_other()) == (before, inside), f"killed {what}"
+
+
+def test_the_other_ends_while_it_is_made(guest, bench, other):
+    before = seen()
+    over = "the pid namespace of container pyinit-other has ended, and this container, which is in it by share, with it"
+    unborn = "clone PID 1 into new namespaces: uts ipc cgroup net: the pid namespace that it joins has just ended (pid_namespaces(7)); start whose it is first"
+    for step, said in (("Isolate", f"5: {unborn}"), ("MakeCgroup", f"7: {over}"), ("LimitCapabilities", f"7: {over}")):
+        pid = guest.do("start", step=next(number for number, (_, _, kind) in enumerate(guest.steps) if kind == step), when="before")
+        bench.running[-1].process.terminate()
+        if step == "Isolate":  # else the other's end waits for that of ours to be reaped
+            assert bench.running[-1].wait() == 0
+        for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            wait_until(lambda: "State:\tZ" in pathlib.Path(f"/proc/{child}/status").read_text(), "its end")  # noqa: B023 - it is called here
+        guest.do("release")
+        done = guest.do("wait")
+        assert bench.running[-1].wait() == 0
+        assert (done["code"], done["text"], done["left"]) == (111, f"pyinit: {bench.folder}/services.toml:{said}\n", []), step
+        other()
+        same_as(before, step)
 
 
 def test_each_system_call_of_who_joins_the_root_of_another_fails_in_turn(guest, tmp_path):
