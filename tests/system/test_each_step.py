@@ -483,12 +483,29 @@ def traced(pid: int, log: pathlib.Path, *options: str) -> Iterator[subprocess.Po
     """By strace, which is gone at the end."""
     tracer = subprocess.Popen(["strace", "-qq", "-o", log, "-p", str(pid), *options])
     status = pathlib.Path(f"/proc/{pid}/status")
+
+    def is_attached() -> bool:
+        assert tracer.poll() is None, f"strace left with {tracer.returncode}: {_of_process(pid)}"
+        return "TracerPid:\t0\n" not in status.read_text()
+
     try:
-        wait_until(lambda: "TracerPid:\t0\n" not in status.read_text(), "strace")
+        try:
+            wait_until(is_attached, "strace")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {_of_process(tracer.pid)}{_of_process(pid)}") from None
         yield tracer
     finally:
         tracer.terminate()
         tracer.wait(10)
+
+
+def _of_process(pid: int) -> str:
+    """What it is and what it waits for, in the kernel."""
+    told = ""
+    for name in ("cmdline", "status", "wchan", "stack", "syscall"):
+        with contextlib.suppress(OSError):  # it is gone
+            told += f"{name} of {pid}: {pathlib.Path(f'/proc/{pid}/{name}').read_text()}\n"
+    return told
 
 
 def run_traced(driver: Driver, side: Side, log: pathlib.Path, *options: str) -> dict:
