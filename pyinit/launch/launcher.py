@@ -62,6 +62,7 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
     box = config.container
     assert box is not None
     steps = plan.make(config)
+    forwarder: Forwarder | None = None
     try:
         held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
     except OSError as error:
@@ -72,19 +73,24 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
         _report(held, [], report)  # of the run before, whose monitor was killed
         while True:
             one = Launch(config, steps, held, born, report, trace)
-            code = one.run()
+            try:
+                code = one.run()
+            finally:
+                forwarder = one.forwarder
             if code != _REBOOT:
                 return code
             held.undo_for_another(box.origin)
             _report(held, [], report)
-            if one.forwarder is not None:
-                one.forwarder.bury()
+            if forwarder is not None:
+                forwarder.bury()
             born = bear()
     except OSError as error:
         raise LaunchError(text_of(error, box)) from error
     finally:
         problems = held.undo()
         _report(held, [*problems, *held.release()], report)
+        if forwarder is not None:
+            forwarder.bury()  # not by whoever is init: that may take its time
 
 
 def _report(held: Claim, problems: list[str], report: Callable[[str], None]) -> None:
@@ -349,7 +355,7 @@ class Launch:
 
                 assert self.taken is not None
                 with carried_out(step, self.trace):
-                    self.forwarder = forwarder.Forwarder(step, self.taken, self.held.note)
+                    self.forwarder = forwarder.Forwarder(step, self.taken, self.held.note_anew)
                     self.forwarder.start()
 
     def _serve(self, builder: Builder) -> None:
