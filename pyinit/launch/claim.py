@@ -44,6 +44,10 @@ class Claim:
         finally:
             os.close(fd)
 
+    def note_anew(self, kind: str, value: str) -> None:
+        """As `note`, in place of what there was of that kind: of what is made again and again a journal does not grow."""
+        self._rewrite([*(one for one in journals.read(self.directory) if one[0] != kind), (kind, value)])
+
     def write_pid(self, pid: int) -> None:
         """PID 1 as the host sees it, for `list` and messages."""
         path = f"{self.directory}/pid"

@@ -25,13 +25,14 @@ KIND = "forwarder"  # in the journal
 _NOBODY = 65534
 _RTMGRP_LINK = 1
 _FAILED = 1
+_GO = b"!"
 
 
 class Forwarder(Served):
     """One container's, through all its lives."""
 
     def __init__(self, step: ForwardLoopback, taken: Taken, note: Callable[[str, str], None]) -> None:
-        """`taken`: its sockets stay open for as long as this is; `note` writes a kind and a value to the journal."""
+        """`taken`: its sockets stay open for as long as this is; `note` has a kind's only value in the journal from then on."""
         super().__init__("the forwarder of [::1]")
         self._link = step.link
         own = sorted(taken.addresses, key=bits_of)[-1]  # by IPv6, if it has that
@@ -42,29 +43,42 @@ class Forwarder(Served):
         """OSError."""
         self.close()
         link = index_of(self._link)
-        errors, says = os.pipe()
+        fds: list[int] = []
         try:
-            pid, pidfd = process.clone(0)
-            if pid == 0:
-                self._run(link, says)
+            fds += os.pipe()
+            fds += os.pipe()  # a line of its own: those before a failure are in it
+            self.errors, says, waits, word = fds
+            fds.remove(self.errors)
+            os.set_blocking(self.errors, False)
+            self.pid, self.pidfd = process.clone(0)
+            if self.pid == 0:
+                self._run(link, says, waits, word)
+            self._note(KIND, identity(self.pid))
+            os.write(word, _GO)
         except BaseException:
-            os.close(errors)
+            self.kill()  # the journal may not have it
+            self.bury(os.WEXITED)
             raise
         finally:
-            os.close(says)
-        os.set_blocking(errors, False)
-        self.pid, self.pidfd, self.errors = pid, pidfd, errors
-        self._note(KIND, identity(pid))
+            for fd in fds:
+                os.close(fd)
 
-    def bury(self) -> None:
+    def has_link(self) -> bool:
+        """Else there is nothing to forward to, for good."""
+        return index_of(self._link) != 0
+
+    def bury(self, how: int = os.WEXITED | os.WNOHANG) -> None:
         """Once the journal has ended it."""
         if self.pidfd >= 0:
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+            os.waitid(os.P_PIDFD, self.pidfd, how)
         self.close()
 
-    def _run(self, link: int, says: int) -> NoReturn:
+    def _run(self, link: int, says: int, waits: int, word: int) -> NoReturn:
         """The child, to its end."""
         try:
+            os.close(word)
+            if os.read(waits, 1) != _GO:  # the journal does not have it
+                os._exit(_FAILED)
             os.setsid()
             os.dup2(os.open(os.devnull, os.O_RDWR), 0)
             os.dup2(0, 1)

@@ -229,6 +229,17 @@ class _KeptForwarder(_Kept):
     def __init__(self, forwarder: "Forwarder", report: Callable[[str], None]) -> None:
         super().__init__(forwarder, report)
         self._forwarder = forwarder
+        self._is_over = False
+
+    def _again(self, how: str, now: float) -> None:
+        super()._again(how, now)
+        self._is_over = not self._forwarder.has_link()  # so has the container, or somebody has taken it away
+        if self._is_over:
+            self._untold = "ended with the container's link; what comes to ports at ::1 gets nowhere until it is started again"
+
+    def _wait_on(self, now: float) -> None:
+        if not self._is_over:
+            super()._wait_on(now)
 
     def _revive(self) -> int:
         self._forwarder.start()

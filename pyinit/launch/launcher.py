@@ -89,7 +89,7 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
     finally:
         problems = held.undo()
         if one is not None:
-            one.bury()
+            one.bury()  # not by whoever is init: that may take its time
         _report(held, [*problems, *held.release()], report)
 
 
@@ -385,7 +385,7 @@ class Launch:
 
                 assert self.taken is not None
                 with carried_out(step, self.trace):
-                    self.forwarder = forwarder.Forwarder(step, self.taken, self.held.note)
+                    self.forwarder = forwarder.Forwarder(step, self.taken, self.held.note_anew)
                     self.forwarder.start()
 
     def _serve(self, builder: Builder | NoBuilder) -> None:

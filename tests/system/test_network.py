@@ -187,8 +187,18 @@ def test_the_forwarder_is_nobody_and_has_nothing_but_its_ports(lab, pool):
     ]
     again = lab.forwarder()
     assert again != pid
+    assert pathlib.Path("/run/pyinit/pyinit-web/journal").read_text().count("forwarder\t") == 1  # however often
     assert box.stop() == 0
     assert not os.path.exists(f"/proc/{again}")
+
+
+def test_the_forwarder_of_a_link_that_somebody_took_away_is_not_started_again(lab):
+    box = lab.start(BOTH + 'publish = ["[::1]:8080:80"]')
+    netlab.ip("link", "del", "ve-pyinit-web", at=netlab.HOST)
+    said = "pyinit: network: the forwarder of [::1] ended with the container's link; what comes to ports at ::1 gets nowhere until it is started again\n"
+    box.wait_for(said)
+    assert box.stop() == 0
+    assert [line for line in box.output.splitlines(keepends=True) if "network: " in line] == [said]
 
 
 def test_the_forwarder_of_a_killed_monitor_ends_with_the_container(lab):
