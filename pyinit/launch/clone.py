@@ -8,6 +8,7 @@ Python takes longer to start than all the rest: so PID 1 starts while the launch
 root built (launcher.py). All that it needs for that comes by fds: its code, the config, one end of the channel.
 """
 
+import errno
 import os
 import sys
 from _collections_abc import Callable
@@ -127,7 +128,12 @@ def _copy_file(fd: int, *, is_of_all: bool) -> int:
         return os.dup(fd)
     if is_of_all or mount.refused_mounts() or not os.fstat(fd).st_nlink:  # another start may have put a new one in its place
         return sealed(fd, "pyinit-code")
-    return mount.detached_copy(f"/proc/self/fd/{fd}", _ATTRIBUTES)
+    try:
+        return mount.detached_copy(f"/proc/self/fd/{fd}", _ATTRIBUTES)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # else it was opened in another mount namespace: an ordinary user has one of his own by now
+            raise
+    return sealed(fd, "pyinit-code")
 
 
 def sealed(fd: int, name: str) -> int:

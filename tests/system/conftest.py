@@ -1,5 +1,6 @@
 """Real containers: an image of busybox, a running pyinit, and what must not be left behind."""
 
+import fcntl
 import os
 import pathlib
 import select
@@ -13,6 +14,7 @@ import pytest
 
 REPO = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 20.0
+LAST = ("test_network_files", "test_cgroup2")  # each has a guest, and they boot at the same time
 APPLETS = [
     "awk", "sh", "cat", "ls", "ps", "sleep", "env", "id", "hostname", "mount", "echo", "kill", "true", "false", "touch", "readlink", "dd", "wc", "head", "grep", "nc", "ip", "seq", "yes", "setsid"]
 
@@ -21,7 +23,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "system" in item.path.parts and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="containers need root: run tests/run as root"))
-    items.sort(key=lambda item: (bool({"system", "runtimes"} & set(item.path.parts)), item.path.stem == "test_cgroup2"))  # fast ones first
+    items.sort(key=lambda item: (bool({"system", "runtimes"} & set(item.path.parts)), LAST.index(item.path.stem) if item.path.stem in LAST else -1))  # fast ones first
 
 
 def make_busybox(folder: pathlib.Path) -> pathlib.Path:
@@ -35,8 +37,8 @@ def make_busybox(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def squash(folder: pathlib.Path, image: pathlib.Path) -> pathlib.Path:
-    subprocess.run(["mksquashfs", folder, image, "-quiet", "-no-progress", "-noappend"], check=True, capture_output=True)
+def squash(folder: pathlib.Path, image: pathlib.Path, *options: str) -> pathlib.Path:
+    subprocess.run(["mksquashfs", folder, image, "-quiet", "-no-progress", "-noappend", *options], check=True, capture_output=True)
     return image
 
 
@@ -49,6 +51,20 @@ def erofs(folder: pathlib.Path, image: pathlib.Path, *options: str) -> pathlib.P
 def busybox(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("image")
     return squash(make_busybox(folder / "tree"), folder / "busybox.squashfs")
+
+
+@pytest.fixture(scope="session")
+def web_images() -> pathlib.Path:
+    """Built once for this checkout, perhaps by tests/run at this moment; the example uses the same."""
+    folder = REPO / "examples/web/images"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    subprocess.run(
+        [shutil.which("python3", path="/usr/bin") or "python3", "-m", "pyinit", "build", "examples/web/build.toml"],
+        cwd=REPO, check=True, capture_output=True, timeout=600,
+    )  # fmt: skip
+    return folder
 
 
 class Pyinit:
@@ -191,6 +207,18 @@ def runtime(tmp_path):
     runtime = Runtime(tmp_path)
     yield runtime
     runtime.close()
+
+
+@pytest.fixture(scope="session")
+def cgroup2_guest(request, tmp_path_factory):
+    """The guest of test_cgroup2.py, which needs nothing of this host: it is at work while the other one waits for servers. None if nobody will ask."""
+    import test_cgroup2
+
+    wanted = any(item.path.stem == test_cgroup2.__name__ for item in request.session.items)
+    guest = test_cgroup2.boot(tmp_path_factory.mktemp("guest")) if wanted else None
+    yield guest
+    if guest is not None:
+        guest.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
 """Limits and tracking where there is cgroup v2 only, of root and of an ordinary user, in a virtual machine: this host's layout is another."""
 
 import json
+import pathlib
 import re
 
-from guest import boot
+from guest import Guest
 
 PYINIT = "PYTHONPATH=/opt /usr/bin/python3.11 -m pyinit"
 
@@ -99,6 +100,7 @@ log = { to = "stdout", timestamp = "none" }
 # First from the root group; then from a group that holds another process and so can't hand controllers down. The limits of
 # services as root and as a user at the same time, who is refused a group that is half his own, or that holds another's process.
 SCRIPT = f"""
+dmesg -n 1
 {PYINIT} --config /etc/pyinit/services.toml; echo code $?
 echo left $(find /sys/fs/cgroup -name 'pyinit-*' | wc -l)
 IN=/sys/fs/cgroup
@@ -174,9 +176,14 @@ echo PART; cat /run/said77; echo PART; cat /run/said88; echo PART; cat /run/refu
 """
 
 
-def test_limits_tracking_and_killing_on_pure_cgroup_v2(tmp_path):
+def boot(folder: pathlib.Path) -> Guest:
+    """conftest.py has it begin when there is somebody to share the machine with."""
     files = {f"etc/pyinit/{name}.toml": text for name, text in (("services", CONFIG), ("limits77", LIMITS), ("limits88", OF_A_USER), ("plain", PLAIN))}
-    text = boot(tmp_path, SCRIPT, files, 150, programs=("setpriv",))
+    return Guest(folder, SCRIPT, files, programs=("setpriv",))
+
+
+def test_limits_tracking_and_killing_on_pure_cgroup_v2(cgroup2_guest):
+    text = cgroup2_guest.result(150, since_boot=True)
     text = re.sub(r"\x1b\[\d+m(\w+) +\|\x1b\[0m ", r"\1: ", text)  # on the console, which is a terminal, names are coloured
     text, *parts = text.split("PART\n")
     first, second = text.split("left 0\n", 1)

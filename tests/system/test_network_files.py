@@ -253,7 +253,7 @@ def island(tmp_path):
     island.close()
 
 
-def test_user_files_on_nfs_smb_and_9p_through_a_restart_of_the_server(island, tmp_path, nothing_left):
+def test_user_files_on_nfs_smb_and_9p_through_a_restart_of_the_server(island, tmp_path, nothing_left, cgroup2_guest):
     nfs = island.nfs()
     island.serve(SMB_PORT, "smbd", "--foreground", "--no-process-group", f"--configfile={tmp_path}/smb.conf")
     files = {"etc/pyinit/files.toml": CONFIG, "etc/pyinit/gone.toml": GONE, "etc/pyinit/password": f"{PASSWORD}\n", "etc/hosts": "10.0.2.2 nas\n"}

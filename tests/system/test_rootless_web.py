@@ -8,7 +8,7 @@ from conftest import REPO, Pyinit
 from netlab import HERE4
 from test_rootless import servers, subids  # noqa: F401 - a fixture
 from test_rootless_network import host, slirps, user  # noqa: F401 - fixtures
-from test_web import images, key  # noqa: F401 - fixtures
+from test_web import key  # noqa: F401 - a fixture
 
 UNIFIED = pathlib.Path("/sys/fs/cgroup/unified") if os.path.isdir("/sys/fs/cgroup/unified") else pathlib.Path("/sys/fs/cgroup")
 DELEGATED = UNIFIED / "pyinit-t-delegated"
@@ -19,20 +19,20 @@ LACKS = [  # of a hybrid host: the controllers are v1's, which are root's
 OWN_GROUP = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 
 
-def config(user, images) -> pathlib.Path:  # noqa: F811
+def config(user, web_images) -> pathlib.Path:  # noqa: F811
     """The example's own file, in a folder of the user's."""
     folder = user.folder / "home"
     text = (REPO / "examples/web/rootless.toml").read_text()
     assert text.count("../../services/") == 3
     (folder / "services.toml").write_text(text.replace("../../services/", f"{user.folder}/services/"))
     shutil.copytree(REPO / "services", user.folder / "services")
-    shutil.copytree(images, folder / "images")
+    shutil.copytree(web_images, folder / "images")
     return folder / "services.toml"
 
 
-def test_the_example_as_an_ordinary_user_with_a_group_of_his_own(user, images, key):  # noqa: F811
+def test_the_example_as_an_ordinary_user_with_a_group_of_his_own(user, web_images, key):  # noqa: F811
     """Twice: what is kept is kept. The group is delegated as a manager would do it, and is his at the end."""
-    path = config(user, images)
+    path = config(user, web_images)
     environment = user.environment({"GREETING": "hello of a user", "SSH_KEY": pathlib.Path(f"{key}.pub").read_text().strip()})
     DELEGATED.mkdir()
     try:

@@ -5,7 +5,6 @@ import pathlib
 import pty
 import re
 import select
-import shutil
 import subprocess
 import time
 import urllib.request
@@ -18,16 +17,6 @@ NAME = "pyinit-web-test"
 
 
 @pytest.fixture(scope="module")
-def images() -> pathlib.Path:
-    """Built once for this checkout; the example uses the same."""
-    subprocess.run(
-        [shutil.which("python3", path="/usr/bin") or "python3", "-m", "pyinit", "build", "examples/web/build.toml"],
-        cwd=REPO, check=True, capture_output=True, timeout=600,
-    )  # fmt: skip
-    return REPO / "examples/web/images"
-
-
-@pytest.fixture(scope="module")
 def key(tmp_path_factory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("key") / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
@@ -35,13 +24,13 @@ def key(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def config(images, key, tmp_path_factory) -> pathlib.Path:
+def config(web_images, key, tmp_path_factory) -> pathlib.Path:
     """The example's own file, in a place, with a name and a network of the test's."""
     folder = tmp_path_factory.mktemp("web")
     text = (REPO / "examples/web/services.toml").read_text()
     for old, new in (
         ("../../services/", f"{REPO}/services/"),
-        ("images/", f"{images}/"),
+        ("images/", f"{web_images}/"),
         ("pyinit-web0", "pyinit-webt"),
         ("10.91.0.1", "10.91.7.1"),
         ('[container]\n', f'[container]\nname = "{NAME}"\n'),
