@@ -2,7 +2,8 @@
 
 Owns its life. Must not know how it carries (relay.py), nor when it is started again (keeper.py). Laws: it has the ports'
 sockets and nothing else of the launcher's, no privilege and no file to open; it ends when the container's link does, which
-others of a pod may have for longer than the container is there.
+others of a pod may have for longer than the container is there. The signals that stop a launcher stay blocked, as it has
+them: systemd sends them to all of a unit at once, and what is served until the container's own end is served by way of this.
 """
 
 import gc

@@ -2,7 +2,8 @@
 
 Owns the loop, and the connections and datagrams that are under way. Must not know who started it (forwarder.py), nor containers.
 Laws: nothing waits but the one poll; what was read from one side is written to the other before more is read, so that each
-is as slow as the other; an error of a connection is the end of that one; the half of it that is closed is closed over
+is as slow as the other; what came to another address than ::1, though the socket is at all of them, is not carried: over there
+it would look like the host's own; an error of a connection is the end of that one; the half of it that is closed is closed over
 there, too, and a reset is a reset; where there are no more files, nobody is accepted until there are.
 """
 
@@ -27,7 +28,9 @@ _SHARE = 2  # one file of that many is a talk's at most, of all ports together: 
 _INCOMING = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _RESET = struct.pack("=ii", 1, 0)  # struct linger of socket(7)
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_LOOPBACK = bytes(15) + b"\1"
 _PKTINFO_BYTES = 20  # struct in6_pktinfo of ipv6(7): the address, the link
+_FROM_LOOPBACK = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _LOOPBACK + bytes(4))]
 
 
 class Port(NamedTuple):
@@ -142,6 +145,8 @@ class _Listener:
                 self._relay.pause()
             return
         try:
+            if near.getsockname()[0] != "::1":
+                raise OSError(errno.ECONNREFUSED, "came to another address")
             _connect(far, self._port)
         except OSError:
             far.close()
@@ -274,7 +279,7 @@ class _Datagrams:
 
     def __init__(self, relay: Relay, port: Port) -> None:
         self.relay = relay
-        self.talks: dict[_Key, _Talk] = {}  # as the relay's
+        self.talks: dict[tuple[str, int], _Talk] = {}  # as the relay's
         self._port = port
         self._near = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, 0, fileno=port.fd)
         self._near.settimeout(0)
@@ -289,15 +294,17 @@ class _Datagrams:
                 return
             except OSError:  # what became of an earlier answer
                 continue
+            if [one[:16] for _, _, one in told] != [_LOOPBACK]:
+                continue
             with contextlib.suppress(OSError):  # it is lost, as any datagram may be
-                self._talk((peer, told[0][2][:16] + bytes(4) if told else b"")).far.send(data)
+                self._talk(peer).far.send(data)
 
-    def _talk(self, key: "_Key") -> "_Talk":
+    def _talk(self, peer: tuple[str, int]) -> "_Talk":
         """With that one, from now on; OSError."""
-        found = self.talks.get(key)
+        found = self.talks.get(peer)
         if found is None:
             self._make_room()
-            found = _Talk(self, key, _opened(self._port, socket.SOCK_DGRAM))
+            found = _Talk(self, peer, _opened(self._port, socket.SOCK_DGRAM))
             try:
                 _connect(found.far, self._port)
                 self.relay.watch(found.far.fileno(), select.EPOLLIN, found.turn)
@@ -312,11 +319,9 @@ class _Datagrams:
             if len(talks) >= most:
                 next(iter(talks)).end()
 
-    def answer(self, data: bytes, key: "_Key") -> None:
-        peer, local = key
-        ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local)] if local else []
+    def answer(self, data: bytes, peer: tuple[str, int]) -> None:
         with contextlib.suppress(OSError):  # as above
-            self._near.sendmsg([data], ancillary, 0, peer)
+            self._near.sendmsg([data], _FROM_LOOPBACK, 0, peer)
 
     def close(self) -> None:
         while self.talks:
@@ -324,15 +329,12 @@ class _Datagrams:
         self._near.close()
 
 
-_Key = tuple[tuple[str, int], bytes]  # who, and whom he asked: struct in6_pktinfo, as the answers have it
-
-
 class _Talk:
     """By datagrams, with one peer: its own socket is who it is over there."""
 
-    def __init__(self, port: _Datagrams, key: _Key, far: socket.socket) -> None:
+    def __init__(self, port: _Datagrams, peer: tuple[str, int], far: socket.socket) -> None:
         self._port = port
-        self._key = key
+        self._peer = peer
         self.far = far
         self.last = 0.0
 
@@ -345,19 +347,19 @@ class _Talk:
                 return
             except OSError:  # nobody is at the port; there may be by the next one
                 continue
-            self._port.answer(data, self._key)
+            self._port.answer(data, self._peer)
 
     def touch(self) -> None:
         """It has the last word."""
         relay, talks = self._port.relay, self._port.talks
-        talks.pop(self._key, None)
+        talks.pop(self._peer, None)
         relay.talks.pop(self, None)
         self.last = relay.clock()
-        talks[self._key] = self
+        talks[self._peer] = self
         relay.talks[self] = None
 
     def end(self) -> None:
         self._port.relay.forget(self.far.fileno())
         self.far.close()
-        del self._port.talks[self._key]
+        del self._port.talks[self._peer]
         del self._port.relay.talks[self]

@@ -238,6 +238,17 @@ def test_a_reset_is_a_reset_at_the_other_end(carried, who):
         other.recv(16)
 
 
+def test_what_came_to_another_address_of_the_host_is_not_carried(carried):
+    """As it would if somebody took the host's rules away, which have it elsewhere: the container is not told who that is."""
+    relay = carried(host="::")
+    with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", relay.at[1]), DEADLINE_S) as near:
+        near.recv(16)
+    near, far = relay.pair()
+    with near, far:
+        near.sendall(b"here")
+        assert far.recv(16) == b"here"
+
+
 def test_who_finds_nobody_there_is_reset_and_the_next_one_is_not(carried):
     relay = carried()
     port = relay.server.getsockname()[1]
@@ -359,6 +370,15 @@ def test_each_who_talks_is_somebody_else_over_there_and_gets_his_own_answers(tal
     talks.server.sendto(b"", first)
     talks.relay.turn()
     assert one.recv(16) == b""
+
+
+def test_a_datagram_to_another_address_of_the_host_is_not_carried():
+    talks = Talks("::")
+    with socket.socket(socket.AF_INET, UDP) as sender:
+        sender.sendto(b"stray", ("127.0.0.1", talks.at[1]))
+        talks.relay.turn()
+    assert talks.hears(talks.open(), b"to you")[0] == b"to you"
+    talks.close()
 
 
 def test_a_talk_ends_when_nobody_has_said_anything_for_two_minutes(talks):

@@ -160,18 +160,25 @@ def test_who_routes_to_a_container_reaches_its_published_ports_alone(lab):
             assert talks_tcp(lab.outside, (address, 80), lab.inside("open"), (address, 80)) == there
 
 
+def kinds_of_files(pid: int) -> list[str]:
+    """Sorted; [] while some are being closed, as at its start."""
+    try:
+        return sorted(os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0] for fd in os.listdir(f"/proc/{pid}/fd"))
+    except FileNotFoundError:
+        return []
+
+
 @pytest.mark.parametrize("pool", ["fd92::/64", "10.92.0.0/24"])
 def test_the_forwarder_is_nobody_and_has_nothing_but_its_ports(lab, pool):
     """Of a container without IPv6, too. Who kills it has it again, with who came meanwhile; it ends with the container."""
     box = lab.start(f'mode = "veth"\nbridge = "pyinit-t1"\npool = "{pool}"\npublish = ["[::1]:8080-8081:80-81"]')
     web, (own,), pid = lab.inside(), lab.addresses(), lab.forwarder()
     gateway = addresses.following(pool.partition("/")[0], 1)
+    wait_until(lambda: kinds_of_files(pid) == ["/dev/null", "/dev/null", "anon_inode", "pipe", "socket", "socket", "socket"], "two ports, and the link's end")
     status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
     assert [status[name] for name in ("Uid", "Gid", "Groups", "NoNewPrivs")] == ["\t".join(["65534"] * 4)] * 2 + [" ", "1"]
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
-    kinds = [os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0] for fd in os.listdir(f"/proc/{pid}/fd")]
-    assert sorted(kinds) == ["/dev/null", "/dev/null", "anon_inode", "pipe", "socket", "socket", "socket"]  # two ports, and the link's end
     assert talks_tcp(lab.host, (LOOP6, 8081), web, (own, 81)) == gateway
     os.kill(pid, signal.SIGKILL)
     with web.listen(own, 80) as listener, lab.host.connect(LOOP6, 8080) as near:  # by the kernel: nobody is there to carry it
