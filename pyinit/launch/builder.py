@@ -87,6 +87,11 @@ def begin(launch: "Launch") -> Builder | NoBuilder:
 def _by_us(pidfd: int, inner_pid: int) -> tuple[int, int]:
     """A child in the pid namespace of the process behind `pidfd`, as clone(2); our own children are born in ours again."""
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
+    except PermissionError:  # root of a user namespace to which that does not belong
+        os.close(own)
+        return _by_a_midwife(pidfd, inner_pid)
     pid = -1
     try:
         namespaces.enter(pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
@@ -99,7 +104,7 @@ def _by_us(pidfd: int, inner_pid: int) -> tuple[int, int]:
 
 
 def _by_a_midwife(pidfd: int, inner_pid: int) -> tuple[int, int]:
-    """The same for an ordinary user, who may go in but not back."""
+    """The same for who may go in but not back, as an ordinary user."""
     told, tell = os.pipe2(os.O_CLOEXEC)
     midwife, midwife_fd = process.clone(0)
     if midwife == 0:
