@@ -219,7 +219,7 @@ def test_from_a_user_namespace_that_it_does_not_belong_to(bench, db):
 
 def test_the_other_must_run(bench):
     assert refused(bench, BOTH) == "3: join the pid namespace of container db: container db does not run; start it first"
-    assert refused(bench, 'share = ["mount:db", "pid:1"]\n') == (
+    assert refused(bench, f'share = ["mount:db", "pid:{os.getpid()}"]\n') == (
         "3: join the mount namespace of container db, and stand in its root: container db does not run; start it first"
     )
 
@@ -235,7 +235,7 @@ def test_a_pid_namespace_that_is_not_the_roots(bench, db, busybox):
 
 
 def test_what_is_no_mount_namespace_or_our_own(bench):
-    assert refused(bench, 'share = ["mount:/proc/self/ns/uts", "pid:1"]\n') == (
+    assert refused(bench, f'share = ["mount:/proc/self/ns/uts", "pid:{os.getpid()}"]\n') == (
         "3: join the mount namespace of /proc/self/ns/uts, and stand in its root: /proc/self/ns/uts is a uts namespace; "
         "give a mount one, or write uts:/proc/self/ns/uts"
     )
