@@ -21,6 +21,7 @@ from pyinit.model import Network
 
 INSIDE = "host0"
 _CONF6 = "/proc/sys/net/ipv6/conf"
+_NO_IPV6 = "`sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0`, or leave IPv6 out of the addresses"
 CALLS = "/proc/sys/net/bridge/bridge-nf-call-"  # br_netfilter's, which are there while it is
 
 
@@ -63,7 +64,7 @@ class _Words:
         self._hints: dict[int | None, str] = {}
 
     def __call__(self, what: str, hints: dict[int | None, str] | None = None) -> "_Words":
-        self._hints = {errno.EPERM: "it needs CAP_NET_ADMIN: run it as root", **(hints or {})}
+        self._hints = {errno.EPERM: "it needs CAP_NET_ADMIN: run it as root", errno.EACCES: _NO_IPV6, **(hints or {})}
         return self
 
     def __enter__(self) -> None:

@@ -318,9 +318,10 @@ def test_a_pod_keeps_its_network_until_its_last_member_ends(lab):
     assert lab.refused(text, "web") == "pyinit: services.toml:4: " + said.format("two")
     assert talks_tcp(lab.outside, (HERE4, 8080), two, (four, 80)) == THERE4
     assert talks_tcp(lab.host, (LOOP6, 8080), two, (six, 80)) == "fd92::1"
-    forwarder = lab.forwarder()
+    forwarder = os.pidfd_open(lab.forwarder())  # the host's init reaps it, when it likes
     assert members[1].stop() == 0
-    assert not os.path.exists(f"/proc/{forwarder}")
+    assert select.select([forwarder], [], [], 0)[0]
+    os.close(forwarder)
     wait_until(lambda: "ve-pyinit-web" not in lab.left()[1] and "8080" not in lab.left()[0], "the end of the pod's network")
     assert lab.hosts("app")[-1] == "# neighbours on pyinit-t1, as they come and go"
     assert not pathlib.Path("/run/pyinit/pyinit-web").exists()
@@ -541,6 +542,20 @@ def test_what_another_has_is_told_and_nothing_is_left_of_the_try(lab):
     with pytest.raises(OSError, match="in use"):
         lab.host.listen("0.0.0.0", 8080)
     assert lab.left() == there
+
+
+def test_a_host_that_has_ipv6_turned_off_is_told(lab):
+    off = "net/ipv6/conf/default/disable_ipv6"
+    lab.write_setting(off, "1")
+    try:
+        assert lab.refused(BOTH) == (
+            "pyinit: services.toml:7: make veth ve-pyinit-other on bridge pyinit-t1, host0 with an address of 10.92.0.0/24 and one of fd92::/64 inside, "
+            "default route by 10.92.0.1 and fd92::1: ipv6: IPv6 is disabled on this device; "
+            "`sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0`, or leave IPv6 out of the addresses\n"
+        )
+        lab.start(BOTH.replace(', "fd92::/64"', "") + 'publish = ["8080:80"]')
+    finally:
+        lab.write_setting(off, "0")
 
 
 def test_a_host_that_passes_nothing_on_is_told_and_only_changed_if_that_is_asked_for(lab):
