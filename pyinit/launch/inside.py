@@ -89,8 +89,8 @@ def _words(error: BaseException) -> str:
 
 
 def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, built: list[bool]) -> int:
-    process.prctl(process.PR_SET_DUMPABLE, 0)
-    _differ()
+    if os.getpid() != 1:  # others see us
+        _shut_ourselves()
     process.set_name("pyinit")
     for fd in (os.environ["PYTHONHOME"].split("/")[4], package.split("/")[4], channel.fileno()):
         os.set_inheritable(int(fd), False)  # noqa: FBT003 - no keywords there
@@ -111,6 +111,8 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
     word, root_fds = receive(channel, 16, 1)
     if word != b"go":
         return EXIT_SYSTEM  # it is gone before there was anything to stop
+    if os.getpid() == 1:  # now: who made us has no more to do in our namespaces, which without CAP_SYS_PTRACE it could not either
+        _shut_ourselves()
     _do_own_steps(box, facts, root_fds)
     _shut_the_host_out({channel.fileno(), lock_fd, control_fd, *folder_fds, max(cgroup_fd, 0), *v1_fds.values()})
     warnings, program = _limit(config) if box.init else ([], b"")
@@ -129,6 +131,12 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
         container="pyinit", control_path=config.init.control_socket or INSIDE_SOCKET,
     )  # fmt: skip
     return Init(config, endpoints).run()
+
+
+def _shut_ourselves() -> None:
+    """Before there is any process but ours: nobody looks into our memory and files, or traces us."""
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    _differ()
 
 
 def _limit(config: Config) -> tuple[list[str], bytes]:

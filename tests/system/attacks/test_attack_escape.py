@@ -334,7 +334,9 @@ def as_init(stage: Stage) -> str:
     text = text.replace("[container.security]\n", f"[container.security]\ncapabilities = [{EVERY_CAPABILITY}]\n")
     box = stage.start(text, preexec_fn=without_ptrace)
     box.wait()
-    return answers(box.output)["attack"]
+    found = answers(box.output)
+    assert "attack" in found, box.output
+    return found["attack"]
 
 
 ROWS = (
