@@ -4,6 +4,7 @@ Owns connections and who waits for what. Must not know the init: it asks a Host.
 and the number of clients are bounded; what a client sends can at worst cost that client its connection.
 """
 
+import resource
 import time
 from _collections_abc import Callable
 
@@ -29,6 +30,8 @@ _PATIENCE_S = 30.0  # for a request to be whole, and for its last answer to be t
 _PAUSE_S = 1.0  # when no fd is free
 _BACKLOG = 128
 _MOST_EVENTS = 1000
+_ANY = 1 << 20
+_SPARE_FDS = 16  # an exec on a terminal needs half of them
 _MOST_FDS = 3
 _MOST_SIGNALS_BYTES = 256  # a turn, of the client of a job: 19 lines at most
 _FDS_OF_A_TERMINAL = (1, 2)
@@ -66,6 +69,7 @@ class Server:
         self._report = report
         self._listeners: list[socket.socket] = []
         self._clients: dict[int, _Client] = {}
+        self._room = _ANY  # clients, of whom each takes a descriptor
         self._events: deque[dict[str, object]] = deque(maxlen=_MOST_EVENTS)
 
     def listen(self, fd: int) -> None:
@@ -114,6 +118,7 @@ class Server:
         except (BlockingIOError, ConnectionAbortedError):  # it is gone already
             return
         except OSError:  # no fd or no memory is left; it stays readable, and epoll would wake us without end
+            self._make_room()
             self._loop.remove_reader(listener.fileno())
             self._loop.call_at(time.monotonic() + _PAUSE_S, lambda: self._watch(listener))
             return
@@ -127,9 +132,21 @@ class Server:
         if uid >= 0:
             self._turn_away(client, f"uid {uid} may not control this pyinit: its user or root may")
             return
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and client.fd >= soft - _SPARE_FDS:  # it is the lowest that was free
+            self._room = min(self._room, len(self._clients))
+        if len(self._clients) >= self._room:
+            self._make_room()
         self._clients[client.fd] = client
         client.deadline = self._loop.call_at(time.monotonic() + _PATIENCE_S, lambda: self._drop(client))
         self._loop.add_reader(client.fd, lambda: self._read(client))
+
+    def _make_room(self) -> None:
+        """Our last descriptors are for those who ask: who has been silent longest leaves."""
+        for client in self._clients.values():
+            if not client.asked:
+                self._drop(client)
+                return
 
     @staticmethod
     def _turn_away(client: _Client, why: str) -> None:
@@ -395,6 +412,8 @@ class Server:
         if not self._is_here(client):
             return
         del self._clients[client.fd]
+        if not self._clients:
+            self._room = _ANY  # others may have let some go
         if client.deadline is not None:
             client.deadline.cancel()
         self._loop.remove_reader(client.fd)

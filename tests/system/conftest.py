@@ -1,5 +1,6 @@
 """Real containers: an image of busybox, a running pyinit, and what must not be left behind."""
 
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -116,6 +117,15 @@ class Pyinit:
                 self.process.kill()
                 self.process.wait()
         self.process.stdout.close()
+
+
+def open_files(pid: int) -> list[str]:
+    """What each of its descriptors is; one may be closed while we look."""
+    found = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return found
 
 
 def wait_until(condition, what: str, timeout_s: float = DEADLINE_S) -> None:

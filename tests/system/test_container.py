@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import verb
+from conftest import open_files, verb
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -303,8 +303,7 @@ def test_an_open_file_of_the_host_goes_nowhere(bench, busybox, tmp_path, kill):
     assert said(box) == ["up"]
     with open("/run/pyinit/pyinit-test/pid") as file:
         pid = int(file.read())
-    opened = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
-    assert str(secret) not in opened
+    assert str(secret) not in open_files(pid)
     assert box.stop() == 0
 
 

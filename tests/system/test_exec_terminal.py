@@ -1,5 +1,6 @@
 """`pyinit exec` in real containers, as a user before a terminal sees it."""
 
+import contextlib
 import os
 import pathlib
 import resource
@@ -9,9 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO, make_busybox, verb, wait_until
+from conftest import DEADLINE_S, REPO, make_busybox, open_files, verb, wait_until
 from seat import Seat, state
 from test_container import config
+
+from pyinit.control import wire
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 HERE = ("-c", "pyinit-test")
@@ -237,33 +240,56 @@ def test_a_hundred_at_once(box):
         ]
         for n, one in enumerate(running):
             assert (one.communicate(timeout=60)[0].strip(), one.returncode) == (b"%d" % n, n)
-    fds = os.listdir(f"/proc/{pid1()}/fd")
+    pid = pid1()
+    fds = open_files(pid)
     assert verb("exec", *HERE, "-t", "--", "true").returncode == 0
-    assert len(os.listdir(f"/proc/{pid1()}/fd")) <= len(fds)
+    wait_until(lambda: len(open_files(pid)) <= len(fds), "what it had for that is closed")
 
 
-FEW = 96
+FEW = 80
+SOCKET = "/run/pyinit/pyinit-test/control.sock"
 
 
-def test_pid_1_without_descriptors_says_so(bench, image):
-    """Others' connections hold what it has; from outside nobody could change its limit without CAP_SYS_RESOURCE."""
+def sockets(pid: int) -> set[str]:
+    return {name for name in open_files(pid) if name.startswith("socket:")}
+
+
+@pytest.fixture
+def few(bench, image):
+    """One of few descriptors; from outside nobody could change that without CAP_SYS_RESOURCE."""
     few = bench.start(config(image, "exec sleep 1000"), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, FEW)))
     few.wait_for("pyinit: app: ready")
-    folder = f"/proc/{pid1()}/fd"
-    open_before = len(os.listdir(folder))
-    for left in (3, 4, 6, 8):
-        idle = []
-        for number in range(len(os.listdir(folder)), FEW - left):
-            idle.append(socket.socket(socket.AF_UNIX))
-            idle[-1].connect("/run/pyinit/pyinit-test/control.sock")
-            wait_until(lambda number=number: len(os.listdir(folder)) > number, "it is taken")
-        done = verb("exec", *HERE, "-t", "--", "true")
-        assert done.returncode in (0, 111) and (done.returncode == 0 or "Too many open files" in done.stderr), done
-        for one in idle:
-            one.close()
-        wait_until(lambda: len(os.listdir(folder)) < open_before + 8, "they are let go; what it made for an exec stays")
-    assert verb("exec", *HERE, "-t", "--", "true").returncode == 0
+    yield few
     assert few.stop() == 0
+
+
+@pytest.mark.parametrize("left", [3, 4, 6, 8, 10, 14])
+def test_pid_1_without_descriptors_says_so(few, left):
+    """Others hold what it has: they follow its events."""
+    pid = pid1()
+    taken: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        while len(open_files(pid)) < FEW - left:
+            before = sockets(pid)
+            one = stack.enter_context(socket.socket(socket.AF_UNIX))
+            one.settimeout(DEADLINE_S)
+            one.connect(SOCKET)
+            one.sendall(wire.encode({"verb": "events", "follow": True}))
+            assert one.recv(100) == b'{"ok":true}\n'
+            taken |= sockets(pid) - before
+        done = verb("exec", *HERE, "-t", "--", "true")
+        if done.returncode != 0:
+            assert (done.returncode, "Too many open files" in done.stderr) == (111, True), done
+    wait_until(lambda: not taken & sockets(pid), "they are let go")
+    assert verb("exec", *HERE, "-t", "--", "true").returncode == 0
+
+
+def test_who_asks_for_nothing_takes_no_last_descriptor(few):
+    with contextlib.ExitStack() as idle:
+        for _ in range(FEW):
+            idle.enter_context(socket.socket(socket.AF_UNIX)).connect(SOCKET)
+        done = verb("exec", *HERE, "-t", "--", "true")
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_hostile_devpts_is_not_taken(bench, image, tmp_path):

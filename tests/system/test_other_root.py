@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import leftovers, verb, wait_until
+from conftest import leftovers, open_files, verb, wait_until
 from test_hardening import ATTACK, mounted
 from test_namespaces import MAP, WAIT, namespace, pid_of, sh, status
 
@@ -172,8 +172,7 @@ def test_neither_ones_own_processes_are_open_to_the_others_services(bench, busyb
     own, other = pid_of("side"), pid_of("db")
     assert [os.readlink(f"/proc/{own}/{link}") for link in ("cwd", "root")] == ["/", "/"]
     assert {os.stat(f"/proc/{own}/{link}").st_dev for link in ("cwd", "root")} == {os.stat(f"/proc/{other}/root").st_dev}
-    files = [os.readlink(f"/proc/{own}/fd/{fd}") for fd in os.listdir(f"/proc/{own}/fd")]
-    assert [path for path in files if path.startswith(str(bench.folder)) or "mnt:" in path] == []
+    assert [path for path in open_files(own) if path.startswith(str(bench.folder)) or "mnt:" in path] == []
 
 
 # A user namespace

@@ -15,7 +15,7 @@ import sys
 import time
 
 import pytest
-from conftest import DEADLINE_S, REPO, verb, wait_until
+from conftest import DEADLINE_S, REPO, open_files, verb, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc")
@@ -403,9 +403,10 @@ log = {{ to = "null" }}
     assert hushed(pid, 0.5) == (0, 0)
     path.write_text(config)
     assert reload.communicate(timeout=DEADLINE_S)[0] == b"nothing differs\n"
-    opened = len(os.listdir(f"/proc/{pid}/fd"))
+    wait_until(lambda: hushed(pid, 0.1) == (0, 0), "what the reload had is closed")
+    opened = len(open_files(pid))
     assert plain.verb("signal", "KILL", "app").returncode == 0
-    wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == opened, "as many fds as before")
+    wait_until(lambda: len(open_files(pid)) == opened, "as many fds as before")
     assert box.stop() == 0
 
 
@@ -529,8 +530,7 @@ command = ["sh", "-c", '''{show.format(fds[0])}''']
     pid = runtime.pid(box)
     wait_until(lambda: len(children(pid)) == 3, "the services and the logger")
     for one in (pid, *children(pid)):
-        held = [os.readlink(f"/proc/{one}/fd/{n}") for n in os.listdir(f"/proc/{one}/fd")]
-        assert not [path for path in held if path.startswith(str(tmp_path / "held"))]
+        assert not [path for path in open_files(one) if path.startswith(str(tmp_path / "held"))]
         assert os.readlink(f"/proc/{one}/cwd") == "/"
     assert runtime.verb("shutdown").returncode == 0
     assert box.wait() == 0
