@@ -42,7 +42,7 @@ def runtime_dir() -> str:
     """The folder of all of them; made, private, at the first use."""
     if _ours:
         return _ours[0]
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and (not os.environ.get("XDG_RUNTIME_DIR") or os.access("/run", os.W_OK)):  # root of a user namespace may not
         path = "/run/pyinit"
     elif os.environ.get("XDG_RUNTIME_DIR"):
         path = f"{os.environ['XDG_RUNTIME_DIR']}/pyinit"

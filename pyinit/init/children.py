@@ -17,7 +17,7 @@ from pyinit.init.environment import DEFAULT_PATH, EnvironmentFileError, read_fil
 from pyinit.init.groups import Groups
 from pyinit.init.output import Output
 from pyinit.init.privileges import Have, RefusedError, fit, read_have
-from pyinit.linux import caps
+from pyinit.linux import caps, namespaces
 from pyinit.model import InitSpec, Origin, ProcessSpec, ServiceSpec, SocketSpec
 from pyinit.records import TYPE_CHECKING
 
@@ -54,13 +54,23 @@ class Children:
         if spec.user and user is None:
             text = f"{_place(spec.user_origin)}: user {spec.user} is not in /etc/passwd: add it to the image, or name another"
             raise RefusedError("user", errno.ENOENT, text)
+        if user is not None:
+            self._check_mapped(spec, "uid", user.uid)
+            self._check_mapped(spec, "gid", user.gid)
         return user
+
+    @staticmethod
+    def _check_mapped(spec: ServiceSpec, kind: str, number: int) -> None:
+        if not namespaces.has_id(kind, number):
+            text = f"{_place(spec.user_origin)}: there is no {kind} {number} in this user namespace (/proc/self/{kind}_map): name another, or give it a larger map"
+            raise RefusedError("user", errno.EINVAL, text)
 
     def gid(self, spec: ServiceSpec, name: str) -> int:
         gid = users.find_group(name)
         if gid is None:
             text = f"{_place(spec.user_origin if name == spec.group else spec.origin)}: group {name} is not in /etc/group: add it to the image, or name another"
             raise RefusedError("user", errno.ENOENT, text)
+        self._check_mapped(spec, "gid", gid)
         return gid
 
     def ids_of(self, one: SocketSpec) -> tuple[int, int]:

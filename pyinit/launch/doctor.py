@@ -271,7 +271,7 @@ def _idmap(subject: str) -> Finding:
     number = _try(_map_ids)
     if not number:
         return Finding(subject, "ok", "on tmpfs; other file systems each decide")
-    if number == errno.EPERM and os.geteuid():
+    if number == errno.EPERM and (os.geteuid() or not caps.are_the_machines()):
         return Finding(subject, "unknown", "only root can try")
     return Finding(subject, "lack", "", os.strerror(number), "run a kernel of 6.3 or newer")
 
@@ -328,7 +328,7 @@ def _subids(subject: str) -> Finding:
     except LaunchError as error:
         reason, _, fix = str(error).partition("container.user_namespace: ")[2].partition("; ")
         return Finding(subject, "lack", "", reason, fix)
-    return Finding(subject, "ok", f"{sum(one.length for one in whose.ranges if one.kind == 'uid')} ids for {whose.user}")
+    return Finding(subject, "ok", f"{sum(one.length for one in whose.ranges if one.kind == 'uid')} ids for {whose.user or 'who is root here'}")
 
 
 def _cgroup(subject: str) -> Finding:

@@ -1,5 +1,7 @@
 """A launch by an ordinary user: the launcher becomes root of a user namespace of its own, and goes on as it ever does.
 
+Or by root of a user namespace that others made, which can't make devices either.
+
 Owns the way in, and what is different there. Must not know how a container is made. Laws: it is entered before anything is
 made, by a process of one thread; the container has no user namespace besides; what an ordinary user can't have (a group,
 a limit) is told once, what a config can't do without is an error.
@@ -20,7 +22,7 @@ from pyinit.model import LINKED, NETWORK_TYPES, SLIRP, CgroupLimits, Config, Con
 
 _MOST_TEXT = 4096
 # setns(2) takes CAP_SYS_ADMIN in the user namespace that the other belongs to: the host's, or that of another container.
-_ALONE = "an ordinary user's container has a user namespace of its own, from which nobody else's namespaces can be joined"
+_ALONE = "has a user namespace of its own, from which nobody else's namespaces can be joined"
 
 
 class Ours(Ids):
@@ -31,7 +33,7 @@ class Ours(Ids):
     makes_devices = False
 
     def __init__(self) -> None:
-        self._rows = {kind: _map_of(kind) for kind in ("uid", "gid")}
+        self._rows = {kind: namespaces.ids(kind) for kind in ("uid", "gid")}
 
     def outside(self, kind: str, inside: int, length: int = 1) -> int:
         if self.has(kind, inside) and self.has(kind, inside + length - 1):
@@ -39,16 +41,10 @@ class Ours(Ids):
         raise OSError(errno.EINVAL, f"the container's user namespace has no {kind} {inside}; choose another, or a larger map")
 
     def has(self, kind: str, inside: int) -> bool:
-        return any(first <= inside < first + count for first, count in self._rows[kind])
+        return any(first <= inside < first + count for first, _, count in self._rows[kind])
 
     def heir(self, kind: str, seen: int) -> int:
         return seen if self.has(kind, seen) else -1  # a folder of the host's that is a layer shows who has no id here as nobody
-
-
-def _map_of(kind: str) -> list[tuple[int, int]]:
-    with open(f"/proc/self/{kind}_map") as file:
-        rows = [line.split() for line in file]
-    return [(int(first), int(count)) for first, _, count in rows]
 
 
 def adapted(config: Config, report: Callable[[str], None] = lambda _: None) -> Config:
@@ -66,7 +62,8 @@ def _users(box: Container, report: Callable[[str], None]) -> UserNamespace:
         return users.resolve(box)
     try:
         found = users.resolve(box)
-        missing = next((name for name in ("newuidmap", "newgidmap") if not find_program(name, os.environ)), "")
+        needed = ("newuidmap", "newgidmap") if os.geteuid() else ()
+        missing = next((name for name in needed if not find_program(name, os.environ)), "")
         if not missing:
             return found
         why = f"there is no program {missing}; install it (Debian: uidmap)"
@@ -77,21 +74,21 @@ def _users(box: Container, report: Callable[[str], None]) -> UserNamespace:
 
 
 def _refuse(box: Container) -> None:
-    root = "; take it out, or run pyinit as root"
+    who, root = ("an ordinary user", "run pyinit as root") if os.geteuid() else ("root of a user namespace", "run pyinit outside of that")
     if box.network.mode in LINKED:
         what = "veth on a bridge" if box.network.mode == "veth" else "macvlan"
-        raise LaunchError(f'{box.network.origin}: container.network: an ordinary user can make no {what}; write mode = "{SLIRP}", or run pyinit as root')
+        raise LaunchError(f'{box.network.origin}: container.network: {who} can make no {what}; write mode = "{SLIRP}", or {root}')
     if box.network.mode == "netns":
-        raise LaunchError(f'{box.network.origin}: container.network: {_ALONE}; write mode = "{SLIRP}", or run pyinit as root')
+        raise LaunchError(f'{box.network.origin}: container.network: a container of {who} {_ALONE}; write mode = "{SLIRP}", or {root}')
     for one in box.share:
-        raise LaunchError(f"{one.origin}: container.share: {_ALONE}; make both services of one container, or run both as root")
+        raise LaunchError(f"{one.origin}: container.share: a container of {who} {_ALONE}; make both services of one container, or {root.replace('pyinit', 'both')}")
     for mount in box.mounts:
         at = mount.origin
         if mount.type in NETWORK_TYPES or mount.type == "erofs" or mount.source.startswith("image:"):
             what = "nested image" if mount.source.startswith("image:") else mount.type
-            raise LaunchError(f"{at}: container.mounts: an ordinary user can mount no {what}{root}")
+            raise LaunchError(f"{at}: container.mounts: {who} can mount no {what}; take it out, or {root}")
         if mount.idmap:
-            raise LaunchError(f"{at}: container.mounts.idmap: an ordinary user can map no ids of a mount{root}")
+            raise LaunchError(f"{at}: container.mounts.idmap: {who} can map no ids of a mount; take it out, or {root}")
 
 
 def enter(config: Config, trace: Trace, report: Callable[[str], None]) -> Config:

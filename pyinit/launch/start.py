@@ -53,7 +53,7 @@ def run(path: str, *, kill: str, code: Bundle, report: Callable[[str], None], tr
     found = cache.find(path, os.environ, kill=kill, code=code.sources) if trace is None else None
     if found is not None:
         is_container, flags, needs, is_plain = found.born
-        if is_container and is_plain and not _missing(needs):
+        if is_container and is_plain and not _missing(needs) and caps.are_the_machines():
             process.block_signals(list(FORWARDED))
             try:
                 born = clone.start(flags, found.packed, code)
@@ -127,8 +127,8 @@ def _missing(needs: tuple[str, ...]) -> list[str]:
 
 
 def is_rootless(box: "Container") -> bool:
-    """Whether an ordinary user starts it, who lacks what it takes."""
-    return os.geteuid() != 0 and bool(_missing(birth_needs(box)))
+    """Whether an ordinary user starts it, who lacks what it takes, or whoever is root of no more than a user namespace."""
+    return bool(os.geteuid() and _missing(birth_needs(box))) or not caps.are_the_machines()
 
 
 def birth_needs(box: "Container") -> tuple[str, ...]:

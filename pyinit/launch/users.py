@@ -10,7 +10,7 @@ import os
 
 from pyinit.errors import LaunchError
 from pyinit.launch.root import Ids
-from pyinit.linux import caps, cgroup, mount, process
+from pyinit.linux import caps, cgroup, mount, namespaces, process
 from pyinit.model import Config, Container, IdRange, Origin, UserNamespace
 from pyinit.records import TYPE_CHECKING
 
@@ -85,13 +85,15 @@ def resolved(config: Config) -> Config:
 
 
 def resolve(box: Container) -> UserNamespace:
-    """Of an ordinary user: root inside is himself, and his ranges follow from 1 on; LaunchError."""
+    """Of an ordinary user: root inside is himself, and his ranges follow from 1 on. Of root of a user namespace: all that it has. LaunchError."""
     users = box.user_namespace
     if users.ranges:
         return users
     at = users.origin if users.origin.line else box.origin
     if users.map == "single":
         return users._replace(ranges=_single(users.user, at))
+    if not (os.geteuid() or users.user or caps.are_the_machines()):
+        return users._replace(ranges=_all_of_ours(at))
     rows = {kind: _read(path, at) for kind, path in _FILES.items()}
     own = {"uid": os.geteuid(), "gid": os.getegid()} if os.geteuid() else {}
     user = users.user or (_own_name() if own else next((name for name in (_OURS, _ROOT) if any(whose == name for whose, _, _ in rows["uid"])), _ROOT))
@@ -111,6 +113,15 @@ def resolve(box: Container) -> UserNamespace:
                 f"add a line such as {user}:100000:{_OF_AN_IMAGE} of ids that nobody has, or write the ranges as `map`"
             )
     return users._replace(user=user, ranges=tuple(found))
+
+
+def _all_of_ours(at: Origin) -> tuple[IdRange, ...]:
+    found: list[IdRange] = []
+    for kind in _FILES:
+        found += [IdRange(kind, first, first, count) for first, _, count in namespaces.ids(kind)]
+    if len(found) == len(_FILES) and all(one.length == 1 for one in found):
+        raise LaunchError(f"{at}: container.user_namespace: the user namespace that pyinit is in has no other (/proc/self/uid_map); make it with more, as `unshare --map-root-user --map-auto` does")
+    return tuple(found)
 
 
 def _own_name() -> str:
@@ -145,7 +156,7 @@ def _read(path: str, at: Origin) -> list[tuple[str, int, int]]:
 
 def _single(user: str, at: Origin) -> tuple[IdRange, ...]:
     """Root is that one user of the host, and there is nobody else."""
-    if os.geteuid() and user in ("", _own_name()):
+    if (os.geteuid() or not caps.are_the_machines()) and user in ("", _own_name()):
         return IdRange("uid", os.geteuid(), 0), IdRange("gid", os.getegid(), 0)
     import pwd  # as above
 

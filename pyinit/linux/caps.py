@@ -5,6 +5,7 @@ Source: capabilities(7).
 """
 
 import errno
+import os
 
 from pyinit.linux import foreign as ctypes
 from pyinit.linux.libc import LIBC, check
@@ -20,6 +21,15 @@ NAMES = (
 )  # fmt: skip
 _PR_CAPBSET_READ, PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 23, 24, 47, 2, 4
 _VERSION_3 = 0x20080522
+_USER_NS_INIT_INO = 0xEFFFFFFD  # linux/nsfs.h, enum init_ns_ino
+
+
+def are_the_machines() -> bool:
+    """Whether ours are of the user namespace that the kernel booted with: others make no devices (user_namespaces(7))."""
+    try:
+        return os.stat("/proc/self/ns/user").st_ino == _USER_NS_INIT_INO
+    except FileNotFoundError:  # a kernel without them, or no /proc
+        return True
 
 
 def limit_bounding_set(keep: tuple[str, ...]) -> None:

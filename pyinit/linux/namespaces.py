@@ -57,6 +57,21 @@ def owner_of(fd: int) -> int:
     return found
 
 
+def ids(kind: str, folder: str = "/proc/self") -> list[tuple[int, int, int]]:
+    """(the first here, the first of the one above, how many) of the "uid"s or "gid"s of our user namespace (user_namespaces(7))."""
+    with open(f"{folder}/{kind}_map") as file:
+        rows = [line.split() for line in file]
+    return [(int(first), int(above), int(count)) for first, above, count in rows]
+
+
+def has_id(kind: str, number: int, folder: str = "/proc/self") -> bool:
+    """Whether our user namespace has it; without a /proc that tells nobody knows better."""
+    try:
+        return any(first <= number < first + count for first, _, count in ids(kind, folder))
+    except OSError:
+        return True
+
+
 def drop_groups() -> None:
     """All supplementary ones. Where setgroups(2) is denied (user_namespaces(7)) they stay: an ordinary user's, who has mapped his group himself."""
     try:

@@ -273,7 +273,7 @@ def test_too_many_user_namespaces_are_told_and_undone(bench, image):
     limit = 'mount -t tmpfs run /run; echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
     command = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", limit, "sh", sys.executable, "-m", "pyinit")
     assert refused(bench, image, MAP, command=command) == (
-        "1: clone PID 1 into new namespaces: pid mount uts ipc cgroup net user: clone3: No space left on device; "
+        "4: map the host's ids: uid 200000-269999 is 0-69999, gid 200000-269999 is 0-69999 inside: unshare: No space left on device; "
         "namespace user: user.max_user_namespaces is reached; raise it by sysctl"
     )
 
@@ -287,12 +287,13 @@ def test_ids_that_are_not_ours_to_give_are_told(bench, image):
 
 
 def test_a_namespace_beyond_our_own_user_namespace_is_told(bench, image):
-    """Of a process that may not be looked at, and the one that we are in."""
-    command = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs run /run; exec "$@"', "sh", sys.executable, "-m", "pyinit")
+    """Of a process that may not be looked at, and one that we may not enter."""
+    command = ("setpriv", "--bounding-set=-sys_ptrace", sys.executable, "-m", "pyinit")
     assert refused(bench, image, 'share = ["net:1"]\n', command=command) == (
         "4: join the net namespace of pid 1: the process 1 may not be looked at: it takes CAP_SYS_PTRACE in the user namespace that it runs in: "
         "run pyinit where that is, or as root"
     )
+    command = ("strace", "-f", "-o", "/dev/null", "-e", "trace=setns", "-e", "inject=setns:error=EPERM:when=1", sys.executable, "-m", "pyinit")
     assert refused(bench, image, 'share = ["net:/proc/self/ns/net"]\n', command=command) == (
         "1: clone PID 1 into new namespaces: pid mount uts ipc cgroup: the net namespace can't be joined: "
         "it takes CAP_SYS_ADMIN in the user namespace that it belongs to: run pyinit where that is, or as root"

@@ -223,7 +223,7 @@ def test_the_exit_code_and_the_plan(user):
     ]
 
 
-ALONE = "an ordinary user's container has a user namespace of its own, from which nobody else's namespaces can be joined"
+ALONE = "a container of an ordinary user has a user namespace of its own, from which nobody else's namespaces can be joined"
 REFUSED = {
     'network = { mode = "veth", bridge = "b", address = "10.1.0.2/24" }\n': "4: container.network: an ordinary user can make no veth on a bridge; write mode = \"slirp4netns\", or run pyinit as root",
     'network = { mode = "macvlan", parent = "lo", address = "10.1.0.2/24" }\n': "4: container.network: an ordinary user can make no macvlan; write mode = \"slirp4netns\", or run pyinit as root",
