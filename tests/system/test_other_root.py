@@ -195,7 +195,7 @@ def test_in_a_user_namespace_which_has_to_be_shared_too(bench, busybox):
 
 
 def test_from_a_user_namespace_that_it_does_not_belong_to(bench, db):
-    """As its root, with its own /run; of a root of the host's."""
+    """As its root, with its own /run, and as one who may not look; of a root of the host's."""
     pid = pid_of("db")
     made = subprocess.Popen(("unshare", "--user", "--map-root-user", "sh", "-c", "echo up; exec sleep 1000"), stdout=subprocess.PIPE, text=True)
     with made as other:
@@ -207,8 +207,13 @@ def test_from_a_user_namespace_that_it_does_not_belong_to(bench, db):
             )
         finally:
             other.kill()
+    share = f'share = ["mount:/proc/{pid}/ns/mnt", "pid:/proc/self/ns/pid"]\n'
     command = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs run /run; exec "$@"', "sh", sys.executable, "-m", "pyinit")
-    assert refused(bench, f'share = ["mount:/proc/{pid}/ns/mnt", "pid:/proc/self/ns/pid"]\n', command=command) == (
+    assert refused(bench, share, command=command) == (
+        "3: container.share: a container of root of a user namespace has a user namespace of its own, from which nobody else's namespaces can be joined; "
+        "make both services of one container, or run both outside of that"
+    )
+    assert refused(bench, share, command=("setpriv", "--bounding-set=-sys_ptrace", sys.executable, "-m", "pyinit")) == (
         f"3: join the mount namespace of /proc/{pid}/ns/mnt, and stand in its root: Permission denied"
     )
 
