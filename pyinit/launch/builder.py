@@ -87,11 +87,6 @@ def begin(launch: "Launch") -> Builder | NoBuilder:
 def _by_us(pidfd: int, inner_pid: int) -> tuple[int, int]:
     """A child in the pid namespace of the process behind `pidfd`, as clone(2); our own children are born in ours again."""
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
-    except PermissionError:  # root of a user namespace to which that does not belong
-        os.close(own)
-        return _by_a_midwife(pidfd, inner_pid)
     pid = -1
     try:
         namespaces.enter(pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
