@@ -87,15 +87,27 @@ def begin(launch: "Launch") -> Builder | NoBuilder:
 def _by_us(pidfd: int, inner_pid: int) -> tuple[int, int]:
     """A child in the pid namespace of the process behind `pidfd`, as clone(2); our own children are born in ours again."""
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    pid = -1
+    pid = made = -1
     try:
         namespaces.enter(pidfd, namespaces.CLONE_FLAGS["pid"])  # of our children, not our own
         pid, made = process.clone(0, inner_pid=inner_pid)
         return pid, made
     finally:
         if pid:  # in us
-            namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
+            _come_back(own, pid, made)
         os.close(own)
+
+
+def _come_back(own: int, pid: int, pidfd: int) -> None:
+    """PID 1's end waits for each of its namespace to be reaped: a child that nobody would know of does not stay."""
+    try:
+        namespaces.enter(own, namespaces.CLONE_FLAGS["pid"])
+    except OSError:
+        if pid > 0:
+            process.pidfd_send_signal(pidfd, _KILL)
+            os.waitpid(pid, 0)
+            os.close(pidfd)
+        raise
 
 
 def _by_a_midwife(pidfd: int, inner_pid: int) -> tuple[int, int]:
