@@ -209,6 +209,8 @@ class Builder:
         try:
             tree = mount.new_filesystem(operation.fstype, options, attributes=attributes)
         except PermissionError:
+            if operation.fstype == "proc" and (why := self.root.ids.why_no_proc()):
+                raise OSError(errno.EPERM, why) from None
             if operation.fstype != "sysfs" or self.root.ids.makes_devices:
                 raise
             tree = mount.open_tree("/sys")  # an ordinary user has that of his own network namespaces only

@@ -23,6 +23,10 @@ class Ids:
     overlay_xattrs = "trusted"  # where an overlay keeps what it has to know of a file
     makes_devices = True
 
+    def why_no_proc(self) -> str:
+        """What keeps procfs from being mounted, and what to do, if that is known."""
+        return ""
+
     def outside(self, kind: str, inside: int, length: int = 1) -> int:
         """The host's id of "uid" or "gid" `inside`; of a range that stays together its first. OSError if there is none."""
         return inside

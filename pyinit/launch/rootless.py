@@ -21,6 +21,7 @@ from pyinit.linux.programs import find_program
 from pyinit.model import LINKED, NETWORK_TYPES, SLIRP, CgroupLimits, Config, Container, UserNamespace
 
 _MOST_TEXT = 4096
+_EMPTY = ("/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd", "/proc/xen", "/proc/openprom")  # folders of procfs that are there to be mounted on
 # setns(2) takes CAP_SYS_ADMIN in the user namespace that the other belongs to: the host's, or that of another container.
 _ALONE = "has a user namespace of its own, from which nobody else's namespaces can be joined"
 
@@ -42,6 +43,14 @@ class Ours(Ids):
 
     def has(self, kind: str, inside: int) -> bool:
         return any(first <= inside < first + count for first, _, count in self._rows[kind])
+
+    def why_no_proc(self) -> str:
+        with open("/proc/self/mountinfo") as file:
+            covered = next((place for place in (line.split()[4] for line in file) if place.startswith("/proc/") and place not in _EMPTY), "")
+        return covered and (
+            f"{covered} is covered here, as container runtimes do, and a user namespace may then have no other /proc that shows more; "
+            "start this one without (podman: --security-opt unmask=ALL; docker: --security-opt systempaths=unconfined)"
+        )
 
     def heir(self, kind: str, seen: int) -> int:
         return seen if self.has(kind, seen) else -1  # a folder of the host's that is a layer shows who has no id here as nobody

@@ -91,3 +91,15 @@ def test_a_user_that_it_does_not_have_is_told(bench, busybox):
     for name, kind, line in (("app", "uid", 7), ("group", "gid", 12)):
         box.wait_for(f"pyinit: {name}: failed: {box.config}:{line}: there is no {kind} 1000 in this user namespace (/proc/self/{kind}_map): name another, or give it a larger map\n")
     assert box.stop() == 0
+
+
+def test_a_proc_that_a_runtime_has_covered_is_told(bench, busybox, nothing_left):
+    """What was mounted outside of the user namespace can't be taken off in it, nor looked behind by another procfs (mount_namespaces(7))."""
+    text = f'[container]\nname = "pyinit-elsewhere"\nlayers = ["{busybox.parent}/tree"]\nuser_namespace = {{ map = "single" }}\n{WAIT}'
+    enter = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /proc/keys; mount -t tmpfs run /run; exec "$@"', "sh", "unshare", "--user", "--map-root-user", "--mount")
+    box = bench.start(text, command=(*enter, sys.executable, "-m", "pyinit"))
+    assert box.wait() == 111
+    assert box.output == (
+        f"pyinit: {box.config}:1: mount proc on /proc (nosuid,nodev,noexec): /proc/keys is covered here, as container runtimes do, and a user namespace "
+        "may then have no other /proc that shows more; start this one without (podman: --security-opt unmask=ALL; docker: --security-opt systempaths=unconfined)\n"
+    )
