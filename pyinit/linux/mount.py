@@ -42,6 +42,7 @@ _OF_MOUNTS: tuple[_Probe, ...] = (
     ("fsmount", _FSMOUNT, (-1, -1, 0)),
     ("move_mount", _MOVE_MOUNT, (-1, b"", -1, b"", -1)),
 )
+_TRIES_OF_A_COPY = 16
 _MOST_WALKS = 1000  # of one path, each microseconds
 _OF_WALKS: tuple[_Probe, ...] = (("openat2", _OPENAT2, (-1, b"", None, 0)),)
 
@@ -135,9 +136,16 @@ def detached_copy(path: str, attributes: int) -> int:
         from pyinit.linux import mount_old
 
         return mount_old.detached_copy(path, attributes)
-    tree = open_tree(path)
-    mount_setattr(tree, attributes=attributes)
-    return tree
+    for left in reversed(range(_TRIES_OF_A_COPY)):
+        tree = open_tree(path)
+        try:
+            mount_setattr(tree, attributes=attributes)
+            return tree
+        except OSError as error:
+            os.close(tree)
+            if error.errno != errno.EBUSY or not left:  # Linux 6.18 takes a new one for written to, once in thousands
+                raise
+    raise AssertionError("the last try has raised")
 
 
 def new_filesystem(fstype: str, options: dict[str, str | None], *, attributes: int = 0, label: str = "") -> int:
