@@ -38,11 +38,7 @@ class Claim:
 
     def note(self, kind: str, value: str) -> None:
         """Write to the journal what is about to be made."""
-        fd = os.open(f"{self.directory}/journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, f"{kind}\t{value}\n".encode())
-        finally:
-            os.close(fd)
+        journals.add(self.directory, kind, value, os.O_CREAT)
 
     def note_anew(self, kind: str, value: str) -> None:
         """As `note`, in place of what there was of that kind: of what is made again and again a journal does not grow."""
@@ -76,9 +72,13 @@ class Claim:
             entries = journals.read(self.directory)
         except OSError as error:
             return [f"what is in {error.filename} is left behind: {error.strerror}"]
-        self.members = self._members(entries)
+        try:
+            self.members, is_ours = self._members(entries), True
+        except OSError as error:  # whether anyone lives in it is not known, or others would not know that it goes
+            problems.append(f"its network is left behind: {error}")
+            self.members, is_ours = [], False
         for kind, value in reversed([one for one in entries if one[0] != _HOOK]):
-            if self.members and kind in _OF_NETWORK:
+            if kind in _OF_NETWORK and (self.members or not is_ours):
                 left.append((kind, value))
                 continue
             try:
@@ -87,16 +87,26 @@ class Claim:
                 problems.append(f"{kind} {value} is left behind: {error}")
                 left.append((kind, value))
         pending = [one for one in entries if one[0] == _HOOK]
+        old = ""
         while pending:
             why = hooks.poststop(pending.pop(0)[1])
             self.failed_hooks += [why] if why else []
-            self._rewrite([*pending, *reversed(left)])
+            old = self._keep([*pending, *reversed(left)])
         if self.members:
-            self._rewrite(list(reversed(left)))
+            old = self._keep(list(reversed(left)))
         elif not problems:
             with contextlib.suppress(OSError):  # it is undone again, which is fine
                 os.unlink(f"{self.directory}/journal")
-        return problems
+                old = ""
+        return [*problems, old] if old else problems
+
+    def _keep(self, entries: list[tuple[str, str]]) -> str:
+        """Of what could not be: why."""
+        try:
+            self._rewrite(entries)
+        except OSError as error:
+            return f"a journal that names hooks that have run, or what is undone, is left behind: {error}"
+        return ""
 
     def _members(self, entries: list[tuple[str, str]]) -> list[str]:
         if not any(kind in _OF_NETWORK for kind, _ in entries):

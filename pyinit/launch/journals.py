@@ -40,11 +40,27 @@ class Entries(NamedTuple):
 def read(directory: str) -> list[tuple[str, str]]:
     """Of one container's folder; a line that was cut off is none."""
     try:
-        with open(f"{directory}/journal", opener=places.plainly) as file:
-            rows = [line.rstrip("\n").partition("\t") for line in file if line.endswith("\n")]
+        fd = places.plainly(f"{directory}/journal", 0)
     except FileNotFoundError:
         return []
+    with open(fd) as file:
+        rows = [line.rstrip("\n").partition("\t") for line in file if line.endswith("\n")]
     return list(dict.fromkeys((kind, value) for kind, _, value in rows))
+
+
+def add(directory: str, kind: str, value: str, flags: int = 0) -> None:
+    """To one container's folder: the whole line, or, where the disk is full, nothing that the next one would be joined to."""
+    fd = os.open(f"{directory}/journal", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+    try:
+        size_bytes, data = os.fstat(fd).st_size, f"{kind}\t{value}\n".encode()
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        except OSError:
+            os.ftruncate(fd, size_bytes)
+            raise
+    finally:
+        os.close(fd)
 
 
 def others(name: str) -> list[Entries]:
@@ -59,9 +75,8 @@ def others(name: str) -> list[Entries]:
 
 def mark_gone(name: str, kind: str) -> None:
     """What `name` noted of a kind is undone, while the rest is not yet: who ends at the same time counts it no more. Under the lock."""
-    with contextlib.suppress(FileNotFoundError), open(f"{places.container_dir(name)}/journal", "r+") as file:
-        file.seek(0, os.SEEK_END)
-        file.write(f"{GONE}\t{kind}\n")
+    with contextlib.suppress(FileNotFoundError):
+        add(places.container_dir(name), GONE, kind)
 
 
 class locked:  # noqa: N801 - a context

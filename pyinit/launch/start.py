@@ -83,8 +83,11 @@ def launch(config: "Config", code: Bundle, report: Callable[[str], None], trace:
     assert box is not None
     try:
         config = _apart(config, report, trace)
-    except OSError as error:  # a module that can't be read
-        raise LaunchError(f"{box.origin}: container {box.name}: {error.filename}: {error.strerror}") from error
+    except (OSError, ImportError) as error:  # a module of ours, or its folder, that can't be read
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pyinit."):
+            raise  # of a Python that is not whole, which its entry has words for
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise LaunchError(f"{box.origin}: container {box.name}: {text}") from error
     process.block_signals(list(FORWARDED))
     born = _born(config, code, trace)
     try:

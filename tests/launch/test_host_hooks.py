@@ -117,6 +117,21 @@ def test_what_can_t_be_undone_stays_in_the_journal_without_the_hooks_that_have_r
     assert pathlib.Path(held.directory, "journal").read_text() == "strange\tthing\n"
 
 
+def test_a_journal_that_can_t_be_written_anew_is_told_where_it_is_kept(held, tmp_path):
+    """And is no matter where there is nothing left to undo."""
+    pathlib.Path(held.directory, "journal.new").mkdir()
+    run(held, post=("echo x >> runs", "echo y >> runs"))
+    assert held.undo() == []
+    run(held, post=("echo z >> runs",))
+    held.note("strange", "thing")
+    assert held.undo() == [
+        "strange thing is left behind: 'strange'",
+        "a journal that names hooks that have run, or what is undone, is left behind: "
+        f"[Errno 21] Is a directory: '{held.directory}/journal.new'",
+    ]  # fmt: skip
+    assert (tmp_path / "runs").read_text() == "x\ny\nz\n"
+
+
 def test_a_hook_in_the_journal_that_is_none(held):
     held.note("poststop", "{")
     assert held.undo() == []

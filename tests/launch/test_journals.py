@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -101,6 +102,27 @@ def test_a_network_that_is_being_given_back_is_not_joined(base):
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def test_a_full_disk_leaves_no_half_a_line_and_no_network_that_nobody_knows_of(base):
+    fds = [container(base, "db", "address\t10.1.0.2\n", runs=True)]
+    journal = base / "db/journal"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    one = Claim(str(base / "db"), -1, -1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (journal.stat().st_size + 3, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            one.note("folder", "/none")
+        told = one.undo()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        for fd in fds:
+            os.close(fd)
+    assert told == ["its network is left behind: [Errno 27] File too large"]
+    assert (journal.read_text(), one.members) == ("address\t10.1.0.2\n", [])
+    one.note("folder", "/none")
+    assert one.undo() == []
+    assert not journal.exists()
 
 
 def test_a_process_of_another_boot_is_no_program_of_a_journal():

@@ -427,6 +427,7 @@ CALLS = (
     "bind", "sendto", "sendmsg", "setsid", "pipe2", "keyctl",
 )  # fmt: skip
 WHEN_BUILT = "the init can't start"  # what PID 1 says of itself, once the launcher listens no more
+SECRETS = "app: / /run/secrets ro,nosuid,nodev,noexec,relatime {}"  # of tmpfs, or of ramfs where noswap is refused: neither reaches the swap
 LOOKUPS = ("openat", "openat2")  # of which ENOENT is no failure but the answer that there is no such thing
 
 
@@ -553,6 +554,8 @@ def test_each_system_call_fails_in_turn(driver, tmp_path):
             lines = done["text"].splitlines()
             if done["code"] == 0:
                 lacks = [line for line in whole if line not in lines]
+                if code == "EPERM" and SECRETS.format("ramfs") in lines:
+                    lacks.remove(SECRETS.format("tmpfs"))
                 assert not lacks or re.search("^pyinit: (?!app: )", done["text"], re.M), f"{lacks} without a word: {what}"
             else:
                 assert done["code"] == 111, what
