@@ -208,8 +208,10 @@ class Reload:
             kind, value = pickle.loads(self._data)
         except (EOFError, pickle.UnpicklingError):
             return {"error": f"{reading}: the reader ended without a config; nothing was changed", "exit_code": EXIT_FAILED}
-        if kind == "error":
-            return {"error": value, "exit_code": EXIT_CONFIG}
+        except (ImportError, AttributeError, TypeError) as error:  # the host's pyinit is another by now
+            return {"error": f"{reading}: the config is another pyinit's: {error}; nothing was changed, start the container again", "exit_code": EXIT_FAILED}
+        if kind in ("error", "failed"):
+            return {"error": value, "exit_code": EXIT_CONFIG if kind == "error" else EXIT_FAILED}
         if self._init.supervisor.stopping:
             return {"error": f"{reading}: the init is stopping; nothing was changed", "exit_code": EXIT_FAILED}
         try:

@@ -24,6 +24,7 @@ SHELL = "shell"
 SLIRP_SOCKET = "slirp.sock"
 _FILES = (CONTROL_SOCKET, SLIRP_SOCKET, "config", SHELL, "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
 _HOOK = "poststop"
+Undo = Callable[[str], None]
 
 
 class Claim:
@@ -37,7 +38,11 @@ class Claim:
         self.members: list[str] = []  # who lives in the network of its last run
 
     def note(self, kind: str, value: str) -> None:
-        """Write to the journal what is about to be made."""
+        """Write to the journal what is about to be made. What undoes it is imported: at the end our own files may be gone, or another pyinit's."""
+        if kind in _UNDO:
+            _UNDO[kind]()
+        if kind in _OF_NETWORK:
+            from pyinit.launch import pods  # noqa: F401 - see `_members`
         journals.add(self.directory, kind, value, os.O_CREAT)
 
     def note_anew(self, kind: str, value: str) -> None:
@@ -74,7 +79,7 @@ class Claim:
             return [f"what is in {error.filename} is left behind: {error.strerror}"]
         try:
             self.members, is_ours = self._members(entries), True
-        except OSError as error:  # whether anyone lives in it is not known, or others would not know that it goes
+        except (OSError, ImportError) as error:  # whether anyone lives in it is not known, or others would not know that it goes
             problems.append(f"its network is left behind: {error}")
             self.members, is_ours = [], False
         for kind, value in reversed([one for one in entries if one[0] != _HOOK]):
@@ -82,8 +87,8 @@ class Claim:
                 left.append((kind, value))
                 continue
             try:
-                _UNDO[kind](value)
-            except (OSError, KeyError) as error:
+                _UNDO[kind]()(value)
+            except (OSError, KeyError, ImportError) as error:
                 problems.append(f"{kind} {value} is left behind: {error}")
                 left.append((kind, value))
         pending = [one for one in entries if one[0] == _HOOK]
@@ -195,71 +200,79 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def _remove_bridge(name: str) -> None:
+def _of_bridge() -> Undo:
     from pyinit.launch import network  # this and the next ones: for those who have one
 
-    network.remove_unused_bridge(name)
+    return network.remove_unused_bridge
 
 
-def _remove_link(name: str) -> None:
+def _of_link() -> Undo:
     from pyinit.launch import network
 
-    network.remove_link(name)
+    return network.remove_link
 
 
-def _remove_rules(line: str) -> None:
+def _of_rules() -> Undo:
     from pyinit.launch import firewall
 
-    with journals.locked():
-        firewall.remove(line)
+    def remove(line: str) -> None:
+        with journals.locked():
+            firewall.remove(line)
+
+    return remove
 
 
-def _remove_names(line: str) -> None:
+def _of_names() -> Undo:
     from pyinit.launch import leases
 
-    leases.forget(line)
+    return leases.forget
 
 
-def _leave_pod(line: str) -> None:
+def _of_pod() -> Undo:
     from pyinit.launch import pods
 
-    pods.leave(line)
+    return pods.leave
 
 
-def _take_back(leaf: str) -> None:
+def _of_leaf() -> Undo:
     from pyinit.launch import delegation  # for those who have limits, and a group that is theirs
 
-    delegation.take_back(leaf)
+    return delegation.take_back
 
 
-def _remove_services(directory: str) -> None:
+def _of_services() -> Undo:
     from pyinit.launch import delegation
 
-    delegation.remove_empty(directory)
+    return delegation.remove_empty
 
 
-def _leave_root(line: str) -> None:
+def _of_guest() -> Undo:
     from pyinit.launch import guests  # for those who stood in another's
 
-    guests.leave(line)
+    return guests.leave
 
 
-_UNDO: dict[str, Callable[[str], None]] = {
-    journals.GONE: lambda _: None,
-    "address": lambda _: None,  # noted for the others to see
-    "gateway": lambda _: None,  # as the address
-    "folder": lambda _: None,  # as the address; it is kept
-    "program": fuse.kill_again,
-    "forwarder": fuse.kill_again,
-    "cgroup": cgroups.remove,
-    "leaf": _take_back,
-    "services": _remove_services,
-    "link": _remove_link,
-    "bridge": _remove_bridge,
-    "rules": _remove_rules,
-    "names": _remove_names,
-    "guest": _leave_root,
-    journals.POD: _leave_pod,
+def _nothing(_: str) -> None:
+    """It was noted for the others to see, or is kept."""
+
+
+# By an entry's kind: what imports, and gives, its undoing.
+_UNDO: dict[str, Callable[[], Undo]] = {
+    journals.GONE: lambda: _nothing,
+    "address": lambda: _nothing,
+    "gateway": lambda: _nothing,
+    "folder": lambda: _nothing,
+    "program": lambda: fuse.kill_again,
+    "forwarder": lambda: fuse.kill_again,
+    "cgroup": lambda: cgroups.remove,
+    "leaf": _of_leaf,
+    "services": _of_services,
+    "link": _of_link,
+    "bridge": _of_bridge,
+    "rules": _of_rules,
+    "names": _of_names,
+    "guest": _of_guest,
+    journals.POD: _of_pod,
 }
 _OF_NETWORK = ("address", "gateway", "bridge", "link", "rules", "names", "forwarder")
 

@@ -14,7 +14,7 @@ import select
 import time
 from _collections_abc import Callable
 
-from pyinit.errors import LaunchError
+from pyinit.errors import LaunchError, fault
 from pyinit.launch.fuse import Program, Served
 from pyinit.linux import mount, namespaces, process
 from pyinit.records import TYPE_CHECKING
@@ -35,6 +35,7 @@ class Keeper:
     def __init__(
         self, programs: list[Program], images: list[Program], slirp: "Slirp | None", forwarder: "Forwarder | None", pidfd: int, report: Callable[[str], None],
     ) -> None:  # fmt: skip
+        self._report = report
         self._images = [_Image(program, pidfd, report) for program in images]
         self._kept: list[_Kept] = [*self._images, *(_KeptMount(program, pidfd, report) for program in programs)]
         if slirp is not None:
@@ -58,8 +59,12 @@ class Keeper:
 
     def turn(self, ready: list[int], now: float) -> None:
         """Attend to the fds that are ready and to what is due."""
-        for one in self._kept:
-            one.turn(ready, now)
+        for one in list(self._kept):
+            try:
+                one.turn(ready, now)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: the container goes on
+                self._report(f"{one.where}: {fault(error)}; it is kept no more")
+                self._kept.remove(one)
 
 
 class _Kept:

@@ -147,11 +147,13 @@ class Launch:
                         self.taken = leases.take(take, self.box, self.held.note, self.report)
                         helper = self._help(self.taken)
             self._make(helper)
-            # 5. From here on: the monitor.
-            with explained(self.isolate):
-                keeper, parting = self._keeper(), self._parting()
+            # 5. The monitor is there before the container runs, which ends for nothing of ours that can't be had.
+            keeper, parting = self._keeper(), self._parting()
             try:
-                code = Monitor(self.born, self._read_again, Limits(self.box.cgroup, self.groups, self.unified), keeper, parting, foreign=bool(self.box.init)).run()
+                limits = Limits(self.box.cgroup, self.groups, self.unified)
+                monitor = Monitor(self.born, self._read_again, limits, keeper, parting, self.report, foreign=bool(self.box.init))
+                self._finish()
+                code = monitor.run()
                 if code == _KILLED and (why := self._end_of_the_other(patience_s=_ENDING_S)):
                     self.report(why)
                 return code
@@ -294,6 +296,8 @@ class Launch:
                 builder.close()
         finally:
             os.close(control_fd)
+
+    def _finish(self) -> None:
         self._let_go(self.steps.own)
         if self.steps.built:
             from pyinit.launch import hooks  # for those who have any

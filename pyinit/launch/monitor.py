@@ -8,15 +8,16 @@ import gc
 import os
 import select
 import time
+from _collections_abc import Callable
 
-from pyinit.errors import EXIT_SYSTEM
+from pyinit.errors import EXIT_SYSTEM, PyinitError, fault
 from pyinit.launch import cgroups
 from pyinit.launch.clone import Born
 from pyinit.launch.start import FORWARDED
 from pyinit.linux import process
 from pyinit.linux import sock as socket
-from pyinit.model import CgroupLimits
-from pyinit.records import TYPE_CHECKING
+from pyinit.model import CgroupLimits, Config
+from pyinit.records import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from pyinit.init.reload import Reader
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 HUP, _KILL = 1, 9
 _MOST_TEXT = 8192
+_LINE = b"\n"
 _LIMITS = b"limits\n"  # as init.updates has it
+REPLACED = "the pyinit that started this container is gone from the host, or another by now: start the container again"
 
 
 class Limits:
@@ -38,10 +41,10 @@ class Limits:
 
     def change(self, data: bytes) -> bytes:
         """The answer to PID 1: why it was refused, or nothing."""
-        from pyinit.init.limiting import exchange, places
-        from pyinit.init.updates import read_limits
-
         try:
+            from pyinit.init.limiting import exchange, places
+            from pyinit.init.updates import read_limits
+
             new = read_limits(data)
             v1_fds = {name: _directory(place) for name, place in cgroups.v1_places(self._groups).items()}
             unified = _directory(self._unified) if self._unified else -1
@@ -52,6 +55,8 @@ class Limits:
                     os.close(fd)
         except (OSError, ValueError) as error:
             return str(error).encode()
+        except ImportError as error:
+            return f"{error}; {REPLACED}".encode()
         if not why:
             self._limits = new
         return why.encode()
@@ -65,7 +70,7 @@ class Monitor:
     """Forwards signals, waits for PID 1, brings its exit code out."""
 
     def __init__(
-        self, born: Born, read_config: "Reader", limits: Limits, keeper: "Keeper | None", parting: "Parting | None", *, foreign: bool
+        self, born: Born, read_config: "Reader", limits: Limits, keeper: "Keeper | None", parting: "Parting | None", report: Callable[[str], None], *, foreign: bool
     ) -> None:  # fmt: skip
         self._pidfd = born.pidfd
         self._channel = born.channel
@@ -73,6 +78,7 @@ class Monitor:
         self._limits = limits
         self._keeper = keeper
         self._parting = parting
+        self._report = report
         self._foreign = foreign  # an init of the image says nothing: it is ready when it runs, which closes the channel
         self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
@@ -129,15 +135,27 @@ class Monitor:
             data, fds, _, _ = socket.recv_fds(self._channel, _MOST_TEXT, 4)
         except ConnectionResetError:  # it was killed before it read our last word
             return False
-        if data == b"reload" and len(fds) == 2:
-            from pyinit.init.reload import read_names, write_config
+        except OSError as error:  # no memory for it now
+            self._report(f"container: what it says is heard at the next try: {_why(error)}")
+            return True
+        try:
+            self._attend(data, fds, poll)
+        except Exception as error:  # noqa: BLE001 - the loop's edge: the container goes on, and its question has an end
+            self._report(f"container: {data.partition(_LINE)[0].decode('ascii', 'replace')}: {_why(error)}")
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return bool(data)
 
-            pid, pidfd = process.clone(0)
+    def _attend(self, data: bytes, fds: list[int], poll: select.poll) -> None:
+        if data == b"reload" and len(fds) == 2:
+            try:
+                pid, pidfd = process.clone(0)
+            except OSError as error:
+                _refuse(fds[0], f"nobody reads the config: {error.strerror}")
+                return
             if pid == 0:
-                try:
-                    write_config(fds[0], lambda: self._read_config(read_names(fds[1])))
-                finally:
-                    os._exit(0)
+                self._read_for(*fds)
             self._readers[pidfd] = pid
             poll.register(pidfd, select.POLLIN)
         elif data.startswith(_LIMITS) and len(fds) == 1:
@@ -149,9 +167,24 @@ class Monitor:
 
             self._foreign = False
             relay(data or b"READY=1")
-        for fd in fds:
-            os.close(fd)
-        return bool(data)
+
+    def _read_for(self, answer_fd: int, names_fd: int) -> NoReturn:
+        """In a process of its own."""
+
+        def read() -> Config:
+            try:
+                return self._read_config(read_names(names_fd))
+            except ImportError as error:
+                raise PyinitError(f"reload: {_why(error)}; nothing was changed") from error
+
+        try:
+            from pyinit.init.reload import read_names, write_config
+
+            write_config(answer_fd, read)
+        except Exception as error:  # noqa: BLE001 - the process's edge
+            _refuse(answer_fd, _why(error))
+        finally:
+            os._exit(0)
 
     def _forward(self) -> None:
         for number in process.read_signals(self._signals):
@@ -168,6 +201,19 @@ class Monitor:
         code = found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
         is_lost = self._keeper is not None and self._keeper.has_lost_its_files
         return EXIT_SYSTEM if is_lost and code == 0 else code
+
+
+def _refuse(answer_fd: int, why: str) -> None:
+    """As init.reload reads it."""
+    import pickle  # once a reload
+
+    os.write(answer_fd, pickle.dumps(("failed", f"reload: {why}; nothing was changed")))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{error}; {REPLACED}" if isinstance(error, ImportError) else fault(error)
 
 
 def _fields_of_self() -> list[str]:

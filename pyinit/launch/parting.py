@@ -60,12 +60,18 @@ class Parting:
             return False
 
     def _force(self, *, last: bool) -> None:
-        pid, pidfd = process.clone(0)
-        if pid == 0:
-            self._child(last=last)
+        try:
+            pid, pidfd = process.clone(0)
+        except OSError:  # too many processes: the next turn is another try, and the end of the namespace ends them, too
+            pidfd = -1
+        else:
+            if pid == 0:
+                self._child(last=last)
         if last:
             os.close(self._namespace)
             self._namespace = -1
+        if pidfd < 0:
+            return
         if not select.select([pidfd], [], [], _MOST_S)[0]:
             process.pidfd_send_signal(pidfd, _KILL)  # and is left behind, if it hangs in the kernel
         if select.select([pidfd], [], [], 0.0)[0]:

@@ -426,6 +426,7 @@ CALLS = (
     "unshare", "setns", "prctl", "capset", "getxattr", "lgetxattr", "chdir", "fchdir", "write", "rename", "flock", "fcntl", "socket", "socketpair",
     "bind", "sendto", "sendmsg", "setsid", "pipe2", "keyctl",
 )  # fmt: skip
+MARKS: tuple[str, ...] = ("sched_yield", "execve")
 WHEN_BUILT = "the init can't start"  # what PID 1 says of itself, once the launcher listens no more
 SECRETS = "app: / /run/secrets ro,nosuid,nodev,noexec,relatime {}"  # of tmpfs, or of ramfs where noswap is refused: neither reaches the swap
 LOOKUPS = ("openat", "openat2")  # of which ENOENT is no failure but the answer that there is no such thing
@@ -520,18 +521,21 @@ def run_traced(driver: Driver, side: Side, log: pathlib.Path, *options: str) -> 
 
 
 def calls_of(driver: Driver, side: Side, log: pathlib.Path) -> list[tuple[str, int]]:
-    """(call, which of its kind) of all that one side does to build; a sched_yield of the driver's marks the end."""
+    """(call, which of its kind) of all that one side does to build, the launcher also to undo; a sched_yield of the driver's marks the end."""
     done = run_traced(driver, side, log, "-e", f"trace={','.join(CALLS)},sched_yield,execve")
     assert done["code"] == 0, done
     rows = re.findall(r"^(\d+ +)?(\w+)\(", log.read_text(), re.M)
     if side.options:  # with the children: what the one does that is meant
         born = next(row[0] for row in rows if row[1] == side.does)
         rows = [row for row in rows if row[0] == born]
-    ends = ("sched_yield", "execve")
+    ends = MARKS
     calls = [call for _, call in rows]
+    if not side.step:  # to its very end, with the undoing
+        ends = ()
     if side.inner_pid == 1:  # its last word to the launcher
         calls = calls[: calls.index("sendto") + 1]
     calls = calls[: next((number for number, call in enumerate(calls) if call in ends), len(calls))]
+    calls = [call for call in calls if call not in MARKS]
     return [(call, calls[: number + 1].count(call)) for number, call in enumerate(calls)]
 
 
