@@ -9,7 +9,8 @@ nothing can be written there it is kept in RAM, for root (kept.py).
 
 The file is a Python program: behind the head of a .pyc (PEP 552) stands this module's code, which Python runs as PID 1
 of a container; then the sections, each a list of (name, is a package, path in the package's folder, code) in an order
-in which each module finds what it imports; then the sums of all texts, by which the next one knows what it need not
+in which each module finds what it imports; then what is imported later (importer.py), so that a container is served to its
+end by what has started it, whatever lies in the folder by then; then the sums of all texts, by which the next one knows what it need not
 compile again; then the places of these; then, in 8 bytes, where they begin.
 """
 
@@ -27,6 +28,8 @@ else:
 # What each is there for: the launcher up to the birth of PID 1, the launcher from there on, PID 1, PID 1 of one that logs.
 SECTIONS = {"start": "pyinit.launch.start", "launcher": "pyinit.launch.launcher", "inside": "pyinit.launch.inside", "logs": "pyinit.init.logger"}
 PROGRAM, SUMS = "program", "sums"  # this module's row; {path: sum of its text}
+# What the sections lack, to be imported one by one: {name: (is a package, path, where its code begins behind the index, bytes)}.
+LATER, LATER_INSIDE, CODE = "later", "later inside", " code"
 NAME = f"code-{MAGIC_NUMBER[:2].hex()}"
 TAIL = 8
 
@@ -55,6 +58,21 @@ class Bundle:
     def part(self, name: str) -> Any:
         """A section, or what else there is by name."""
         return marshal.loads(posix.pread(self.fd, *self._places[name]))
+
+    def later(self, group: str) -> dict[str, tuple[bool, str, int, int]]:
+        """The index of LATER or LATER_INSIDE, for an Importer: where each module's code begins in this file."""
+        size, at = self._places[group]
+        return {name: (is_package, inner, at + size + start, length) for name, (is_package, inner, start, length) in self.part(group).items()}
+
+    def of_inside(self) -> bytes:
+        """A bundle of no more than what PID 1 has need of."""
+        out = bytearray(posix.pread(self.fd, min(at for _, at in self._places.values()), 0))
+        places = {}
+        for name in ("inside", "logs", LATER_INSIDE, LATER_INSIDE + CODE):
+            size, at = self._places[name]
+            places[name] = (size, len(out))
+            out += posix.pread(self.fd, size, at)
+        return bytes(out + marshal.dumps(([], places)) + len(out).to_bytes(TAIL, "little"))
 
     def load(self, section: str) -> None:
         """Import its modules, but those that are there."""

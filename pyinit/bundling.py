@@ -11,7 +11,7 @@ import posix
 import sys
 from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
-from pyinit.bundle import NAME, PROGRAM, SECTIONS, SUMS, TAIL, Bundle
+from pyinit.bundle import CODE, LATER, LATER_INSIDE, NAME, PROGRAM, SECTIONS, SUMS, TAIL, Bundle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ else:
 _US = "bundling.py"
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements, in which more of them stand
 _PROCESSES = (("start", "launcher"), ("inside", "logs"))  # who has which section
+_INSIDE = ("control", "core", "init", "linux", "protocol")  # the rooms that PID 1 may have need of later, as the launcher of these
+_OUTSIDE = (*_INSIDE, "config", "launch")
 _EXCEPT = ("__main__", "pyinit.bundle", "pyinit.bundling")
 _Module = tuple[str, bool, str]  # name, is a package, path
 _Row = tuple[str, bool, str, Any]
@@ -29,8 +31,7 @@ _Row = tuple[str, bool, str, Any]
 def build(folder: str, before: Bundle | None = None) -> bytes:
     """The file's content; `before` is one whose sources were others, here or elsewhere."""
     sources = dict.fromkeys([f"{folder}/bundle.py", *_files(folder)])
-    for path in sources:
-        _compile(path)
+    codes = {path: _compile(path) for path in sources}
     told: dict[str, list[_Module]] = {}
     for process in [_python(folder, f"_tell({folder!r}, {names!r})") for names in _PROCESSES]:  # at once: they take long
         told |= _answer(*process)
@@ -44,6 +45,12 @@ def build(folder: str, before: Bundle | None = None) -> bytes:
         data = marshal.dumps(part)
         places[name] = (len(data), len(out))
         out += data
+    for group, has, rooms in ((LATER, _PROCESSES[0], _OUTSIDE), (LATER_INSIDE, _PROCESSES[1], _INSIDE)):
+        there = {name for section in has for name, _, _ in told[section]}
+        index, modules = _later(folder, codes, rooms, there)
+        for name, data in ((group, index), (group + CODE, modules)):
+            places[name] = (len(data), len(out))
+            out += data
     seen = [(path, posix.stat(path)) for path in sources]
     index = marshal.dumps(([(_inner(folder, path), one.st_mtime_ns, one.st_size) for path, one in seen], places))
     return bytes(out + index + len(out).to_bytes(TAIL, "little"))
@@ -54,12 +61,32 @@ def _inner(folder: str, path: str) -> str:
     return path.removeprefix(f"{folder}/")
 
 
-def _compile(path: str) -> None:
-    """Its bytecode is written beside it: the copy that PID 1 imports the rest from is read-only, and would compile each time."""
+def name_of(inner: str) -> str:
+    """The module's, by its path in the package."""
+    return f"pyinit/{inner.removesuffix('.py')}".removesuffix("/__init__").replace("/", ".")
+
+
+def _later(folder: str, codes: dict[str, Any], rooms: tuple[str, ...], there: set[str]) -> tuple[bytes, bytes]:
+    """The index, and the code of each module of the rooms that is not `there`."""
+    rows, modules = {}, bytearray()
+    for path, code in sorted(codes.items()):
+        inner = _inner(folder, path)
+        name = name_of(inner)
+        if code is None or name in there or name.split(".")[1:2] not in [[room] for room in rooms]:
+            continue
+        _imp._fix_co_filename(code, f"<pyinit/{inner}>")  # type: ignore[attr-defined]  # importlib's own
+        data = marshal.dumps(code)
+        rows[name] = (inner.endswith("__init__.py"), f"pyinit/{inner}", len(modules), len(data))
+        modules += data
+    return marshal.dumps(rows), bytes(modules)
+
+
+def _compile(path: str) -> Any:
+    """Its code, None if there is an error in it. Its bytecode is written beside it: not only we read that."""
     try:
-        SourceFileLoader("", path).get_code("")
-    except (OSError, SyntaxError):  # not ours to write, or the import will say it better
-        pass
+        return SourceFileLoader("", path).get_code("")
+    except (OSError, SyntaxError):  # the import will say it better
+        return None
 
 
 def _files(folder: str) -> list[str]:

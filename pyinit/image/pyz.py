@@ -5,7 +5,7 @@ bytes; nothing of it is compressed or compiled at a start; a Python of another v
 too, and the start is longer by the compiling; it needs no folder, no writable place and no name but its own.
 
 The file: the head of the script cli/pyinit, for the shell, which hands Python the place of `__main__.py` in it; then a zip:
-`code`, which holds the importer (onefile.py), its index and every module's bytecode, one behind another; `__main__.py`, which
+`code`, which holds the importer (importer.py), its index and every module's bytecode, one behind another; `__main__.py`, which
 starts that or, where `code` is another Python's, the sources; and these. `python3 -IS pyinit.pyz` needs no shell, and takes
 longer by what Python's own way into a zip costs.
 """
@@ -28,7 +28,7 @@ _NO_REFERENCES = 2  # marshal's version: later ones tell whether somebody else h
 _RECIPE = 2  # goes up when this code makes other bytes of the same sources
 _FIRST_EPOCH = 315532800  # 1980: a zip knows no earlier time
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_IMPORTER = "pyinit.image.onefile"
+_IMPORTER = "pyinit.importer"
 _LOCAL_HEADER = 30  # bytes of a zip's local file header, before the name
 _HEAD_ENDS = "exec "  # the line of the script in which the shell ends; what follows there is Python's
 _START = """\
@@ -161,7 +161,7 @@ def _compile_all() -> None:
     for inner, _ in _sources():
         if not inner.endswith(".py"):
             continue
-        name = f"pyinit/{inner.removesuffix('.py')}".removesuffix("/__init__").replace("/", ".")
+        name = bundling.name_of(inner)
         is_package = inner.endswith("__init__.py")
         data = marshal.dumps(bundling.compiled(_PACKAGE, name, is_package, f"{_PACKAGE}/{inner}")[3], _NO_REFERENCES)
         rows[name] = (is_package, f"pyinit/{inner}", len(modules), len(data))

@@ -24,7 +24,6 @@ SHELL = "shell"
 SLIRP_SOCKET = "slirp.sock"
 _FILES = (CONTROL_SOCKET, SLIRP_SOCKET, "config", SHELL, "pid", "pid.new", "journal", "journal.new", "monitor", "lock")  # the locks go last
 _HOOK = "poststop"
-Undo = Callable[[str], None]
 
 
 class Claim:
@@ -38,11 +37,7 @@ class Claim:
         self.members: list[str] = []  # who lives in the network of its last run
 
     def note(self, kind: str, value: str) -> None:
-        """Write to the journal what is about to be made. What undoes it is imported: at the end our own files may be gone, or another pyinit's."""
-        if kind in _UNDO:
-            _UNDO[kind]()
-        if kind in _OF_NETWORK:
-            from pyinit.launch import pods  # noqa: F401 - see `_members`
+        """Write to the journal what is about to be made."""
         journals.add(self.directory, kind, value, os.O_CREAT)
 
     def note_anew(self, kind: str, value: str) -> None:
@@ -87,7 +82,7 @@ class Claim:
                 left.append((kind, value))
                 continue
             try:
-                _UNDO[kind]()(value)
+                _UNDO[kind](value)
             except (OSError, KeyError, ImportError) as error:
                 problems.append(f"{kind} {value} is left behind: {error}")
                 left.append((kind, value))
@@ -200,79 +195,71 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def _of_bridge() -> Undo:
+def _remove_bridge(name: str) -> None:
     from pyinit.launch import network  # this and the next ones: for those who have one
 
-    return network.remove_unused_bridge
+    network.remove_unused_bridge(name)
 
 
-def _of_link() -> Undo:
+def _remove_link(name: str) -> None:
     from pyinit.launch import network
 
-    return network.remove_link
+    network.remove_link(name)
 
 
-def _of_rules() -> Undo:
+def _remove_rules(line: str) -> None:
     from pyinit.launch import firewall
 
-    def remove(line: str) -> None:
-        with journals.locked():
-            firewall.remove(line)
-
-    return remove
+    with journals.locked():
+        firewall.remove(line)
 
 
-def _of_names() -> Undo:
+def _remove_names(line: str) -> None:
     from pyinit.launch import leases
 
-    return leases.forget
+    leases.forget(line)
 
 
-def _of_pod() -> Undo:
+def _leave_pod(line: str) -> None:
     from pyinit.launch import pods
 
-    return pods.leave
+    pods.leave(line)
 
 
-def _of_leaf() -> Undo:
+def _take_back(leaf: str) -> None:
     from pyinit.launch import delegation  # for those who have limits, and a group that is theirs
 
-    return delegation.take_back
+    delegation.take_back(leaf)
 
 
-def _of_services() -> Undo:
+def _remove_services(directory: str) -> None:
     from pyinit.launch import delegation
 
-    return delegation.remove_empty
+    delegation.remove_empty(directory)
 
 
-def _of_guest() -> Undo:
+def _leave_root(line: str) -> None:
     from pyinit.launch import guests  # for those who stood in another's
 
-    return guests.leave
+    guests.leave(line)
 
 
-def _nothing(_: str) -> None:
-    """It was noted for the others to see, or is kept."""
-
-
-# By an entry's kind: what imports, and gives, its undoing.
-_UNDO: dict[str, Callable[[], Undo]] = {
-    journals.GONE: lambda: _nothing,
-    "address": lambda: _nothing,
-    "gateway": lambda: _nothing,
-    "folder": lambda: _nothing,
-    "program": lambda: fuse.kill_again,
-    "forwarder": lambda: fuse.kill_again,
-    "cgroup": lambda: cgroups.remove,
-    "leaf": _of_leaf,
-    "services": _of_services,
-    "link": _of_link,
-    "bridge": _of_bridge,
-    "rules": _of_rules,
-    "names": _of_names,
-    "guest": _of_guest,
-    journals.POD: _of_pod,
+_UNDO: dict[str, Callable[[str], None]] = {
+    journals.GONE: lambda _: None,
+    "address": lambda _: None,  # noted for the others to see
+    "gateway": lambda _: None,  # as the address
+    "folder": lambda _: None,  # as the address; it is kept
+    "program": fuse.kill_again,
+    "forwarder": fuse.kill_again,
+    "cgroup": cgroups.remove,
+    "leaf": _take_back,
+    "services": _remove_services,
+    "link": _remove_link,
+    "bridge": _remove_bridge,
+    "rules": _remove_rules,
+    "names": _remove_names,
+    "guest": _leave_root,
+    journals.POD: _leave_pod,
 }
 _OF_NETWORK = ("address", "gateway", "bridge", "link", "rules", "names", "forwarder")
 

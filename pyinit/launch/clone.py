@@ -83,7 +83,7 @@ def start(flags: int, config: bytes, code: Bundle, birth: Callable[[int], tuple[
         raise LaunchError(f"the interpreter {program} lies outside its prefix {prefix}: use one that is whole")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        tree, package, bundle = mount.detached_copy(prefix, _ATTRIBUTES), mount.detached_copy(code.folder, _ATTRIBUTES), _copy_file(code.fd, is_of_all=birth is not process.clone)
+        tree, package, bundle = mount.detached_copy(prefix, _ATTRIBUTES), mount.detached_copy(code.folder, _ATTRIBUTES), _copy_file(code, is_of_all=birth is not process.clone)
     except OSError as error:
         raise OSError(error.errno, f"a read-only copy of the interpreter: {error.strerror}") from error
     carried = os.memfd_create("pyinit-config", os.MFD_CLOEXEC)
@@ -119,29 +119,32 @@ def _exec(program: str, words: list[str], environment: dict[str, str], fds: tupl
         os._exit(111)
 
 
-def _copy_file(fd: int, *, is_of_all: bool) -> int:
-    """A sealed memfd, which lies on no mount, as it is; the old mount API can't bind what is known by its fd alone.
+def _copy_file(code: Bundle, *, is_of_all: bool) -> int:
+    """A file on a mount of its own, or a sealed memfd, which lies on none; the old mount API can't bind what is known by its fd alone.
 
     `is_of_all`: who reads it may be another than root, whose the file is.
     """
-    if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
-        return os.dup(fd)
-    if is_of_all or mount.refused_mounts() or not os.fstat(fd).st_nlink:  # another start may have put a new one in its place
-        return sealed(fd, "pyinit-code")
-    try:
-        return mount.detached_copy(f"/proc/self/fd/{fd}", _ATTRIBUTES)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # else it was opened in another mount namespace: an ordinary user has one of his own by now
-            raise
-    return sealed(fd, "pyinit-code")
+    if os.readlink(f"/proc/self/fd/{code.fd}").startswith("/memfd:"):
+        return os.dup(code.fd)
+    if not is_of_all and not mount.refused_mounts() and os.fstat(code.fd).st_nlink:  # another start may have put a new one in its place
+        try:
+            return mount.detached_copy(f"/proc/self/fd/{code.fd}", _ATTRIBUTES)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # else it was opened in another mount namespace: an ordinary user has one of his own by now
+                raise
+    return sealed(code.of_inside(), "pyinit-code")
 
 
-def sealed(fd: int, name: str) -> int:
-    """A memfd with what is in the file behind `fd`, which nobody can write to any more."""
+def sealed(source: int | bytes, name: str) -> int:
+    """A memfd with it, or with what is in the file behind it, which nobody can write to any more."""
     import fcntl  # for those few
 
     memory = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    while os.sendfile(memory, fd, os.lseek(memory, 0, os.SEEK_CUR), 1 << 24):
-        pass
+    if isinstance(source, int):
+        while os.sendfile(memory, source, os.lseek(memory, 0, os.SEEK_CUR), 1 << 24):
+            pass
+    else:
+        while source:
+            source = source[os.write(memory, source) :]
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
     return memory

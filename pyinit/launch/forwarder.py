@@ -85,7 +85,7 @@ class Forwarder(Served):
             os.dup2(0, 1)
             os.dup2(says, 2)
             os.chdir("/")
-            process.close_all_but({0, 1, 2, *(port.fd for port in self._ports)})
+            process.close_all_but({0, 1, 2, *(port.fd for port in self._ports)}, imports=False)
             gc.enable()
             process.set_name("pyinit-forward")
             _raise_limit()

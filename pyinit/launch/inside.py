@@ -17,9 +17,10 @@ import sys
 import zlib  # noqa: F401 - its C library is loaded with it: after the pivot that would be the image's, for a log's gzip
 from _collections_abc import Callable
 
-from pyinit.bundle import Bundle
+from pyinit.bundle import LATER_INSIDE, Bundle
 from pyinit.config import cache
 from pyinit.errors import EXIT_SYSTEM, LaunchError, PyinitError
+from pyinit.importer import Importer
 from pyinit.init.pid1 import Endpoints, Init
 from pyinit.linux import caps, cgroup, mount, namespaces, process, seccomp
 from pyinit.linux import sock as socket
@@ -114,6 +115,7 @@ def _run(package: str, channel: socket.socket, config_fd: int, code: Bundle, bui
     if os.getpid() == 1:  # now: who made us has no more to do in our namespaces, which without CAP_SYS_PTRACE it could not either
         _shut_ourselves()
     _do_own_steps(box, facts, root_fds)
+    sys.meta_path.insert(0, Importer(code.fd, code.later(LATER_INSIDE)))
     _shut_the_host_out({channel.fileno(), lock_fd, control_fd, *folder_fds, max(cgroup_fd, 0), *v1_fds.values()})
     warnings, program = _limit(config) if box.init else ([], b"")
     channel.send(b"built")

@@ -19,12 +19,15 @@ Its end says that the monitor is gone.
 import marshal
 import os
 import select
+import sys
 from _collections_abc import Callable
 
 from pyinit import scopes as contextlib
+from pyinit.bundle import LATER, Bundle
 from pyinit.control import places
 from pyinit.control.listener import bind
 from pyinit.errors import LaunchError
+from pyinit.importer import Importer
 from pyinit.init import shell
 from pyinit.launch import cgroups, onhost, operations, plan
 from pyinit.launch.builder import Builder, NoBuilder, begin, text_of
@@ -56,13 +59,14 @@ _KILLED = 128 + 9
 _ENDING_S = 0.5  # who has a pid namespace may kill all in it before it ends itself
 
 
-def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callable[[str], None], trace: Trace = SILENT) -> int:
+def launch(config: Config, code: Bundle, born: Born, bear: Callable[[], Born], report: Callable[[str], None], trace: Trace = SILENT) -> int:
     """Run the container of which `born` is PID 1; its exit code. LaunchError; what could not be undone is reported.
 
-    `bear` makes another one, for a container that reboots. `trace` is told of each operation of the plan but the birth.
+    From here on imports are of `code`, whatever becomes of the package on the host meanwhile. `bear` makes another one, for a container that reboots. `trace` is told of each operation of the plan but the birth.
     """
     box = config.container
     assert box is not None
+    sys.meta_path.insert(0, Importer(code.fd, code.later(LATER)))
     steps = plan.make(config)
     try:
         held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
@@ -75,9 +79,9 @@ def launch(config: Config, born: Born, bear: Callable[[], Born], report: Callabl
         _report(held, [], report)  # of the run before, whose monitor was killed
         while True:
             one = Launch(config, steps, held, born, report, trace)
-            code = one.run()
-            if code != _REBOOT:
-                return code
+            exit_code = one.run()
+            if exit_code != _REBOOT:
+                return exit_code
             held.undo_for_another(box.origin)
             _report(held, [], report)
             one.bury()

@@ -28,7 +28,6 @@ HUP, _KILL = 1, 9
 _MOST_TEXT = 8192
 _LINE = b"\n"
 _LIMITS = b"limits\n"  # as init.updates has it
-REPLACED = "the pyinit that started this container is gone from the host, or another by now: start the container again"
 
 
 class Limits:
@@ -53,10 +52,8 @@ class Limits:
             finally:
                 for fd in {*v1_fds.values(), unified} - {-1}:
                     os.close(fd)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             return str(error).encode()
-        except ImportError as error:
-            return f"{error}; {REPLACED}".encode()
         if not why:
             self._limits = new
         return why.encode()
@@ -213,7 +210,7 @@ def _refuse(answer_fd: int, why: str) -> None:
 def _why(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return f"{error}; {REPLACED}" if isinstance(error, ImportError) else fault(error)
+    return str(error) if isinstance(error, ImportError) else fault(error)  # of Python's, which may be another by now
 
 
 def _fields_of_self() -> list[str]:

@@ -122,7 +122,7 @@ def _apart(config: "Config", report: Callable[[str], None], trace: "Trace | None
 def _go_on(config: "Config", code: Bundle, born: clone.Born, report: Callable[[str], None], trace: "Trace | None") -> int:
     from pyinit.launch import launcher, tracing
 
-    return launcher.launch(config, born, lambda: _born(config, code, trace), report, trace or tracing.SILENT)
+    return launcher.launch(config, code, born, lambda: _born(config, code, trace), report, trace or tracing.SILENT)
 
 
 def _missing(needs: tuple[str, ...]) -> list[str]:

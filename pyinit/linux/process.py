@@ -88,8 +88,8 @@ def close_from(lowest: int) -> None:
     syscall("close_range", _CLOSE_RANGE, lowest, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
 
 
-def close_all_but(keep: set[int]) -> None:
-    """Close every fd that is not in `keep`; the import path's own fds (launch/clone.py) stay, too.
+def close_all_but(keep: set[int], *, imports: bool = True) -> None:
+    """Close every fd that is not in `keep`; what imports come from (launch/clone.py, importer.py) stays, too, if there will be any.
 
     For a fork that goes on as Python. Objects of its parent still have the numbers: no collection may end one, for
     it would close whatever has the number by then.
@@ -100,6 +100,8 @@ def close_all_but(keep: set[int]) -> None:
         parts = path.split("/")
         if parts[1:4] == ["proc", "self", "fd"] and parts[4].isdigit():
             kept.add(int(parts[4]))
+    if imports:
+        kept.update(finder.fd for finder in sys.meta_path if hasattr(finder, "fd"))
     lowest = 0
     for fd in sorted(kept):
         if lowest < fd:  # an empty range would be taken for all of them

@@ -564,7 +564,8 @@ def test_each_system_call_fails_in_turn(driver, tmp_path):
             else:
                 assert done["code"] == 111, what
                 assert re.fullmatch(rf"(pyinit: .* is left behind: .*\n)*pyinit: ({config}:\d+|the control socket .*|{WHEN_BUILT}): .*\n", done["text"]), what
-            assert done["left"] + done["ended"] == [], what
+            assert done["left"] == [], what
+            assert done["ended"] == [] or "left behind" in done["text"], what  # a moment later, as what it served had
             if "left behind" in done["text"] or call in ("flock", "fcntl"):  # who can't lock a file can't know whose it is
                 assert run_whole(driver, what) == whole
             same_as(before, what)

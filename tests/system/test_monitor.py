@@ -16,6 +16,7 @@ CONFIG = """
 [container]
 name = "pyinit-watched"
 layers = ["{image}"]
+{more}
 [container.hooks]
 poststop = [["/bin/sh", "-c", "echo after all"]]
 [container.cgroup]
@@ -28,12 +29,20 @@ publish = ["[::1]:18083:80"]
 [services.app]
 command = ["/bin/sh", "-c", "echo up; exec sleep 1000"]
 log = {{ to = "stdout", timestamp = "none" }}
+[services.logged]
+command = ["/bin/sh", "-c", "echo a line; exec sleep 1000"]
 """
-REPLACED = "the pyinit that started this container is gone from the host, or another by now: start the container again"
-STARTED = ["app: up", "pyinit: app: ready"]
-ENDED = ["pyinit: app: stopped: TERM received", "after all"]
+STARTED = ["app: up", "pyinit: app: ready", "pyinit: logged: ready"]
+ENDED = ["pyinit: app: stopped: TERM received", "pyinit: logged: stopped: TERM received", "after all"]
 FORWARDED = "pyinit: network: the forwarder of [::1] was killed by signal 9; it is started again in 0.1 s"
 FORWARDED_AGAIN = "pyinit: network: the forwarder of [::1] is there again"
+
+
+RESTARTED = STARTED[:2]
+VERBS = {
+    ("reload",): "nothing differs\n", ("update", "memory_max=80M"): "", ("exec", "--", "/bin/echo", "here"): "here\n", ("restart", "app"): "",
+    ("signal", "WINCH", "app"): "",
+}  # fmt: skip
 
 
 def forwarder(box: Pyinit) -> int:
@@ -45,26 +54,28 @@ def forwarder(box: Pyinit) -> int:
     return 0
 
 
-def test_the_package_is_gone_while_a_container_runs(bench, busybox):
-    """As in the midst of a package manager's upgrade: what the end needs has been read by then."""
+@pytest.mark.parametrize("more", ["", "user_namespace = { map = [{ inside = 0, outside = 300000, count = 65536 }] }"], ids=["plain", "user"])
+def test_the_package_is_gone_while_a_container_runs(bench, busybox, more):
+    """As in the midst of an upgrade: it is served to its end by what has started it, in a user namespace from a copy in memory."""
     lib = bench.folder / "lib"
     shutil.copytree(REPO / "pyinit", lib / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
-    box = Pyinit(bench.write(CONFIG.format(image=busybox)), command=(sys.executable, "-P", "-m", "pyinit"), cwd="/", environment={"PYTHONPATH": str(lib)})
+    box = Pyinit(bench.write(CONFIG.format(image=busybox, more=more)), command=(sys.executable, "-P", "-m", "pyinit"), cwd="/", environment={"PYTHONPATH": str(lib)})
     bench.running.append(box)
     for text in STARTED:
         box.wait_for(text)
-    assert verb("reload", "-c", "pyinit-watched").returncode == 0  # PID 1 has what it needs for that, the reader reads anew
     shutil.rmtree(lib)
-    done = verb("reload", "-c", "pyinit-watched")
-    assert (done.returncode, done.stderr) == (1, f"pyinit: reload: No module named 'pyinit.init.reload'; {REPLACED}; nothing was changed\n")
-    done = verb("update", "-c", "pyinit-watched", "memory_max=80M")
-    assert (done.returncode, done.stderr) == (1, f"pyinit: (container): No module named 'pyinit.init.updates'; {REPLACED}; nothing was changed\n")
+    for words, output in VERBS.items():
+        done = verb(words[0], "-c", "pyinit-watched", *words[1:])
+        assert (done.returncode, done.stderr, done.stdout) == (0, "", output), words
+    assert verb("logs", "-c", "pyinit-watched", "logged").stdout.endswith(" a line\n")
+    done = subprocess.run([sys.executable, "-m", "pyinit", "enter", "-c", "pyinit-watched", "--", "/bin/echo", "in"], cwd=REPO, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "in\n")
     first = forwarder(box)
     os.kill(first, signal.SIGKILL)
     box.wait_for("is there again")
     wait_until(lambda: forwarder(box) not in (0, first), "another forwarder")
     assert box.stop() == 0
-    assert sorted(box.output.splitlines()) == sorted([*STARTED, *ENDED, FORWARDED, FORWARDED_AGAIN, "pyinit: reloaded: nothing differs"])
+    assert sorted(box.output.splitlines()) == sorted([*STARTED, *ENDED, FORWARDED, FORWARDED_AGAIN, *RESTARTED, "pyinit: (container): updated: memory_max=80M", "pyinit: reloaded: nothing differs"])
 
 
 CALLS = {
@@ -75,7 +86,7 @@ CALLS = {
 
 @pytest.mark.parametrize("what", CALLS)
 def test_a_call_that_fails_in_the_monitor_ends_no_container(bench, busybox, what):
-    box = bench.start(CONFIG.format(image=busybox))
+    box = bench.start(CONFIG.format(image=busybox, more=""))
     for text in STARTED:
         box.wait_for(text)
     pid = box.process.pid

@@ -1,7 +1,7 @@
-"""The importer of the program in one file (pyz.py makes it): code that stands in it one behind another, and no folder.
+"""The importer of code that stands in one file, a module behind another: the program in one file (pyz.py), a start's (bundle.py).
 
-Owns how a module is found there. Must not know what is in it. Laws: it runs before anything else of the package is there,
-so it imports only what Python has in it; it holds the file open, for its path may be another's, or gone, when PID 1 needs
+Owns how a module is found there. Must not know what is in it. Laws: it may run before anything else of the package is
+there, so it imports only what Python has in it; it holds the file open, for its path may be another's, or gone, when PID 1 needs
 the next module; no name of a file that exists stands in a module, so that a traceback opens none.
 """
 
@@ -21,9 +21,9 @@ class Importer:
     """Of the package: `index` has (is a package, path inside, where its code begins, bytes) by name."""
 
     def __init__(self, fd: int, index: "Mapping[str, tuple[bool, str, int, int]]") -> None:
-        self._fd = fd
+        self.fd = fd  # process.close_all_but() leaves it open
         self._index = index
-        self._place = f"/proc/self/fd/{fd}"  # process.close_all_but() knows by this which fd imports come from
+        self._place = f"/proc/self/fd/{fd}"
 
     def find_spec(self, name: str, _path: "Sequence[str] | None" = None, _target: "ModuleType | None" = None) -> ModuleSpec | None:
         """As every meta path finder; None for what is not of the package."""
@@ -44,7 +44,7 @@ class Importer:
     def get_code(self, name: str) -> "CodeType":
         """Of one that is here."""
         _, _, at, size = self._index[name]
-        code: CodeType = marshal.loads(posix.pread(self._fd, size, at))
+        code: CodeType = marshal.loads(posix.pread(self.fd, size, at))
         return code
 
 
