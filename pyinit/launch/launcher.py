@@ -240,7 +240,10 @@ class Launch:
             return None
         from pyinit.launch.parting import Parting  # for those who have servers
 
-        return Parting(self.born.pid, targets)
+        try:
+            return Parting(self.born.pid, targets)
+        except FileNotFoundError:  # it is gone, and has said why
+            return None
 
     def leave_to_the_monitor(self) -> None:
         """In a fork of ours: who outlives the monitor must not look like it, to PID 1 and to the next start."""

@@ -37,7 +37,6 @@ ENDED = ["pyinit: app: stopped: TERM received", "pyinit: logged: stopped: TERM r
 FORWARDED = "pyinit: network: the forwarder of [::1] was killed by signal 9; it is started again in 0.1 s"
 FORWARDED_AGAIN = "pyinit: network: the forwarder of [::1] is there again"
 
-
 RESTARTED = STARTED[:2]
 VERBS = {
     ("reload",): "nothing differs\n", ("update", "memory_max=80M"): "", ("exec", "--", "/bin/echo", "here"): "here\n", ("restart", "app"): "",
@@ -67,13 +66,14 @@ def test_the_package_is_gone_while_a_container_runs(bench, busybox, more):
     for words, output in VERBS.items():
         done = verb(words[0], "-c", "pyinit-watched", *words[1:])
         assert (done.returncode, done.stderr, done.stdout) == (0, "", output), words
-    assert verb("logs", "-c", "pyinit-watched", "logged").stdout.endswith(" a line\n")
+    wait_until(lambda: verb("logs", "-c", "pyinit-watched", "logged").stdout.endswith(" a line\n"), "the line in its log")
     done = subprocess.run([sys.executable, "-m", "pyinit", "enter", "-c", "pyinit-watched", "--", "/bin/echo", "in"], cwd=REPO, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "in\n")
     first = forwarder(box)
     os.kill(first, signal.SIGKILL)
     box.wait_for("is there again")
     wait_until(lambda: forwarder(box) not in (0, first), "another forwarder")
+    box.wait_for("app: up", count=2)
     assert box.stop() == 0
     assert sorted(box.output.splitlines()) == sorted([*STARTED, *ENDED, FORWARDED, FORWARDED_AGAIN, *RESTARTED, "pyinit: (container): updated: memory_max=80M", "pyinit: reloaded: nothing differs"])
 
