@@ -30,14 +30,14 @@ _Row = tuple[str, bool, str, Any]
 
 def build(folder: str, before: Bundle | None = None) -> bytes:
     """The file's content; `before` is one whose sources were others, here or elsewhere."""
-    sources = dict.fromkeys([f"{folder}/bundle.py", *_files(folder)])
-    codes = {path: _compile(path) for path in sources}
+    seen = {path: posix.stat(path) for path in [f"{folder}/bundle.py", *_files(folder)]}  # before they are read
+    codes = {path: _compile(path) for path in seen}
     told: dict[str, list[_Module]] = {}
     for process in [_python(folder, f"_tell({folder!r}, {names!r})") for names in _PROCESSES]:  # at once: they take long
         told |= _answer(*process)
     told[PROGRAM] = [("pyinit.bundle", False, f"{folder}/bundle.py")]
     rows, sums = _rows(folder, dict.fromkeys(one for modules in told.values() for one in modules), before)
-    sources |= dict.fromkeys(path for _, _, path in rows)  # the standard library's, too
+    seen |= {path: posix.stat(path) for _, _, path in rows if path not in seen}  # the standard library's, too
     out = bytearray(MAGIC_NUMBER + bytes(12) + marshal.dumps(rows[told[PROGRAM][0]][3]))
     places = {}
     parts: dict[str, Any] = {name: [rows[one] for one in modules] for name, modules in told.items()}
@@ -45,14 +45,13 @@ def build(folder: str, before: Bundle | None = None) -> bytes:
         data = marshal.dumps(part)
         places[name] = (len(data), len(out))
         out += data
-    for group, has, rooms in ((LATER, _PROCESSES[0], _OUTSIDE), (LATER_INSIDE, _PROCESSES[1], _INSIDE)):
+    for group, has, rooms in ((LATER, _PROCESSES[0], _OUTSIDE), (LATER_INSIDE, _PROCESSES[1][:1], _INSIDE)):
         there = {name for section in has for name, _, _ in told[section]}
         index, modules = _later(folder, codes, rooms, there)
         for name, data in ((group, index), (group + CODE, modules)):
             places[name] = (len(data), len(out))
             out += data
-    seen = [(path, posix.stat(path)) for path in sources]
-    index = marshal.dumps(([(_inner(folder, path), one.st_mtime_ns, one.st_size) for path, one in seen], places))
+    index = marshal.dumps(([(_inner(folder, path), one.st_mtime_ns, one.st_size) for path, one in seen.items()], places))
     return bytes(out + index + len(out).to_bytes(TAIL, "little"))
 
 

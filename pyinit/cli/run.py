@@ -150,14 +150,14 @@ def _trace(started_ns: int) -> "Trace":
     class Verbose(tracing.Trace):
         def before(self, operation: "Operation") -> None:
             passed_ms = (time.monotonic_ns() - started_ns) / 1e6
-            try:
-                _report(f"+{passed_ms:.1f} ms  {operation.describe()}  [{operation.origin}]")
-            except OSError:  # who reads it may have gone: that is no failure of the launch
-                pass
+            _report(f"+{passed_ms:.1f} ms  {operation.describe()}  [{operation.origin}]")
 
     return Verbose()
 
 
 def _report(text: str) -> None:
     if sys.stderr is not None:  # it was closed
-        sys.stderr.write(f"pyinit: {text}\n")  # in one go: several processes of a launch have something to say
+        try:
+            sys.stderr.write(f"pyinit: {text}\n")  # in one go: several processes of a launch have something to say
+        except OSError:  # who reads it may have gone: that is no failure of the launch, or of what runs
+            pass

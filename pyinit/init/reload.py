@@ -10,7 +10,7 @@ import time
 from _collections_abc import Callable, Container
 
 from pyinit import scopes as contextlib
-from pyinit.errors import EXIT_CONFIG, EXIT_FAILED, ControlError, PyinitError
+from pyinit.errors import EXIT_CONFIG, EXIT_FAILED, ControlError, PyinitError, fault
 from pyinit.init.loop import Deadline
 from pyinit.linux import process
 from pyinit.linux import sock as socket
@@ -174,7 +174,13 @@ class Reload:
         self._data += data
         if not data or len(self._data) > _MOST_BYTES:
             self._end()
-            self._finish(self._apply(self._queue[0]))
+            reading = self._queue[0]
+            try:
+                answer = self._apply(reading)
+            except Exception as error:
+                self._finish({"error": f"{reading}: {fault(error)}; see `pyinit status`", "exit_code": EXIT_FAILED})
+                raise
+            self._finish(answer)
 
     def _late(self) -> None:
         self._end()
@@ -208,8 +214,8 @@ class Reload:
             kind, value = pickle.loads(self._data)
         except (EOFError, pickle.UnpicklingError):
             return {"error": f"{reading}: the reader ended without a config; nothing was changed", "exit_code": EXIT_FAILED}
-        except (ImportError, AttributeError, TypeError) as error:  # the host's pyinit is another by now
-            return {"error": f"{reading}: the config is another pyinit's: {error}; nothing was changed, start the container again", "exit_code": EXIT_FAILED}
+        except Exception as error:  # noqa: BLE001 - the reader's pyinit is another by now, or was cut off
+            return {"error": f"{reading}: what the reader has written is no config: {fault(error)}; nothing was changed", "exit_code": EXIT_FAILED}
         if kind in ("error", "failed"):
             return {"error": value, "exit_code": EXIT_CONFIG if kind == "error" else EXIT_FAILED}
         if self._init.supervisor.stopping:

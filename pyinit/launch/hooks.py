@@ -61,14 +61,14 @@ def _prestart(step: RunHook, environment: dict[str, str], stops: int) -> None:
 
 def poststop(value: str) -> str:
     """Run what the journal says; why it failed, or nothing."""
-    import json  # of the few that have hooks
-
     try:
+        import json  # of the few that have hooks
+
         said = json.loads(value)
         what = f"{said['origin']}: container.hooks.poststop: {' '.join(said['command'])}"
         environment = {key: word for key, word in os.environ.items() if key != "PYINIT_PID"}
         ended = _run(tuple(said["command"]), said["timeout_s"], {**environment, **said["environment"]}, -1)
-    except (ValueError, KeyError, TypeError) as error:  # a line that a full disk cut short
+    except (ValueError, KeyError, TypeError, ImportError) as error:  # a line that is none, or a Python that is gone
         return f"a poststop hook in the journal can't be read: {error}"
     except OSError as error:
         return f"{what}: {error.strerror}"

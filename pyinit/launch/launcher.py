@@ -64,9 +64,9 @@ def launch(config: Config, code: Bundle, born: Born, bear: Callable[[], Born], r
 
     From here on imports are of `code`, whatever becomes of the package on the host meanwhile. `bear` makes another one, for a container that reboots. `trace` is told of each operation of the plan but the birth.
     """
+    sys.meta_path.insert(0, Importer(code.fd, code.later(LATER)))
     box = config.container
     assert box is not None
-    sys.meta_path.insert(0, Importer(code.fd, code.later(LATER)))
     steps = plan.make(config)
     try:
         held = claim(box.name, box.origin, patience_s=config.init.stop_timeout_s + _PATIENCE_MARGIN_S)
@@ -156,7 +156,11 @@ class Launch:
             try:
                 limits = Limits(self.box.cgroup, self.groups, self.unified)
                 monitor = Monitor(self.born, self._read_again, limits, keeper, parting, self.report, foreign=bool(self.box.init))
-                self._finish()
+                try:
+                    self._finish()
+                except BaseException:
+                    self.born.end()  # before it is parted from its file systems
+                    raise
                 code = monitor.run()
                 if code == _KILLED and (why := self._end_of_the_other(patience_s=_ENDING_S)):
                     self.report(why)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HUP, _KILL = 1, 9
 _MOST_TEXT = 8192
 _LINE = b"\n"
+_MOST_UNHEARD = 1000  # in a row; then we go on without its words
 _LIMITS = b"limits\n"  # as init.updates has it
 
 
@@ -54,6 +55,8 @@ class Limits:
                     os.close(fd)
         except (OSError, ValueError, ImportError) as error:
             return str(error).encode()
+        except Exception as error:  # noqa: BLE001 - whatever it is, they don't hold
+            return fault(error).encode()
         if not why:
             self._limits = new
         return why.encode()
@@ -76,6 +79,7 @@ class Monitor:
         self._keeper = keeper
         self._parting = parting
         self._report = report
+        self._unheard = 0
         self._foreign = foreign  # an init of the image says nothing: it is ready when it runs, which closes the channel
         self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
@@ -133,8 +137,11 @@ class Monitor:
         except ConnectionResetError:  # it was killed before it read our last word
             return False
         except OSError as error:  # no memory for it now
-            self._report(f"container: what it says is heard at the next try: {_why(error)}")
-            return True
+            self._unheard += 1
+            if self._unheard == 1:
+                self._report(f"container: what it says is heard at the next try: {_why(error)}")
+            return self._unheard < _MOST_UNHEARD
+        self._unheard = 0
         try:
             self._attend(data, fds, poll)
         except Exception as error:  # noqa: BLE001 - the loop's edge: the container goes on, and its question has an end
@@ -156,7 +163,7 @@ class Monitor:
             self._readers[pidfd] = pid
             poll.register(pidfd, select.POLLIN)
         elif data.startswith(_LIMITS) and len(fds) == 1:
-            os.write(fds[0], self._limits.change(data))
+            os.write(fds[0], self._limits.change(data))  # nothing said means that they hold
         elif data == b"failed":
             self._foreign = False
         elif (data or self._foreign) and os.environ.get("NOTIFY_SOCKET"):

@@ -12,7 +12,7 @@ from pyinit.errors import LaunchError
 from pyinit.linux import process
 from pyinit.model import Config, Layer
 
-_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PARENT = os.path.dirname(os.path.abspath(sys.modules["pyinit"].__path__[0]))  # our own code may have come from the bundle
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pyinit.__main__ import main; sys.exit(main())"
 _PATIENCE_S = 3600.0  # of one image: gigabytes
 _folders: list[str] = []  # where it was found first: in his own user namespace an ordinary user is root

@@ -53,13 +53,24 @@ def forwarder(box: Pyinit) -> int:
     return 0
 
 
+def installed(folder: pathlib.Path) -> pathlib.Path:
+    """A copy of the package's, the folder that it lies in."""
+    shutil.copytree(REPO / "pyinit", folder / "lib/pyinit", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "lib"
+
+
+def launched(bench, text: str, lib: pathlib.Path) -> Pyinit:
+    """By that copy."""
+    box = Pyinit(bench.write(text), command=(sys.executable, "-P", "-m", "pyinit"), cwd="/", environment={"PYTHONPATH": str(lib)})
+    bench.running.append(box)
+    return box
+
+
 @pytest.mark.parametrize("more", ["", "user_namespace = { map = [{ inside = 0, outside = 300000, count = 65536 }] }"], ids=["plain", "user"])
 def test_the_package_is_gone_while_a_container_runs(bench, busybox, more):
     """As in the midst of an upgrade: it is served to its end by what has started it, in a user namespace from a copy in memory."""
-    lib = bench.folder / "lib"
-    shutil.copytree(REPO / "pyinit", lib / "pyinit", ignore=shutil.ignore_patterns("__pycache__"))
-    box = Pyinit(bench.write(CONFIG.format(image=busybox, more=more)), command=(sys.executable, "-P", "-m", "pyinit"), cwd="/", environment={"PYTHONPATH": str(lib)})
-    bench.running.append(box)
+    lib = installed(bench.folder)
+    box = launched(bench, CONFIG.format(image=busybox, more=more), lib)
     for text in STARTED:
         box.wait_for(text)
     shutil.rmtree(lib)
@@ -69,6 +80,7 @@ def test_the_package_is_gone_while_a_container_runs(bench, busybox, more):
     wait_until(lambda: verb("logs", "-c", "pyinit-watched", "logged").stdout.endswith(" a line\n"), "the line in its log")
     done = subprocess.run([sys.executable, "-m", "pyinit", "enter", "-c", "pyinit-watched", "--", "/bin/echo", "in"], cwd=REPO, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "in\n")
+    wait_until(lambda: forwarder(box), "the forwarder")
     first = forwarder(box)
     os.kill(first, signal.SIGKILL)
     box.wait_for("is there again")
@@ -76,6 +88,36 @@ def test_the_package_is_gone_while_a_container_runs(bench, busybox, more):
     box.wait_for("app: up", count=2)
     assert box.stop() == 0
     assert sorted(box.output.splitlines()) == sorted([*STARTED, *ENDED, FORWARDED, FORWARDED_AGAIN, *RESTARTED, "pyinit: (container): updated: memory_max=80M", "pyinit: reloaded: nothing differs"])
+
+
+def test_another_package_lies_there_when_a_reload_brings_the_first_log(bench, busybox):
+    """The logger's modules too are those of the start, which had no need of them."""
+    lib = installed(bench.folder)
+    text = f'[init]\nlog_dir = "/run/log"\n{CONFIG.format(image=busybox, more="")}'.partition("[services.logged]")
+    box = launched(bench, text[0], lib)
+    box.wait_for(STARTED[0])
+    for path in lib.rglob("*.py"):
+        path.write_text("raise ImportError('another version')\n")
+    bench.write("".join(text))
+    done = verb("reload", "-c", "pyinit-watched")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "logged: added\n")
+    wait_until(lambda: verb("logs", "-c", "pyinit-watched", "logged").stdout.endswith(" a line\n"), "the line in its log")
+    assert box.stop() == 0
+    assert sorted(box.output.splitlines()) == sorted([*STARTED, *ENDED, "pyinit: reloaded: 1 added"])
+
+
+def test_nobody_reads_what_the_monitor_says(bench, busybox):
+    box = bench.start(CONFIG.format(image=busybox, more=""))
+    for text in STARTED:
+        box.wait_for(text)
+    wait_until(lambda: forwarder(box), "the forwarder")
+    box.process.stdout.close()
+    first = forwarder(box)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: forwarder(box) not in (0, first), "another forwarder")
+    assert verb("reload", "-c", "pyinit-watched").returncode == 0
+    box.process.terminate()
+    assert box.process.wait(10) == 0
 
 
 CALLS = {
