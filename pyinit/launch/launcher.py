@@ -129,6 +129,7 @@ class Launch:
 
     def run(self) -> int:
         helper: NetworkHelper | None = None
+        parting: Parting | None = None
         try:
             # 0. The images are those that are meant, and a shared network is one that stays.
             for step in self.steps.host:
@@ -153,21 +154,13 @@ class Launch:
             self._make(helper)
             # 5. The monitor is there before the container runs, which ends for nothing of ours that can't be had.
             keeper, parting = self._keeper(), self._parting()
-            try:
-                limits = Limits(self.box.cgroup, self.groups, self.unified)
-                monitor = Monitor(self.born, self._read_again, limits, keeper, parting, self.report, foreign=bool(self.box.init))
-                try:
-                    self._finish()
-                except BaseException:
-                    self.born.end()  # before it is parted from its file systems
-                    raise
-                code = monitor.run()
-                if code == _KILLED and (why := self._end_of_the_other(patience_s=_ENDING_S)):
-                    self.report(why)
-                return code
-            finally:
-                if parting is not None:
-                    parting.close()
+            limits = Limits(self.box.cgroup, self.groups, self.unified)
+            monitor = Monitor(self.born, self._read_again, limits, keeper, parting, self.report, foreign=bool(self.box.init))
+            self._finish()
+            code = monitor.run()
+            if code == _KILLED and (why := self._end_of_the_other(patience_s=_ENDING_S)):
+                self.report(why)
+            return code
         except BaseException as error:
             why = self._end_of_the_other() if isinstance(error, LaunchError) else ""
             self.born.end()
@@ -175,6 +168,8 @@ class Launch:
                 raise LaunchError(why) from error
             raise
         finally:
+            if parting is not None:
+                parting.close()
             if helper is not None:
                 helper.close()
             for fd in self.folder_fds:

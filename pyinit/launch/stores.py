@@ -12,7 +12,6 @@ from pyinit.errors import LaunchError
 from pyinit.linux import process
 from pyinit.model import Config, Layer
 
-_PARENT = os.path.dirname(os.path.abspath(sys.modules["pyinit"].__path__[0]))  # our own code may have come from the bundle
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pyinit.__main__ import main; sys.exit(main())"
 _PATIENCE_S = 3600.0  # of one image: gigabytes
 _folders: list[str] = []  # where it was found first: in his own user namespace an ordinary user is root
@@ -36,7 +35,8 @@ def resolved(config: Config) -> Config:
 
 
 def _imported(layer: Layer) -> tuple[Layer, ...]:
-    words = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, _PARENT, "import", "oci", "--quiet", "--output", default_folder(), "--tag", layer.tag]
+    parent = os.path.dirname(os.path.abspath(sys.modules["pyinit"].__path__[0]))  # this code may have come from the bundle
+    words = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, parent, "import", "oci", "--quiet", "--output", default_folder(), "--tag", layer.tag]
     words += ["--sha256", layer.sha256] if layer.sha256 else []
     said = os.memfd_create("pyinit-layers", os.MFD_CLOEXEC)
     try:

@@ -1,6 +1,8 @@
 """Sockets that services inherit: bound once, kept, replaced when nobody listens."""
 
+import contextlib
 import os
+import random
 import socket
 import stat
 
@@ -30,9 +32,11 @@ def service(*ones):
 
 
 def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(type=kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """None of those that connections are given (ip_local_port_range), of which the tests beside us take some."""
+    while True:
+        with socket.socket(type=kind) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20000, 30000)))
+            return probe.getsockname()[1]
 
 
 def test_tcp_and_udp_are_bound_once_and_kept(sockets):

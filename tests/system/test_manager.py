@@ -1,7 +1,9 @@
 """The process manager with real processes: hooks, tasks, health, sd_notify, sockets, attributes. Without a container."""
 
+import contextlib
 import json
 import os
+import random
 import select
 import socket
 import sys
@@ -72,9 +74,11 @@ http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_fo
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """None of those that connections are given (ip_local_port_range), of which the tests beside us take some."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20000, 30000)))
+            return probe.getsockname()[1]
 
 
 def test_http_readiness_and_health(manager, tmp_path):
