@@ -158,7 +158,7 @@ class Launch:
             monitor = Monitor(self.born, self._read_again, limits, keeper, parting, self.report, foreign=bool(self.box.init))
             self._finish()
             code = monitor.run()
-            if code == _KILLED and (why := self._end_of_the_other(patience_s=_ENDING_S)):
+            if code == _KILLED and (why := self._end_of_the_other(patience_s=_ENDING_S) or (monitor.was_killed and self._lack_of_memory())):
                 self.report(why)
             return code
         except BaseException as error:
@@ -199,6 +199,22 @@ class Launch:
         one = next(one for one in self.box.share if one.kind == "pid")
         whose = {"container": f"container {one.what}", "pid": f"the process {one.what}"}.get(one.by, one.what)
         return f"{one.origin}: the pid namespace of {whose} has ended, and this container, which is in it by share, with it"
+
+    def _lack_of_memory(self) -> str:
+        """In words, if the kernel has killed processes of the container for it: PID 1 may have been one of them."""
+        killed = 0
+        for directory in self.groups:
+            for name in ("memory.events", "memory.oom_control"):
+                with contextlib.suppress(OSError), open(f"{directory}/{name}", "rb", buffering=0) as file:
+                    killed += cgroup.oom_kills(file.read())
+        if not killed:
+            return ""
+        limits, many = self.box.cgroup, "process" if killed == 1 else "processes"
+        at, which = (limits.origin, "memory_max") if limits.memory_max_bytes else (self.box.origin, "the limit of a group that it is in")
+        return (
+            f"{at}: container {self.box.name}: its PID 1 was killed: the kernel has killed {killed} {many} of it for {which}; "
+            "raise that, or limit its RAM disks, shared memory and services below it"
+        )
 
     def _ids(self) -> Ids:
         if not self.box.rootless:

@@ -80,6 +80,7 @@ class Monitor:
         self._parting = parting
         self._report = report
         self._unheard = 0
+        self.was_killed = False  # PID 1 itself, and not a main service that it gives the exit code of
         self._foreign = foreign  # an init of the image says nothing: it is ready when it runs, which closes the channel
         self._readers: dict[int, int] = {}  # pidfd -> pid, of those at work on a reload
         self._signals = process.signalfd(list(FORWARDED))
@@ -203,6 +204,7 @@ class Monitor:
         found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         assert found is not None
         code = found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+        self.was_killed = found.si_code != os.CLD_EXITED and found.si_status == _KILL
         is_lost = self._keeper is not None and self._keeper.has_lost_its_files
         return EXIT_SYSTEM if is_lost and code == 0 else code
 

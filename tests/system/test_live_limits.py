@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 
 import pytest
 from conftest import leftovers, verb, wait_until
@@ -329,3 +330,30 @@ def test_memory_that_ran_out_and_pressure_are_events(bench, busybox):
         "out of memory: 1 process of big killed", "out of memory: 1 process killed"
     ]  # fmt: skip
     assert box.stop() == 0
+
+
+FILLED = """
+[container]
+name = "lim"
+layers = ["{image}"]
+[[container.mounts]]
+type = "tmpfs"
+target = "/big"
+size = "128M"
+[container.cgroup]
+memory_max = "32M"
+[services.app]
+command = ["/bin/dd", "if=/dev/zero", "of=/big/file", "bs=1M", "count=100"]
+restart = "always"
+"""
+
+
+def test_a_pid_1_that_was_killed_for_memory_is_told(bench, busybox):
+    """What is in a RAM disk goes with no process, so the kernel takes one after the other."""
+    box = bench.start(FILLED.format(image=busybox))
+    assert box.wait() == 137
+    said = box.output.splitlines()[-1]
+    assert re.fullmatch(
+        rf"pyinit: {bench.folder}/services\.toml:9: container lim: its PID 1 was killed: the kernel has killed \d+ process(es)? of it for memory_max; "
+        "raise that, or limit its RAM disks, shared memory and services below it", said,
+    ), box.output  # fmt: skip

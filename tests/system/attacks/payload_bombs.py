@@ -47,10 +47,12 @@ def forks() -> str:
 
 
 def memory() -> str:
-    """In a child: whom the kernel kills is the one that has most."""
+    """In a child: whom the kernel kills is the one that has most. Of its own: of shared memory the kernel frees nothing before its
+    end, and may kill another one meanwhile.
+    """
     pid = os.fork()
     if pid == 0:
-        kept = mmap.mmap(-1, MOST_BYTES)
+        kept = mmap.mmap(-1, MOST_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for at in range(0, MOST_BYTES, mmap.PAGESIZE):
             kept[at] = 1
         os._exit(0)
