@@ -177,7 +177,7 @@ class Reload:
             reading = self._queue[0]
             try:
                 answer = self._apply(reading)
-            except Exception as error:
+            except Exception as error:  # the loop has it, too: but the next one is not kept waiting
                 self._finish({"error": f"{reading}: {fault(error)}; see `pyinit status`", "exit_code": EXIT_FAILED})
                 raise
             self._finish(answer)
